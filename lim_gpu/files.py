@@ -1,0 +1,116 @@
+"""Writing that leaves the old file or the new one, never a torn one; reading JSON that someone else may have written."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lim_gpu.errors import InputError, LimGpuError
+
+JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows in the CSV
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
+
+    When the block fails the temporary file is removed and `path` is as it was. A kill leaves `.NAME.PID.tmp`,
+    which `remove_stale` clears.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode))
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise LimGpuError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace `path` by `text` in one step."""
+    with replacing(path, mode) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`."""
+    for path in folder.glob(".*.tmp"):
+        owner = path.name.rsplit(".", 2)[-2]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder/.lock`, so that two runs never write the same output. The lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LimGpuError(f"{folder}: another run is writing here. Wait for it, or choose another -o") from None
+        yield
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, no NaN. Fingerprints are taken of it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (hex) of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """Strict JSON: no NaN or Infinity, no number beyond float64, no duplicate key. `path` names it in errors."""
+
+    def refuse(token: str) -> NoReturn:
+        raise ValueError(f"{token} is not a number")
+
+    def finite(token: str) -> float:
+        value = float(token)
+        return value if abs(value) != float("inf") else refuse(token)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("a key stands twice")
+        return result
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged or foreign JSON ({error})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, by the rules of `parse_json`, at most `JSON_LIMIT` bytes."""
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise InputError(f"{path}: larger than {JSON_LIMIT >> 20} MiB, not read")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file") from None
+    return parse_json(text, path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

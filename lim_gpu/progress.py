@@ -1,0 +1,62 @@
+"""What a person sees while something runs: notes, warnings, errors and progress bars, all on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int], None]
+
+
+def one_line(text: object) -> str:
+    """`text` without control characters, so that a tag or a file name cannot write to the terminal or forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+class Reporter:
+    """Writes to stderr. `quiet` hides notes, warnings and bars, never errors.
+
+    Bars show rate and time left, and appear only where stderr is a terminal.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def note(self, text: str) -> None:
+        """Something worth knowing that needs no action."""
+        if not self.quiet:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        """Something the result depends on, that the user may want to act on."""
+        if not self.quiet:
+            self._line(f"warning: {text}")
+
+    def error(self, text: object) -> None:
+        """A failed or skipped item: its name, the cause, the remedy."""
+        self._line(f"error: {text}")
+
+    @contextmanager
+    def track(self, description: str, total: int, unit: str) -> Iterator[Advance]:
+        """A progress bar over `total` units; yields the function that advances it."""
+        if self.quiet or not sys.stderr.isatty():
+            yield lambda _count: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        rate = TextColumn(f"{{task.fields[rate]}} {unit}/s")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(description, total=total, rate="-")
+
+            def advance(count: int) -> None:
+                progress.advance(task, count)
+                speed = progress.tasks[0].speed
+                progress.update(task, rate=f"{speed:.1f}" if speed else "-")
+
+            yield advance
+
+    def _line(self, text: object) -> None:
+        print(one_line(text), file=sys.stderr, flush=True)
