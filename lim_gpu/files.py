@@ -1,4 +1,4 @@
-"""Writing that leaves the old file or the new one, never a torn one; reading JSON that someone else may have written."""
+"""Writing that leaves the old file or the new one, never a torn one; reading JSON that others may have written."""
 
 from __future__ import annotations
 

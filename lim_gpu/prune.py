@@ -147,7 +147,7 @@ def prune(
 ) -> Indices:
     """Sorted indices of the slices that stay: `rank` and `Ranking.select` in one, or `leader`.
 
-    matrix: (n, n); keep: fraction in (0, 1]; keep_count: whole number >= 1; threshold: a similarity (HASH: 1 - bits/64).
+    matrix: (n, n); keep: fraction in (0, 1]; keep_count: whole number >= 1; threshold: a similarity (HASH: 1 - bits/64)
     rule: "greedy" (the paper) or "leader" (the authors' script; takes a threshold and no budget).
     Raises UsageError when nothing says where to stop or the rule cannot do what is asked, InputError as `rank`.
     """
