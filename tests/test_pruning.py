@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.prune import Ranking, count_to_keep, every_n, leader, prune, random_choice, rank
+from lim_gpu.pruning import Ranking, count_to_keep, every_n, leader, prune, random_choice, rank
 
 
 def plain_greedy(matrix):
