@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up what they need. PYTHON=... uses an environment that is there already.
+VENV ?= .venv
+PYTHON ?= $(VENV)/bin/python
+ifeq ($(PYTHON),$(VENV)/bin/python)
+SETUP := $(VENV)/.installed
+else
+SETUP := installed-editable
+endif
+
+.PHONY: help demo test test-gpu bench bench-gpu check format clean installed-editable
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+installed-editable:
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+
+demo: $(SETUP) ## make procedural CT volumes, ingest and reduce them with every method; under a minute
+	$(PYTHON) -m lim_gpu.cli demo -o demo
+
+test: $(SETUP) ## all tests that need no GPU
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not gpu"
+
+test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
+	$(PYTHON) -m pytest -q -m gpu
+
+bench: $(SETUP) ## each method on the CPU against its library baseline
+	$(PYTHON) -m pytest -q bench
+
+bench-gpu: $(SETUP) ## each method on the GPU against the CPU and its library baseline
+	$(PYTHON) -m pytest -q -m gpu bench
+
+check: $(SETUP) ## ruff, mypy and clang-format at the pinned versions
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[check]'
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m clang_format --dry-run -Werror kernels/*.cu kernels/*.cuh tests/emulation/*.h 2>/dev/null || $(VENV)/bin/clang-format --dry-run -Werror kernels/*.cu kernels/*.cuh tests/emulation/*.h
+
+format: $(SETUP) ## rewrite the sources as `make check` wants them
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+	$(VENV)/bin/clang-format -i kernels/*.cu kernels/*.cuh tests/emulation/*.h
+
+clean: ## remove the environment, caches and the demo
+	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
