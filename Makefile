@@ -40,12 +40,12 @@ check: $(SETUP) ## ruff, mypy and clang-format at the pinned versions
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m clang_format --dry-run -Werror kernels/*.cu kernels/*.cuh tests/emulation/*.h 2>/dev/null || $(VENV)/bin/clang-format --dry-run -Werror kernels/*.cu kernels/*.cuh tests/emulation/*.h
+	$(dir $(PYTHON))clang-format --dry-run -Werror kernels/*.cu kernels/*.cuh tests/emulation/*.h
 
 format: $(SETUP) ## rewrite the sources as `make check` wants them
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-	$(VENV)/bin/clang-format -i kernels/*.cu kernels/*.cuh tests/emulation/*.h
+	$(dir $(PYTHON))clang-format -i kernels/*.cu kernels/*.cuh tests/emulation/*.h
 
 clean: ## remove the environment, caches and the demo
 	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

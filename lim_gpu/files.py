@@ -23,9 +23,9 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     When the block fails the temporary file is removed and `path` is as it was. A kill leaves `.NAME.PID.tmp`,
     which `remove_stale` clears.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode))
         yield temporary
         _sync(temporary)
@@ -34,7 +34,8 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     except OSError as error:
         raise LimGpuError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -1,7 +1,7 @@
 """Procedural CT: chest, abdomen and head phantoms, and a data set of them as DICOM, NIfTI and PNG files.
 
-Nothing here is meant to be an anatomy; it has what the engine must cope with: a body that changes along the axis, lungs,
-ribs and spine, a table, padding outside the field of view, noise, and neighbouring slices that are nearly the same.
+Nothing here is meant to be an anatomy; it has what the engine must cope with: a body that changes along the axis,
+lungs, ribs and spine, a table, padding outside the field of view, noise, and neighbours that are nearly the same.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def _chest(hu: Field, along: float, x: Field, y: Field, rng: np.random.Generator
     _paint(hu, HEART + 120, _ellipse(x, y, 0.05, 0.22, 0.07, 0.07))
     for angle in np.linspace(0, 2 * np.pi, 18, endpoint=False) + 5.0 * along:
         if abs(np.sin(angle)) < 0.97:
-            _paint(hu, BONE, _ellipse(x, y, (rx - 0.10) * np.cos(angle), 0.02 + (ry - 0.10) * np.sin(angle), 0.05, 0.025))
+            _paint(
+                hu, BONE, _ellipse(x, y, (rx - 0.10) * np.cos(angle), 0.02 + (ry - 0.10) * np.sin(angle), 0.05, 0.025)
+            )
 
 
 def _abdomen(hu: Field, along: float, x: Field, y: Field, rng: np.random.Generator) -> None:

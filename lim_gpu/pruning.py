@@ -6,6 +6,7 @@ NumPy alone, so that the same matrix gives the same choice on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from numbers import Integral, Real
@@ -181,7 +182,9 @@ def every_n(n: int, keep: float | None = None, keep_count: int | None = None) ->
     return np.arange(0, n, int(1 / keep + 0.5), dtype=np.int64)
 
 
-def random_choice(n: int, seed: int, keep: float | None = None, keep_count: int | None = None) -> Indices:
+def random_choice(
+    n: int, seed: int | Sequence[int], keep: float | None = None, keep_count: int | None = None
+) -> Indices:
     """A seeded choice of the size that `rank` would keep: the control at equal budget. Sorted (k,)."""
     if keep is None and keep_count is None:
         raise UsageError("random needs keep or keep_count")

@@ -1,0 +1,113 @@
+"""Which slices of one unit stay, and which kept slice stands for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.parts import UnitResult
+from lim_gpu.picture import matrix_thumbnail
+from lim_gpu.pruning import every_n, leader, random_choice, rank
+from lim_gpu.request import Request, Unit
+from lim_gpu.stored_matrix import StoredMatrix, reading
+
+if TYPE_CHECKING:
+    from lim_gpu.store import Volume
+
+
+def choose(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix | None) -> UnitResult:
+    """Which slices of a unit stay. `volumes` are the unit's, open; `engine` is None for the baselines.
+
+    Raises UnreadableVolumeError for a volume that cannot be read.
+    """
+    start = time.perf_counter()
+    z: list[float] = []
+    for volume in volumes:
+        with reading(volume):
+            z.extend(float(value) for value in volume.z)
+    if engine is None:
+        kept = _baseline(unit, request)
+        choice = _Choice(kept, *_nearest_by_position(kept, unit.slices))
+    else:
+        choice = _by_similarity(unit, volumes, request, engine)
+    return UnitResult(
+        unit=unit.name,
+        volumes=[[entry.key, entry.shape[0]] for entry in unit.volumes],
+        z=z,
+        kept=choice.kept.tolist(),
+        dropped=choice.dropped.tolist(),
+        removal_similarity=choice.removal_similarity.tolist(),
+        covered_by=choice.covered_by.tolist(),
+        similarity=choice.similarity,
+        resolved_threshold=choice.resolved_threshold,
+        borderline=choice.borderline,
+        matrix=choice.picture,
+        device=str(engine.device) if engine else "cpu",
+        seconds=round(time.perf_counter() - start, 4),
+    )
+
+
+NONE = np.empty(0, dtype=np.int64)
+NO_VALUES = np.empty(0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    kept: NDArray[np.int64]
+    covered_by: NDArray[np.int64]
+    similarity: list[float | None]
+    dropped: NDArray[np.int64] = NONE
+    removal_similarity: NDArray[np.float64] = NO_VALUES
+    resolved_threshold: float | None = None
+    borderline: int = 0
+    picture: dict[str, Any] | None = None
+
+
+def _baseline(unit: Unit, request: Request) -> NDArray[np.int64]:
+    if request.method == "all":
+        return np.arange(unit.slices)
+    if request.method == "every-n":
+        return every_n(unit.slices, request.keep, request.keep_count)
+    return random_choice(unit.slices, [request.seed, unit.place], request.keep, request.keep_count)
+
+
+def _nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], list[float | None]]:
+    """The kept slice (k,) nearest in position to each of n, ties to the lower; these methods know no similarity."""
+    places = np.arange(n)
+    after = np.minimum(np.searchsorted(kept, places), len(kept) - 1)
+    before = np.maximum(after - 1, 0)
+    nearer_before = places - kept[before] <= np.abs(kept[after] - places)
+    return np.where(nearer_before & (kept[before] <= places), kept[before], kept[after]), [None] * n
+
+
+def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix) -> _Choice:
+    matrix, borderline = engine.compute(volumes, request.similarity_threshold)
+    n = len(matrix)
+    order = np.array(sorted(range(n), key=str)) if request.order == "lexicographic" else np.arange(n)
+    walked = matrix[np.ix_(order, order)] if request.order == "lexicographic" else matrix
+    dropped, removals, stop = NONE, NO_VALUES, 0
+    if request.rule == "leader":
+        assert request.similarity_threshold is not None
+        kept = np.sort(order[leader(walked, request.similarity_threshold)])
+    else:
+        ranking = rank(walked)
+        dropped, removals = order[ranking.dropped], ranking.similarity
+        stop = ranking.stop(request.keep, request.keep_count, request.similarity_threshold)
+        kept = np.sort(order[ranking.survivors(stop)])
+    covered_by = kept[np.argmax(matrix[:, kept], axis=1)]  # argmax takes the first: ties to the lowest index
+    covered_by[kept] = kept
+    return _Choice(
+        kept,
+        covered_by,
+        [float(value) for value in matrix[np.arange(n), covered_by]],
+        dropped,
+        removals,
+        float(removals[stop - 1]) if stop else None,
+        borderline,
+        matrix_thumbnail(matrix),
+    )

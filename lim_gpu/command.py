@@ -1,0 +1,143 @@
+"""What every verb of `lim-gpu` shares: options, configuration file, exit codes, signals, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.progress import Reporter, one_line
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; handled like Ctrl-C, with exit code 143."""
+
+
+@dataclass
+class Run:
+    """How this call reports: made from the common options, given to every verb as its first argument."""
+
+    device: str
+    seed: int
+    as_json: bool
+    reporter: Reporter
+
+    def done(self, result: dict[str, Any], *lines: str, code: int = 0) -> NoReturn:
+        """End the verb: `result` as one JSON object on stdout under --json, else `lines`; exit with `code`."""
+        if self.as_json:
+            print(json.dumps(result, allow_nan=False))
+        else:
+            for line in lines:
+                print(line)
+        sys.stdout.flush()
+        raise SystemExit(code)
+
+
+def common(function: Function) -> Function:
+    """Add the options that every verb takes, and hand the verb a `Run` as its first argument."""
+
+    def wrapper(
+        device: str, seed: int, quiet: bool, verbose: bool, as_json: bool, config: str | None, **values: Any
+    ) -> Any:
+        return function(Run(device, seed, as_json, Reporter(quiet)), **values)
+
+    wrapper.__doc__, wrapper.__name__ = function.__doc__, function.__name__
+    wrapper.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
+    for option in (
+        click.option(
+            "--config",
+            metavar="FILE",
+            is_eager=True,
+            callback=_read_config,
+            help="TOML with options; the command line wins.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, the rest on stderr."),
+        click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error."),
+        click.option("-q", "--quiet", is_flag=True, help="Hide progress and notes, never errors."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+        click.option(
+            "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to compute."
+        ),
+    ):
+        option(wrapper)
+    return wrapper  # type: ignore[return-value]
+
+
+def _read_config(context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
+    """Take defaults from a TOML file: keys are option names, at the top or in a table named after the verb."""
+    if path is None:
+        return None
+    import tomllib
+
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
+    verb = str(context.info_name)
+    tables = {key for key, value in values.items() if isinstance(value, dict)}
+    own = {key: value for key, value in values.items() if key not in tables} | values.get(verb, {})
+    names = {name: p.name for p in context.command.params for name in _names(p)}
+    unknown = sorted(key for key in own if key.replace("_", "-") not in names)
+    if unknown:
+        raise UsageError(f"{path}: {verb} has no option {', '.join(unknown)}. See lim-gpu {verb} --help")
+    context.default_map = {str(names[key.replace("_", "-")]): value for key, value in own.items()}
+    return path
+
+
+def _names(parameter: click.Parameter) -> list[str]:
+    flags = [flag.lstrip("-") for flag in parameter.opts if flag.startswith("--")]
+    return flags or [str(parameter.name).replace("_", "-")]
+
+
+def execute(group: click.Group) -> NoReturn:
+    """Run the command line and leave with its exit code (see `lim-gpu --help`; 1 is a fault of this program)."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        group.main(standalone_mode=False)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except Terminated:
+        code = _fail("terminated. Run the same command again to go on", 143)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted. Run the same command again to go on", 130)
+    except click.ClickException as error:
+        code = _fail(_usage_text(error), 2)
+    except LimGpuError as error:
+        code = _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # the reader left; nothing more can be said to it
+        code = 0
+    except Exception as error:
+        code = _fail(f"internal: {type(error).__name__}: {error}. Run with -v and report the traceback", 1)
+    raise SystemExit(code)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _fail(text: str, code: int) -> int:
+    if {"-v", "--verbose"} & set(sys.argv):
+        traceback.print_exc()
+    if "--json" in sys.argv:
+        print(json.dumps({"error": one_line(text), "exit_code": code}), flush=True)
+    Reporter().error(text)
+    return code
+
+
+def _usage_text(error: click.ClickException) -> str:
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "lim-gpu"
+    return f"{error.format_message().rstrip('.')}. See {path} --help"

@@ -1,0 +1,141 @@
+"""What is asked of a reduction, checked; and the units that it is asked of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lim_gpu.errors import UsageError
+from lim_gpu.files import fingerprint
+from lim_gpu.pruning import check_rule, checked_threshold, count_to_keep
+from lim_gpu.stored_matrix import Criterion
+
+if TYPE_CHECKING:
+    from lim_gpu.store import VolumeEntry
+
+BASELINES = ("all", "every-n", "random")
+SIMILARITIES = ("ssim", "mi", "deepnet", "hash")
+METHODS = BASELINES + SIMILARITIES
+SCOPES = ("volume", "patient", "dataset")
+ORDERS = ("spatial", "lexicographic")
+# Threshold of each method in its own unit: the lowest and highest that means anything (design of the definitions).
+THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, 64)}
+PAPER_HASH_THRESHOLD = 6  # bits: HASH-6, the best of Wolf et al. 2024
+ALGORITHM = 1  # raised when a change of this program changes a result, so that older parts are not used again
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of `reduce`, checked. `threshold` is in the method's own unit (HASH: bits).
+
+    Raises UsageError for a combination that contradicts itself.
+    """
+
+    criterion: Criterion
+    keep: float | None = None
+    keep_count: int | None = None
+    threshold: float | None = None
+    scope: str = "volume"
+    rule: str = "greedy"
+    order: str = "spatial"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("scope", self.scope, SCOPES),
+            ("order", self.order, ORDERS),
+        ):
+            if value not in known:
+                raise UsageError(f"{name} {value!r} is unknown. Give one of {', '.join(known)}")
+        if self.method == "hash" and self.keep is None and self.keep_count is None and self.threshold is None:
+            object.__setattr__(self, "threshold", PAPER_HASH_THRESHOLD)
+        count_to_keep(1, self.keep, self.keep_count)
+        if self.method in BASELINES:
+            self._check_baseline()
+        else:
+            check_rule(self.rule, self.keep, self.keep_count, self.threshold)
+            self._check_threshold()
+
+    @property
+    def method(self) -> str:
+        """Its name on the command line."""
+        return self.criterion.method
+
+    @property
+    def similarity_threshold(self) -> float | None:
+        """The threshold as a similarity: 1 - bits/64 for HASH (exact in float64), else as given."""
+        if self.threshold is None or self.method != "hash":
+            return self.threshold
+        return 1 - self.threshold / 64
+
+    def parameters(self) -> dict[str, Any]:
+        """All that changes the result; nothing that does not (device, paths)."""
+        values: dict[str, Any] = {"method": self.method, "scope": self.scope}
+        if self.method != "all":
+            values |= {"keep": self.keep, "keep_count": self.keep_count}
+        if self.method == "random":
+            values["seed"] = self.seed
+        if self.method in SIMILARITIES:
+            values |= {"threshold": self.threshold, "rule": self.rule, "order": self.order}
+            values |= self.criterion.parameters()
+        return values
+
+    def _check_baseline(self) -> None:
+        if self.threshold is not None:
+            raise UsageError(f"method {self.method} compares nothing and takes no threshold")
+        if self.rule != "greedy" or self.order != "spatial":
+            raise UsageError(f"method {self.method} compares nothing and takes no rule or order")
+        budget = self.keep is not None or self.keep_count is not None
+        if self.method == "all" and budget:
+            raise UsageError("method all keeps every slice and takes no keep. Use every-n or random for a budget")
+        if self.method != "all" and not budget:
+            raise UsageError(f"method {self.method} needs keep or keep_count")
+
+    def _check_threshold(self) -> None:
+        if self.threshold is None:
+            return
+        low, high = THRESHOLD_RANGE[self.method]
+        if not low <= checked_threshold(self.threshold) <= high:
+            unit = "bits" if self.method == "hash" else "similarity"
+            raise UsageError(f"threshold {self.threshold:g} of {self.method} is outside {low}..{high} ({unit})")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Volumes that are pruned together. `place` is its position among the units, which seeds follow."""
+
+    name: str
+    place: int
+    volumes: tuple[VolumeEntry, ...]
+
+    def fingerprint(self, request: Request) -> str:
+        """Changes with the pixels, the parameters and the algorithm; with nothing else."""
+        volumes = [[entry.key, entry.digest] for entry in self.volumes]
+        place = self.place if request.method == "random" else 0
+        return fingerprint([ALGORITHM, request.parameters(), place, volumes])
+
+    @property
+    def slices(self) -> int:
+        """Slices of all its volumes."""
+        return sum(entry.shape[0] for entry in self.volumes)
+
+    def pairs(self, method: str) -> int:
+        """Pairs that are compared; SSIM and MI compare slices of equal shape only."""
+        if method in BASELINES:
+            return 0
+        counts: dict[tuple[int, int], int] = {}
+        for entry in self.volumes:
+            shape = entry.shape[1:] if method in ("ssim", "mi") else (0, 0)
+            counts[shape] = counts.get(shape, 0) + entry.shape[0]
+        return sum(n * (n - 1) // 2 for n in counts.values())
+
+
+def units_of(entries: Sequence[VolumeEntry], scope: str) -> list[Unit]:
+    """The volumes of a store grouped by scope, in natural order of the first volume of each unit."""
+    groups: dict[str, list[VolumeEntry]] = {}
+    for entry in entries:
+        name = {"volume": entry.key, "patient": f"patient-{entry.patient}", "dataset": "dataset"}[scope]
+        groups.setdefault(name, []).append(entry)
+    return [Unit(name, place, tuple(volumes)) for place, (name, volumes) in enumerate(groups.items())]

@@ -1,0 +1,168 @@
+"""What the verbs `reduce` and `similarity` do with their options: plan or run, write, and say what came out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import replacing, write_text
+from lim_gpu.intensity import Intensity
+from lim_gpu.plan import make_plan
+from lim_gpu.progress import Reporter
+from lim_gpu.reduction import reduce, standing_selection
+from lim_gpu.request import SIMILARITIES, Request, units_of
+from lim_gpu.selection import Selection, kept_list, selection_paths
+from lim_gpu.store import SliceStore, read_sources, write_selected
+from lim_gpu.stored_matrix import Criterion
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`values` for a program, `lines` for a person; `skipped` when something was left out and listed."""
+
+    values: dict[str, Any]
+    lines: list[str]
+    skipped: bool = False
+
+
+def parse_keep(text: str | None) -> float | None:
+    """A fraction from the command line. UsageError for a whole number: 1 could mean all slices or one."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\s*[+-]?\d+\s*", text):
+        raise UsageError(
+            f"--keep {text} is ambiguous. Give a fraction such as 0.1 (1.0 for all), or --keep-count {text}"
+        )
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--keep {text!r} is not a fraction. Give 0 < F <= 1, such as 0.1") from None
+
+
+def reduce_from_options(
+    store_path: Path,
+    options: dict[str, Any],
+    output: Path,
+    write_to: Path | None,
+    private_list: Path | None,
+    dry_run: bool,
+    overwrite: bool,
+    reporter: Reporter,
+) -> Outcome:
+    """Run or plan `lim_gpu.reduce` with the options of the command line."""
+    device = options.pop("device")
+    request = _request(options)
+    csv_path, json_path = selection_paths(output)
+    with SliceStore(store_path) as store:
+        if dry_run:
+            standing = standing_selection(store, request, csv_path, overwrite)
+            plan = make_plan(units_of(store.volumes, request.scope), request, csv_path.with_suffix(".parts"))
+            lines = plan.lines(request) + ([f"unchanged: {csv_path}"] if standing else [])
+            return Outcome(plan.values() | {"unchanged": standing is not None}, lines)
+        selection = reduce(store, **options, device=device, output=csv_path, overwrite=overwrite, reporter=reporter)
+        if write_to is not None:
+            write_selected(store, selection.volumes, write_to, overwrite=overwrite, reporter=reporter)
+        if private_list is not None:
+            sources = ((volume.key, read_sources(store.path, volume.key)) for volume in selection.volumes)
+            write_text(private_list, kept_list(selection, sources), mode=0o600)
+    values = {"csv": str(csv_path), "json": str(json_path)} | selection.record
+    return Outcome(values, _summary(selection, csv_path, write_to), bool(selection.record["failures"]))
+
+
+def _request(options: dict[str, Any]) -> Request:
+    """Turn the command line's texts in `options` into values, and check them before anything is opened."""
+    options["keep"] = parse_keep(options["keep"])
+    intensity = Intensity.parse(
+        intensity=options["intensity"], window=options.pop("window"), hu_range=options.pop("hu_range")
+    )
+    options["intensity"] = intensity
+    criterion = Criterion(options["method"], intensity, options["bins"], options["features"], options["weights"])
+    names = ("keep", "keep_count", "threshold", "scope", "rule", "order", "seed")
+    return Request(criterion, **{name: options[name] for name in names})
+
+
+def _summary(selection: Selection, csv_path: Path, write_to: Path | None) -> list[str]:
+    record = selection.record
+    counts = record["counts"]
+    lines = [
+        f"{record['method']}: kept {counts['kept']:,} of {counts['slices']:,} slices "
+        f"({100 * counts['kept'] / counts['slices']:.1f} %) in {counts['volumes']} volumes, "
+        f"{record['seconds']:.1f} s on {record['device']} -> {csv_path}"
+    ]
+    if counts["failed_volumes"]:
+        lines.append(f"left out: {counts['failed_volumes']} volumes that cannot be read")
+    if write_to is not None:
+        lines.append(f"kept slices copied to {write_to}")
+    return lines
+
+
+def similarity_from_options(
+    store_path: Path, volume: str, options: dict[str, Any], output: Path, reporter: Reporter
+) -> Outcome:
+    """Compute the matrix of one volume and write it as .npy or draw it as .png."""
+    if output.suffix not in (".npy", ".png"):
+        raise UsageError(f"{output}: give a name that ends in .npy or .png")
+    if output.exists() and not options["overwrite"]:
+        raise UsageError(f"{output}: exists. Give --overwrite, or another -o")
+    method = options["method"]
+    if method not in SIMILARITIES:
+        raise UsageError(f"method {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
+    keep = parse_keep(options["keep"])
+    intensity = Intensity.parse(intensity=options["intensity"], window=options["window"], hu_range=options["hu_range"])
+    criterion = Criterion(method, intensity, options["bins"], options["features"], options["weights"])
+    with SliceStore(store_path) as store:
+        key = find_volume(store, volume)
+        n, height, width = next(entry.shape for entry in store.volumes if entry.key == key)
+        values = {"volume": key, "method": method, "shape": [n, n], "output": str(output)}
+        if options["dry_run"]:
+            return Outcome(
+                values | {"dry_run": True}, [f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"]
+            )
+        matrix = write_matrix(store, key, criterion, options["device"], keep, output)
+    low, high = float(matrix.min()), float(matrix.max())
+    return Outcome(values, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
+
+
+def write_matrix(
+    store: SliceStore, key: str, criterion: Criterion, device: str, keep: float | None, output: Path
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Write the matrix (n, n) of a volume as .npy, or draw it as .png, the slices that `keep` keeps beside it."""
+    from lim_gpu.picture import save_matrix_picture
+    from lim_gpu.pruning import prune
+    from lim_gpu.similarity import resolve_device
+    from lim_gpu.stored_matrix import StoredMatrix
+
+    engine = StoredMatrix(criterion, resolve_device(device))
+    with store[key] as volume:
+        matrix, _ = engine.compute([volume])
+        if output.suffix == ".npy":
+            with replacing(output) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, matrix, allow_pickle=False)
+            return matrix
+        kept = prune(matrix, keep=keep) if keep is not None else None
+        images = engine.images(volume, kept.tolist()) if kept is not None else None
+    scale = {"ssim": "SSIM", "mi": "normalized mutual information", "deepnet": "cosine", "hash": "1 - bits / 64"}
+    title = f"{criterion.method}, {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
+    save_matrix_picture(output, matrix, title, scale[criterion.method], kept, images)
+    return matrix
+
+
+def find_volume(store: SliceStore, wanted: str) -> str:
+    """The key of the volume called `wanted`: its key, the beginning of one, its name, or its position.
+
+    Raises InputError when there is none, or several.
+    """
+    entries = store.volumes
+    exact = [entry.key for entry in entries if wanted in (entry.key, entry.name)]
+    if not exact and wanted.isdigit() and int(wanted) < len(entries):
+        exact = [entries[int(wanted)].key]
+    found = exact or [entry.key for entry in entries if entry.key.startswith(wanted)]
+    if len(found) != 1:
+        what = f"{len(found)} volumes" if found else "no volume"
+        raise InputError(f"{store.path}: {wanted!r} names {what}. See lim-gpu info {store.path}")
+    return found[0]

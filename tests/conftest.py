@@ -1,0 +1,51 @@
+"""Shared fixtures. Real CT is read from beside the checkout where it is; nothing depends on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = Path(__file__).parents[1] / "../shared/data"
+
+
+def _real(name: str) -> Path:
+    folder = REAL_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"the real CT of {name} is not on this machine")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def headneck() -> Path:
+    """135 axial CT slices of one GE scanner, JPEG-LS DICOM; names are not in spatial order."""
+    return _real("ct/headneck-ge")
+
+
+@pytest.fixture(scope="session")
+def real_ct() -> Path:
+    """The CT series with a SEG object drawn on it."""
+    return _real("ct")
+
+
+@pytest.fixture(scope="session")
+def nifti_folder() -> Path:
+    """Three small CT volumes in NIfTI, RAS and LPS."""
+    return _real("nifti")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, with the reason."""
+    from importlib.util import find_spec
+
+    import torch
+
+    reason = None
+    if not torch.cuda.is_available():
+        reason = "no NVIDIA GPU"
+    elif find_spec("cupy") is None:
+        reason = "CuPy is not installed"
+    if reason:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,109 @@
+"""Writing in one step, strict JSON, locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.files import (
+    canonical_json,
+    fingerprint,
+    locked,
+    parse_json,
+    read_json,
+    remove_stale,
+    replacing,
+    write_text,
+)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+@given(values)
+def test_canonical_json_reads_back(value):
+    assert parse_json(canonical_json(value), "x") == value
+    assert fingerprint(value) == fingerprint(parse_json(canonical_json(value), "x"))
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "1e999", '{"a":1,"a":2}', "{", "", "[" * 100_000, '"\\ud800'])
+def test_loose_json_is_refused(text, tmp_path):
+    with pytest.raises(InputError, match="x\\.json"):
+        parse_json(text, tmp_path / "x.json")
+
+
+def test_json_that_is_no_text_or_missing_is_refused(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00")
+    for name in ("a.json", "b.json"):
+        with pytest.raises(InputError, match=name):
+            read_json(tmp_path / name)
+
+
+def test_a_failing_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(TypeError), replacing(path) as temporary:
+        temporary.write_text(temporary.write_text("half"))
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_private_files_are_private(tmp_path):
+    write_text(tmp_path / "key", "secret", mode=0o600)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LimGpuError, match="file"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_stale_temporary_files_go_and_live_ones_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".a.json.{dead.pid}.tmp").write_text("")
+    (tmp_path / f".b.json.{os.getpid()}.tmp").write_text("")
+    (tmp_path / ".mine.tmp").write_text("")
+    remove_stale(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".b.json.{os.getpid()}.tmp", ".mine.tmp"]
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(LimGpuError, match="another run"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_kill_leaves_the_old_or_the_new_file(tmp_path):
+    path = tmp_path / "a.json"
+    program = (
+        "import json, sys; from pathlib import Path; from lim_gpu.files import write_text\n"
+        "for i in range(10**9): write_text(Path(sys.argv[1]), json.dumps([i] * 20000))"
+    )
+    for attempt in range(6):
+        child = subprocess.Popen([sys.executable, "-c", program, str(path)])
+        time.sleep(0.25 + 0.013 * attempt)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if path.exists():
+            assert len(set(json.loads(path.read_text()))) == 1
+    remove_stale(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

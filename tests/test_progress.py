@@ -1,0 +1,24 @@
+"""What reaches the terminal."""
+
+from __future__ import annotations
+
+from lim_gpu.progress import Reporter, one_line
+
+
+def test_control_characters_cannot_write_to_the_terminal():
+    assert one_line("a\x1b[31m\nb\r\x07") == "a\\x1b[31m\\nb\\r\\x07"
+    assert one_line("Ü ø 漢") == "Ü ø 漢"
+
+
+def test_quiet_hides_notes_never_errors(capsys):
+    reporter = Reporter(quiet=True)
+    reporter.note("note")
+    reporter.warn("careful")
+    reporter.error("bad.dcm: cut")
+    assert capsys.readouterr().err == "error: bad.dcm: cut\n"
+
+
+def test_no_bar_where_stderr_is_no_terminal(capsys):
+    with Reporter().track("x", 3, "files") as advance:
+        advance(3)
+    assert capsys.readouterr() == ("", "")
