@@ -1,0 +1,138 @@
+"""The selection's two files: round trip, pairs that do not belong together, foreign and damaged files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, kept_list, relative_path, selection_paths
+
+FINITE = st.floats(-1e6, 1e6)
+
+
+def record(**extra):
+    return {"format": FORMAT, "version": VERSION, "store": {"path": "slices", "fingerprint": "f" * 64}} | extra
+
+
+@st.composite
+def volume(draw, key):
+    n = draw(st.integers(1, 12))
+    kept = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    kept[draw(st.integers(0, n - 1))] = True
+    others = draw(st.lists(st.sampled_from([key, "f" * 16]), min_size=n, max_size=n))
+    return VolumeSelection(
+        key,
+        np.array(draw(st.lists(FINITE, min_size=n, max_size=n))),
+        kept,
+        np.array(draw(st.lists(st.integers(-1, 20), min_size=n, max_size=n))),
+        tuple((other, draw(st.integers(0, 99))) for other in others),
+        np.array(draw(st.lists(FINITE | st.just(np.nan), min_size=n, max_size=n)), dtype=np.float32),
+    )
+
+
+selections = st.builds(
+    lambda *volumes: Selection(volumes, record(method="ssim", seconds=1.5)), volume("0" * 16), volume("a" * 16)
+)
+
+
+@settings(max_examples=40)
+@given(selections)
+def test_round_trip_to_the_bit(tmp_path_factory, selection):
+    path = tmp_path_factory.mktemp("s") / "selection.csv"
+    selection.save(path)
+    back = Selection.load(path)
+    assert back.kept() == selection.kept()
+    assert back.store_fingerprint == selection.store_fingerprint
+    for a, b in zip(selection.volumes, back.volumes, strict=True):
+        assert (a.key, a.covered_by) == (b.key, b.covered_by)
+        np.testing.assert_array_equal(a.z, b.z)
+        np.testing.assert_array_equal(a.kept, b.kept)
+        np.testing.assert_array_equal(a.rank, b.rank)
+        np.testing.assert_array_equal(a.similarity, b.similarity)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    own = VolumeSelection(
+        "0" * 16,
+        np.array([0.0, 2.5]),
+        np.array([True, False]),
+        np.array([1, 0]),
+        (("0" * 16, 0),) * 2,
+        np.array([1, 0.9], np.float32),
+    )
+    Selection((own,), record()).save(tmp_path / "selection.csv")
+    return tmp_path / "selection.csv"
+
+
+def test_the_columns_are_those_of_the_format(saved):
+    assert saved.read_text() == (
+        "volume,slice,z_mm,kept,rank,covered_by,similarity\n"
+        "0000000000000000,0,0.0,1,1,0,1.0\n"
+        "0000000000000000,1,2.5,0,0,0,0.9\n"
+    )
+
+
+def test_a_pair_that_does_not_belong_together_is_refused(saved):
+    saved.write_text(saved.read_text().replace(",0.9", ",0.8"))
+    with pytest.raises(InputError, match="does not belong"):
+        Selection.load(saved)
+
+
+@pytest.mark.parametrize("name", ["selection.txt", "selection"])
+def test_another_ending_is_refused(name):
+    with pytest.raises(UsageError, match="NAME.csv"):
+        selection_paths(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0000000000000000,0", "../../etc/passwd,0"),
+        ("covered_by", "covered"),
+        (",1,2.5", ",2,2.5"),
+        (",0,0,0.9", ",0,x,0.9"),
+        ("2.5,0,0", "2.5,2,0"),
+        (",0.9", ",0.9,7"),
+    ],
+)
+def test_foreign_rows_are_refused(saved, old, new):
+    import hashlib
+    import json
+
+    text = saved.read_text().replace(old, new)
+    saved.write_text(text)
+    saved.with_suffix(".json").write_text(json.dumps(record(csv_sha256=hashlib.sha256(text.encode()).hexdigest())))
+    with pytest.raises(InputError, match="selection.csv"):
+        Selection.load(saved)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"format": "other"}', '{"format": "lim-gpu-selection", "version": 9}', ""]
+)
+def test_foreign_json_is_refused(saved, text):
+    saved.with_suffix(".json").write_text(text)
+    with pytest.raises(InputError, match="selection.json"):
+        Selection.load(saved)
+
+
+def test_missing_files_are_named(tmp_path, saved):
+    with pytest.raises(InputError, match="other.json"):
+        Selection.load(tmp_path / "other.csv")
+    saved.unlink()
+    with pytest.raises(InputError, match="selection.csv"):
+        Selection.load(saved)
+
+
+def test_kept_list_names_the_sources(saved):
+    text = kept_list(
+        Selection.load(saved), [("0" * 16, [{"path": "/a/1.dcm", "sop_uid": "1.2", "frame": 0}, {"path": "/a/2.dcm"}])]
+    )
+    assert text == "path\tsop_instance_uid\tframe\n/a/1.dcm\t1.2\t0\n"
+
+
+def test_relative_path(tmp_path):
+    assert relative_path(tmp_path / "slices", tmp_path / "out") == "../slices"
