@@ -1,0 +1,265 @@
+"""The command line as a person meets it: exit codes, one line an error, JSON, configuration, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stores import make_sources, make_store
+
+VERBS = ("demo", "doctor", "ingest", "info", "reduce", "similarity")
+
+
+def lim_gpu(*arguments, cwd=None):
+    command = [sys.executable, "-m", "lim_gpu.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+def fails(result, code, *words):
+    """One line on stderr that says what and the remedy; no traceback; nothing on stdout."""
+    assert result.returncode == code, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    make_store(folder)
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_teaches_with_an_example(verb):
+    result = lim_gpu(verb, "--help")
+    assert result.returncode == 0
+    assert f"lim-gpu {verb}" in result.stdout
+    assert "Example" in result.stdout
+    for option in ("--device", "--seed", "--quiet", "--verbose", "--json", "--config"):
+        assert option in result.stdout
+
+
+def test_the_verbs_stand_in_the_order_of_the_pipeline():
+    text = lim_gpu("--help").stdout
+    assert "Exit codes" in text
+    places = [text.index(f"  {verb}  ") for verb in ("ingest", "info", "reduce", "similarity")]
+    assert places == sorted(places)
+
+
+def test_help_starts_within_a_second():
+    assert lim_gpu("--help").returncode == 0  # warm the file cache
+    start = time.perf_counter()
+    lim_gpu("reduce", "--help")
+    assert time.perf_counter() - start < 1.5
+
+
+def test_the_shortest_command_works_in_the_folder_of_the_store(folder):
+    result = lim_gpu("reduce", "--method", "ssim", "--keep", "0.1", "--device", "cpu", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "kept 6 of 35 slices" in result.stdout
+    assert (folder / "selection.csv").read_text().count("\n") == 36
+    assert lim_gpu("info", "selection.csv", cwd=folder).stdout.startswith("selection selection.csv: ssim")
+    again = lim_gpu("reduce", "--method", "ssim", "--keep", "0.1", "--device", "cpu", cwd=folder)
+    assert again.returncode == 0
+    assert "unchanged" in again.stderr
+    fails(lim_gpu("reduce", "--method", "hash", cwd=folder), 2, "selection.csv", "--overwrite")
+
+
+@pytest.mark.parametrize("method", ["all", "every-n", "random", "mi", "hash"])
+def test_every_method(folder, tmp_path, method):
+    keep = [] if method == "all" else ["--keep", "0.2"]
+    out = tmp_path / "s.csv"
+    result = lim_gpu("reduce", folder / "slices", "--method", method, *keep, "-o", out, "--device", "cpu", "--json")
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["method"] == method
+    assert record["counts"]["kept"] == (35 if method == "all" else 9)
+
+
+USAGE = (
+    (["--keep", "0"], "--keep"),
+    (["--keep", "1"], "--keep-count"),
+    (["--keep", "1.5"], "keep"),
+    (["--keep", "a"], "--keep"),
+    (["--keep-count", "0"], "keep_count"),
+    (["--keep", "0.1", "--keep-count", "3"], "keep"),
+    (["--threshold", "3"], "threshold"),
+    (["--keep", "0.1", "--rule", "leader"], "leader"),
+    (["--keep", "0.1", "--scope", "study"], "volume, patient, dataset"),
+    ([], "keep"),
+    (["--keep", "0.1", "--window", "elbow"], "elbow"),
+    (["--keep", "0.1", "--window", "lung", "--hu-range", "0:100"], "hu-range"),
+    (["--keep", "0.1", "--nonsense"], "--help"),
+    (["--keep", "0.1", "-o", "selection.txt"], "selection.txt"),
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), USAGE, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_usage_errors(folder, arguments, word):
+    fails(lim_gpu("reduce", "--method", "ssim", *arguments, "--device", "cpu", cwd=folder), 2, word)
+
+
+def test_unknown_names(folder, tmp_path):
+    fails(lim_gpu("reduce", "--method", "magic", "--keep", "0.1", cwd=folder), 2, "magic", "ssim")
+    fails(lim_gpu("prune"), 2, "prune")
+    fails(lim_gpu("reduce", tmp_path, "--method", "hash"), 3, str(tmp_path))
+    fails(lim_gpu("reduce", tmp_path / "none", "--method", "hash"), 3, "none")
+    fails(lim_gpu("info", tmp_path / "none.csv"), 3, "none")
+    fails(lim_gpu("similarity", folder / "slices", "zzz", "--method", "ssim", "-o", tmp_path / "m.npy"), 3, "zzz")
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
+def test_cuda_asked_for_where_there_is_none(folder, tmp_path):
+    arguments = ("--method", "hash", "--device", "cuda", "-o", tmp_path / "s.csv")
+    fails(lim_gpu("reduce", folder / "slices", *arguments), 4, "cuda", "cpu")
+    doctor = lim_gpu("doctor", "--device", "cuda")
+    assert doctor.returncode == 4
+    assert "absent" in doctor.stdout
+
+
+def test_doctor_tells_what_is_there():
+    result = lim_gpu("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert checks["python"]["state"] == "ok"
+    assert {"torch", "gpu", "decoders"} <= set(checks)
+    assert all(check["remedy"] for check in checks.values() if check["state"] != "ok")
+
+
+def test_json_is_the_only_thing_on_stdout_even_for_errors(folder, tmp_path):
+    result = lim_gpu("reduce", folder / "slices", "--method", "ssim", "--json")
+    assert json.loads(result.stdout)["exit_code"] == 2
+    assert result.returncode == 2
+    result = lim_gpu("info", folder / "slices", "--json")
+    assert json.loads(result.stdout)["slices"] == 35
+    assert result.stderr == ""
+
+
+def test_verbose_shows_the_traceback(folder):
+    result = lim_gpu("reduce", "--method", "ssim", "-v", cwd=folder)
+    assert "Traceback" in result.stderr
+    assert result.returncode == 2
+
+
+def test_dry_run_plans_and_writes_nothing(folder, tmp_path):
+    arguments = (
+        "reduce",
+        folder / "slices",
+        "--method",
+        "ssim",
+        "--keep",
+        "0.2",
+        "-o",
+        tmp_path / "s.csv",
+        "--dry-run",
+    )
+    result = lim_gpu(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "4 volumes" in result.stdout
+    assert f"{14 * 13 // 2 + 9 * 8 // 2 + 11 * 10 // 2:,} pairs" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads(lim_gpu(*arguments, "--json").stdout)["pairs"] == 182
+
+
+def test_config_file_and_the_command_line_wins(folder, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(f'device = "cpu"\n[reduce]\nmethod = "hash"\nkeep = 0.5\noutput = "{tmp_path / "s.csv"}"\n')
+    result = lim_gpu("reduce", folder / "slices", "--config", config, "--keep", "0.2", "--json")
+    assert result.returncode == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["method"] == "hash"
+    assert record["parameters"]["keep"] == 0.2
+    config.write_text("kepe = 0.5\n")
+    fails(lim_gpu("reduce", folder / "slices", "--config", config, "--method", "ssim"), 2, "kepe")
+    config.write_text("keep = = 0.5\n")
+    fails(lim_gpu("reduce", folder / "slices", "--config", config, "--method", "ssim"), 3, "run.toml")
+
+
+def test_similarity_writes_an_array_and_a_picture(folder, tmp_path):
+    result = lim_gpu(
+        "similarity", folder / "slices", "0", "--method", "ssim", "-o", tmp_path / "m.npy", "--device", "cpu"
+    )
+    assert result.returncode == 0, result.stderr
+    matrix = np.load(tmp_path / "m.npy")
+    assert matrix.shape == (14, 14)
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, matrix.T)
+    result = lim_gpu(
+        "similarity", folder / "slices", "0", "--method", "hash", "--keep", "0.2", "-o", tmp_path / "m.png", "--device", "cpu"
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert Image.open(tmp_path / "m.png").size[0] > 800
+    fails(lim_gpu("similarity", folder / "slices", "0", "--method", "ssim", "-o", tmp_path / "m.npy"), 2, "--overwrite")
+
+
+def test_write_copies_the_kept_slices_into_a_new_store(folder, tmp_path):
+    result = lim_gpu(
+        "reduce", folder / "slices", "--method", "every-n", "--keep", "0.25",
+        "-o", tmp_path / "s.csv", "--write", tmp_path / "reduced", "--kept-list", tmp_path / "kept.txt",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    kept = json.loads((tmp_path / "s.json").read_text())["counts"]["kept"]
+    info = lim_gpu("info", tmp_path / "reduced", "--verify", "--json")
+    assert info.returncode == 0, info.stderr
+    assert json.loads(info.stdout)["slices"] == kept
+    listed = (tmp_path / "kept.txt").read_text().splitlines()
+    assert len(listed) == kept + 1
+    assert (tmp_path / "kept.txt").stat().st_mode & 0o777 == 0o600
+    assert all(os.path.exists(line.split("\t")[0]) for line in listed[1:])
+
+
+def test_a_bad_source_is_named_and_the_rest_goes_on(tmp_path):
+    make_sources(tmp_path / "in", (("chest", 4, 24, 24),))
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    (tmp_path / "in" / "broken").mkdir()
+    (tmp_path / "in" / "broken" / "x_0.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    result = lim_gpu("ingest", tmp_path / "in", "-o", tmp_path / "slices")
+    assert result.returncode == 5, result.stderr
+    assert result.stderr.count("error: ") == 1
+    assert "x_0.png" in result.stderr
+    assert "Traceback" not in result.stderr
+    fails(lim_gpu("ingest", tmp_path / "in" / "broken" / "none", "-o", tmp_path / "other"), 3, "none")
+
+
+@pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, code):
+    many = make_store(tmp_path, tuple(("chest", 12, 64, 64) for _ in range(60)))
+    command = [
+        sys.executable,
+        "-m",
+        "lim_gpu.cli",
+        "reduce",
+        str(many),
+        "--method",
+        "hash",
+        "--device",
+        "cpu",
+        "-o",
+        str(tmp_path / "s.csv"),
+    ]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "s.parts"
+    while child.poll() is None and len(list(parts.glob("[0-9a-f]*.json"))) < 3:
+        time.sleep(0.002)
+    child.send_signal(signal_sent)
+    error = child.communicate()[1]
+    assert child.returncode == code, error
+    assert "again to go on" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "s.csv").exists()
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "done already" in result.stderr
