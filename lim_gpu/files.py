@@ -28,9 +28,9 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode))
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise LimGpuError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -109,7 +109,8 @@ def read_json(path: Path) -> Any:
     return parse_json(text, path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,0 +1,166 @@
+"""Child processes for work that may crash, hang or exhaust memory: decoding, and writing HDF5.
+
+The children come from a fork server, so they inherit neither CUDA nor threads, and they never import torch. A child
+that dies costs the task it was at; the next task gets a new child.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import signal
+import sys
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from lim_gpu.errors import LimGpuError
+from lim_gpu.progress import one_line
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of task number `task`: its value, or an error of one line."""
+
+    task: int
+    value: Any = None
+    error: str | None = None
+
+
+@dataclass
+class _Child:
+    process: Any
+    connection: Connection
+    task: int = -1
+    deadline: float = float("inf")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def run_in_children(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    workers: int,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
+) -> Iterator[Outcome]:
+    """Call `function(*task)` for every task in at most `workers` children; yield outcomes as they finish, in any order.
+
+    function      importable by name; arguments and results must pickle
+    timeout       seconds a task may take
+    memory_limit  bytes of address space of a child
+
+    An exception becomes `Outcome.error`, and so do a crash and a time-out. Closing the generator kills the children.
+    """
+    waiting = deque(range(len(tasks)))
+    children: list[_Child] = []
+    try:
+        while waiting or children:
+            while waiting and len(children) < workers:
+                children.append(_start(memory_limit))
+                _give(children[-1], waiting.popleft(), function, tasks, timeout)
+            for child in _ready(children):
+                outcome, alive = _collect(child)
+                yield outcome
+                if alive and waiting:
+                    _give(child, waiting.popleft(), function, tasks, timeout)
+                else:
+                    children.remove(child)
+                    child.kill()
+    finally:
+        for child in children:
+            child.kill()
+
+
+def _start(memory_limit: int | None) -> _Child:
+    ours, theirs = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=_serve, args=(theirs, memory_limit), daemon=True)
+    with _without_main():
+        process.start()
+    theirs.close()
+    return _Child(process, ours)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide `__main__`, which a child would import again: a user's script need not be guarded, nor torch-free."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _give(
+    child: _Child,
+    task: int,
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    timeout: float | None,
+) -> None:
+    child.task = task
+    child.deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+    with suppress(BrokenPipeError, ConnectionResetError):  # it died between two tasks: _collect finds its end
+        child.connection.send((function, tasks[task]))
+
+
+def _ready(children: list[_Child]) -> list[_Child]:
+    """Children that have answered, died, or run out of time."""
+    remaining = min(child.deadline for child in children) - time.monotonic()
+    answered = wait([child.connection for child in children], None if remaining == float("inf") else max(0, remaining))
+    now = time.monotonic()
+    return [child for child in children if child.connection in answered or child.deadline <= now]
+
+
+def _collect(child: _Child) -> tuple[Outcome, bool]:
+    """The outcome of the child's task, and whether the child can take another."""
+    if not child.connection.poll():
+        return Outcome(child.task, error="took too long and was stopped"), False
+    try:
+        value, error = child.connection.recv()
+    except (EOFError, ConnectionResetError):
+        child.process.join()
+        return Outcome(child.task, error=_cause_of_death(child.process.exitcode)), False
+    return Outcome(child.task, value, error), True
+
+
+def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"the child process crashed ({signal.Signals(-exitcode).name})"
+    return f"the child process ended (exit code {exitcode})"
+
+
+def _serve(connection: Connection, memory_limit: int | None) -> None:
+    """Body of a child: take tasks until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    if memory_limit is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        connection.send(_attempt(function, arguments))
+
+
+def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
+    try:
+        return function(*arguments), None
+    except LimGpuError as error:
+        return None, one_line(error)
+    except MemoryError:
+        return None, "needs more memory than a child process may take"
+    except Exception as error:
+        return None, one_line(f"{type(error).__name__}: {error}")
