@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-OK, ABSENT, BROKEN = "ok", "absent", "broken"  # absent: not needed; broken: cannot be used
+OK, ABSENT, BROKEN = "ok", "absent", "broken"  # absent: not needed; broken: unusable
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""The kept slices of a store as a torch data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from lim_gpu.errors import InputError
+from lim_gpu.intensity import Intensity
+from lim_gpu.selection import Selection
+from lim_gpu.store import SliceStore
+
+
+class SliceDataset(Dataset[Any]):
+    """One item a kept slice, in store order; all slices without a selection.
+
+    store      folder of a store
+    selection  NAME.csv of a selection made from that store; None: every slice
+    transform  called with the item; without it the item is returned as it is
+    intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W)
+
+    Works with any number of DataLoader workers, forked or spawned: each opens its own files.
+    Raises InputError for a selection of another store, or one that names a slice that is not there.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        selection: str | Path | None = None,
+        transform: Callable[[torch.Tensor], Any] | None = None,
+        intensity: Intensity | None = None,
+    ) -> None:
+        self.store = SliceStore(store)
+        self.transform = transform
+        self.intensity = intensity
+        self.places = self._all() if selection is None else self._selected(Path(selection))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Any:
+        key, i = self.places[index]
+        pixels = self.store[key].read_slice(i)[None]
+        if self.intensity is not None:
+            pixels = self.intensity.to_uint8(pixels)
+        item = torch.from_numpy(pixels)
+        return self.transform(item) if self.transform is not None else item
+
+    def place(self, index: int) -> tuple[str, int]:
+        """(volume key, slice) of an item."""
+        return self.places[index]
+
+    def _all(self) -> list[tuple[str, int]]:
+        return [(entry.key, i) for entry in self.store.volumes for i in range(entry.shape[0])]
+
+    def _selected(self, path: Path) -> list[tuple[str, int]]:
+        selection = Selection.load(path)
+        if selection.store_fingerprint != self.store.fingerprint:
+            raise InputError(f"{path}: was made from another store than {self.store.path}. Run lim-gpu reduce on it")
+        places = selection.kept()
+        missing = set(places) - set(self._all())
+        if missing:
+            key, i = min(missing)
+            raise InputError(f"{path}: names slice {i} of volume {key}, which {self.store.path} does not hold")
+        return places
