@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,8 +61,8 @@ class _Choice:
     kept: NDArray[np.int64]
     covered_by: NDArray[np.int64]
     similarity: list[float | None]
-    dropped: NDArray[np.int64] = NONE
-    removal_similarity: NDArray[np.float64] = NO_VALUES
+    dropped: NDArray[np.int64] = field(default_factory=lambda: NONE)
+    removal_similarity: NDArray[np.float64] = field(default_factory=lambda: NO_VALUES)
     resolved_threshold: float | None = None
     borderline: int = 0
     picture: dict[str, Any] | None = None

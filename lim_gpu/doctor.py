@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-OK, ABSENT, BROKEN = "ok", "absent", "broken"  # absent: not needed; broken: unusable
+# absent: not there and not needed; broken: there and of no use
+OK, ABSENT, BROKEN = "ok", "absent", "broken"
 
 
 @dataclass(frozen=True)

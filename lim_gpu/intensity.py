@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
 
-# Level and width in HU, as the radiology presets of the authors' scripts; bone there is 300/1500 or 300/150, 1500 is meant.
+# Level and width in HU: the presets of the authors' scripts. Bone is 300/1500 there, and 300/150 in one comment.
 WINDOWS: dict[str, tuple[float, float]] = {
     "lung": (-400, 1500),
     "abdomen": (60, 400),
@@ -64,8 +64,8 @@ class Intensity:
     def to_uint8(self, slices: NDArray[Any]) -> NDArray[np.uint8]:
         """Map int16 slices (n, H, W) to uint8; uint8 slices are returned as they are.
 
-        In float64: u8 = rint_half_even((v - low) / (high - low) * 255) of v clipped to low..high; a constant slice gives
-        0 where its own limits count. Raises InputError for another dtype.
+        In float64: u8 = rint_half_even((v - low) / (high - low) * 255) of v clipped to low..high; a constant slice
+        gives 0 where its own limits count. Raises InputError for another dtype.
         """
         if slices.dtype == np.uint8:
             return slices

@@ -113,6 +113,10 @@ def _is_row(value: Any, length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(type(item) in (int, float) for item in value)
 
 
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(_is_row(row, 4) for row in value)
+
+
 _HEADER_CHECKS: dict[str, Any] = {
     **dict.fromkeys(("key", "patient"), _is_key),
     **dict.fromkeys(("name", "source", "modality", "unit", "orientation", "photometric"), _is_text),
@@ -121,9 +125,7 @@ _HEADER_CHECKS: dict[str, Any] = {
     "shape": lambda value: _is_row(value, 3) and all(_is_count(item) for item in value),
     "dtype": lambda value: value in DTYPES,
     "spacing": lambda value: value is None or _is_row(value, 3),
-    "affine": lambda value: (
-        value is None or (isinstance(value, list) and len(value) == 4 and all(_is_row(row, 4) for row in value))
-    ),
+    "affine": lambda value: value is None or _is_matrix(value),
     "defects": lambda value: isinstance(value, dict),
 }
 
