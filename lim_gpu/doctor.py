@@ -13,7 +13,7 @@ OK, ABSENT, BROKEN = "ok", "absent", "broken"
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at, its state (ok, absent, broken), what was seen, and the remedy if it is not ok."""
+    """One finding: what was looked at, its state (ok, absent, broken), what was seen, the remedy if it is not ok."""
 
     name: str
     state: str

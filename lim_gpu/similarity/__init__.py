@@ -1,0 +1,220 @@
+"""Similarity matrices of slices: one call, four methods, CPU or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError, NoGpuError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+METHODS = ("ssim", "mi", "deepnet", "hash")
+BORDERLINE = 1e-4  # 50 times the largest float32 error seen: nearer to a threshold, float64 decides
+
+
+def similarity_matrix(
+    slices: Any,
+    method: str,
+    *,
+    data_range: float | None = None,
+    device: str = "auto",
+    bins: int = 100,
+    features: str = "logits",
+    weights: str | Path | None = None,
+) -> torch.Tensor:
+    """Similarity of every pair of slices, larger = more alike (Wolf et al. 2024, section 2.1).
+
+    slices      (n, H, W), n >= 1: NumPy, torch or CuPy; no copy where it already lies on the device. uint8 is taken as
+                it is; other numbers need data_range
+    method      "ssim" in [-1, 1], H, W >= 11 (Wang et al. 2004); "mi" in [1, 2] (Studholme et al. 1998);
+                "deepnet" in [-1, 1] (cosine of ResNet50 outputs); "hash" in [0, 1], 1 - bits/64
+    data_range  maximum - minimum that the values can have, SSIM's L; 255 for uint8. HASH and DeepNet map 0..data_range
+    device      "auto": where the slices lie if on a GPU, else a GPU where there is one, else the CPU; "cpu"; "cuda[:i]"
+    bins        of MI's histograms, 2..256
+    features    of DeepNet: "logits" (1000) or "pooled" (2048)
+    weights     of DeepNet: a file; None: torchvision's IMAGENET1K_V1
+
+    Returns a float32 torch tensor (n, n) on that device, symmetric.
+    Raises InputError for slices of another shape or with NaN or infinity, UsageError for a contradictory call,
+    NoGpuError when a GPU is asked for and none is usable.
+    """
+    if method not in METHODS:
+        raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
+    tensor = as_tensor(slices)
+    place = tensor.device if device == "auto" and tensor.is_cuda else resolve_device(device)
+    tensor, extent = _checked(tensor.to(place), data_range)
+    if method == "deepnet":
+        from lim_gpu.similarity import deepnet
+
+        model = deepnet.load_model(Path(weights) if weights is not None else None, place)
+        return deepnet.cosine_matrix(deepnet.embed(tensor, model, features, extent))
+    if method == "hash":
+        tensor = _as_uint8(tensor, extent)
+    compute = _cuda(method, extent, bins) if place.type == "cuda" else _cpu(method, extent, bins)
+    return compute(tensor)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that "auto", "cpu", "cuda" or "cuda:1" means on this machine.
+
+    "auto" takes a GPU only where CuPy is there too. Raises UsageError for another name, NoGpuError for a GPU that is
+    not usable.
+    """
+    import torch
+
+    try:
+        place = torch.device("cpu" if device == "auto" else device)
+    except RuntimeError:
+        place = torch.device("meta")
+    if place.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {device!r} is unknown. Give auto, cpu, cuda or cuda:1")
+    if device == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() and _has_cupy() else place
+    if place.type == "cpu":
+        return place
+    if not torch.cuda.is_available():
+        raise NoGpuError(f"device {device}: no usable NVIDIA GPU. Use --device cpu, or see lim-gpu doctor")
+    if (place.index or 0) >= torch.cuda.device_count():
+        raise NoGpuError(f"device {device}: there are {torch.cuda.device_count()} GPUs, from cuda:0. Choose another")
+    if not _has_cupy():
+        raise NoGpuError(f"device {device}: CuPy is not installed. See lim-gpu doctor, or use --device cpu")
+    return torch.device("cuda", place.index or 0)
+
+
+def refine(
+    matrix: NDArray[np.float32],
+    slices: Any,
+    method: str,
+    threshold: float,
+    *,
+    bins: int = 100,
+    model: Any = None,
+    features: str = "logits",
+) -> tuple[NDArray[np.float32], int]:
+    """Decide the pairs within 1e-4 of `threshold` in float64 on the CPU; returns a new matrix and their number.
+
+    slices: uint8 (n, H, W), NumPy or torch, or a function of i that gives slice i. The float64 value is stored as the
+    nearest float32 that lies on the same side of the threshold, so that comparing the matrix gives its answer.
+    HASH is exact and left as it is.
+    """
+    near = np.argwhere(np.triu(np.abs(matrix.astype(np.float64) - threshold) <= BORDERLINE, 1))
+    if method == "hash" or not len(near):
+        return matrix, 0
+    fetch = slices if callable(slices) else lambda i: as_tensor(slices[i]).cpu().numpy()
+    exact = _exact(method, cache(fetch), bins, model, features)
+    matrix = matrix.copy()
+    for i, j in near.tolist():
+        matrix[i, j] = matrix[j, i] = same_side(exact(i, j), threshold)
+    return matrix, len(near)
+
+
+def same_side(value: float, threshold: float) -> np.float32:
+    """The float32 nearest to `value` among those that compare with `threshold` as `value` does."""
+    rounded = np.float32(value)
+    if (float(rounded) >= threshold) == (value >= threshold):
+        return rounded
+    return np.nextafter(rounded, np.float32(np.inf if value >= threshold else -np.inf))
+
+
+def _exact(
+    method: str, fetch: Callable[[int], NDArray[np.uint8]], bins: int, model: Any, features: str
+) -> Callable[[int, int], float]:
+    """The float64 similarity of slices i and j."""
+    if method == "ssim":
+        from lim_gpu.similarity.ssim import ssim_pair
+
+        return lambda i, j: ssim_pair(fetch(i), fetch(j), 255)
+    if method == "mi":
+        from lim_gpu.similarity.mi import mi_pair
+
+        return lambda i, j: mi_pair(fetch(i), fetch(j), bins)
+    from lim_gpu.similarity import deepnet
+
+    double = deepnet.double_precision(model)
+    vector = cache(lambda i: deepnet.embed(fetch(i)[None], double, features))
+    return lambda i, j: float((vector(i) * vector(j)).sum() / (vector(i).norm() * vector(j).norm()))
+
+
+def as_tensor(slices: Any) -> torch.Tensor:
+    """A torch tensor of NumPy, torch or CuPy memory, without a copy. Raises InputError for what is no array."""
+    import torch
+
+    if isinstance(slices, torch.Tensor):
+        return slices.detach()
+    if hasattr(slices, "__cuda_array_interface__"):
+        return torch.from_dlpack(slices)
+    array = np.asarray(slices)
+    if array.dtype.kind not in "uif":
+        raise InputError(f"slices of {array.dtype} are no images. Give uint8, or numbers with data_range")
+    if not array.dtype.isnative or array.dtype in (np.uint16, np.uint32, np.uint64):
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array)) if array.flags.writeable else torch.from_numpy(array.copy())
+
+
+def _checked(tensor: torch.Tensor, data_range: float | None) -> tuple[torch.Tensor, float]:
+    """Contiguous uint8 or float32 slices and their data range."""
+    import torch
+
+    if tensor.ndim != 3 or 0 in tensor.shape:
+        raise InputError(f"slices are (n, H, W) with n, H, W >= 1, these are {tuple(tensor.shape)}")
+    if data_range is not None and not 0 < data_range < float("inf"):
+        raise UsageError(f"data_range {data_range!r} is not a positive number")
+    if tensor.dtype == torch.uint8:
+        return tensor.contiguous(), 255.0 if data_range is None else float(data_range)
+    if data_range is None:
+        raise UsageError(f"slices of {tensor.dtype} need data_range. Give the range of their values, or uint8 slices")
+    values = tensor.to(torch.float32).contiguous()
+    if not bool(torch.isfinite(values).all()):
+        raise InputError(f"{int((~torch.isfinite(values)).sum())} pixels are NaN or infinite")
+    return values, float(data_range)
+
+
+def _as_uint8(tensor: torch.Tensor, data_range: float) -> torch.Tensor:
+    import torch
+
+    if tensor.dtype == torch.uint8:
+        return tensor
+    return (tensor.double() / data_range * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _cpu(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    import torch
+
+    if method == "ssim":
+        from lim_gpu.similarity.ssim import ssim_matrix
+
+        return lambda t: torch.from_numpy(ssim_matrix(t.numpy(), data_range))
+    if method == "mi":
+        from lim_gpu.similarity.mi import mi_matrix
+
+        return lambda t: torch.from_numpy(mi_matrix(t.numpy(), bins))
+    from lim_gpu.similarity.hash import dhash, matrix_of_hashes
+
+    return lambda t: torch.from_numpy(matrix_of_hashes(dhash(t.numpy())))
+
+
+def _cuda(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    if method == "ssim":
+        from lim_gpu.similarity.cuda.ssim import ssim_matrix
+
+        return lambda t: ssim_matrix(t, data_range)
+    if method == "mi":
+        from lim_gpu.similarity.cuda.mi import mi_matrix
+
+        return lambda t: mi_matrix(t, bins)
+    from lim_gpu.similarity.cuda.hash import dhash, hamming_matrix
+
+    return lambda t: 1 - hamming_matrix(dhash(t)).float() / 64
+
+
+def _has_cupy() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("cupy") is not None

@@ -1,0 +1,88 @@
+"""What the CPU paths share: compiling with Numba, threads, and blocks of slice pairs.
+
+Work is spread by Python threads over functions that release the GIL, not by Numba's own parallel loops: those abort the
+process when two Python threads use them at once (the workqueue layer), and take seconds to compile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` that releases the GIL, divides like NumPy and caches its code where a cache can be written."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        flags: dict[str, Any] = {"nogil": True, "error_model": "numpy", **options}
+        try:
+            return numba.njit(cache=True, **flags)(function)
+        except RuntimeError:  # neither the installation nor the user's cache folder is writable
+            return numba.njit(**flags)(function)
+
+    return decorate
+
+
+ALIGNMENT = 64  # bytes, a cache line: an AVX-512 load that crosses two costs double
+
+
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """Zeros that begin at a cache line."""
+    count = math.prod(shape)
+    memory = np.zeros(count * np.dtype(dtype).itemsize + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : memory.size - ALIGNMENT + start].view(dtype).reshape(shape)
+
+
+@compiled()
+def scratch(rows, columns, like):  # type: ignore[no-untyped-def]
+    """Within compiled code: an uninitialised (rows, columns) array of the type of `like`, beginning at a cache line."""
+    memory = np.empty(rows * columns + ALIGNMENT // like.itemsize, like.dtype)
+    start = (-memory.ctypes.data % ALIGNMENT) // like.itemsize
+    return memory[start : start + rows * columns].reshape(rows, columns)
+
+
+def thread_count() -> int:
+    """Threads to use: torch's setting (OMP_NUM_THREADS, torch.set_num_threads), at most NUMBA_NUM_THREADS.
+
+    numba.get_num_threads is not asked: it starts Numba's own pool, which resets torch's setting where both use OpenMP.
+    """
+    import torch
+
+    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+
+def pair_blocks(n: int, size: int) -> np.ndarray:
+    """Corners (i, j) of the blocks of `size` x `size` pairs that cover the upper triangle of n x n: int64 (blocks, 2)."""
+    starts = range(0, n, size)
+    return np.array([(i, j) for i in starts for j in starts if j >= i], dtype=np.int64).reshape(-1, 2)
+
+
+class Threads:
+    """A pool that runs one function over shares of the work. The results do not depend on how the work is shared."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = thread_count() if count is None else count
+        self._pool = ThreadPoolExecutor(self.count) if self.count > 1 else None
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Callable[..., Any], items: Sequence[Any] | np.ndarray, *arguments: Any) -> None:
+        """Call `function(share, *arguments)` for shares of `items` and wait for all."""
+        shares = min(len(items), 4 * self.count)  # four a thread even out unequal shares
+        if self._pool is None or shares < 2:
+            function(items, *arguments)
+            return
+        bounds = np.linspace(0, len(items), shares + 1).astype(int)
+        parts = [items[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        list(self._pool.map(lambda part: function(part, *arguments), parts))

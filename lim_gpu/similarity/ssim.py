@@ -1,0 +1,183 @@
+"""SSIM (Wang et al. 2004, IEEE TIP 13:600): 11 x 11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, biased covariance, mean
+over the valid region. Equal to scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5,
+use_sample_covariance=False) within 1e-5.
+
+How float32 suffices. With weights w that sum to 1, the Gaussian mean differs from the centre value p[c] by differences alone:
+
+    mean(p)[c] - p[c] = sum over m = 1..5 of tail[m] (step[c+m-1] - step[c-m]),  step[c] = p[c+1] - p[c],  tail[m] = w[m] + ... + w[5]
+
+and with d = mean - centre for each slice,
+
+    cov(x, y) = (mean(x y) - xc yc) - (xc dy + yc dx + dx dy),
+
+so nothing large is ever subtracted from something large: a flat region, saturated or not, has exactly no variance.
+
+How it is fast. d and the variance belong to a slice and are computed once; a pair costs the filtered product and the
+formula. Slices are cut into tiles that stay in cache, and blocks of slices meet blocks of slices.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lim_gpu.errors import InputError
+from lim_gpu.similarity.blocks import Threads, aligned, compiled, pair_blocks, scratch
+
+RADIUS, SIGMA, K1, K2 = 5, 1.5, 0.01, 0.03
+WINDOW = 2 * RADIUS + 1
+
+ROWS, COLUMNS = 16, 128  # of a tile: 32 KiB a slice with its fields
+BLOCK = 8  # slices: two blocks take half of a 1 MiB L2 cache
+LANES = 16  # float32 in an AVX-512 register; tile widths are multiples
+
+
+def gaussian() -> np.ndarray:
+    """The 11 weights of one axis, float64, sum 1."""
+    weights = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
+    return weights / weights.sum()
+
+
+def ssim_matrix(slices: np.ndarray, data_range: float) -> np.ndarray:
+    """SSIM of every pair of slices (n, H, W), uint8 or float32, as float32 (n, n) in [-1, 1], ones on the diagonal.
+
+    A pair's value depends on its two slices alone: not on n, on the order of the slices or on the number of threads.
+    """
+    n = len(slices)
+    matrix = np.ones((n, n), np.float32)
+    i, j = np.triu_indices(n, 1)
+    matrix[i, j] = np.clip(_means(slices, pair_blocks(n, BLOCK), data_range, np.float32)[i, j], -1, 1)
+    matrix[j, i] = matrix[i, j]
+    return matrix
+
+
+def ssim_pair(x: np.ndarray, y: np.ndarray, data_range: float) -> float:
+    """SSIM of two slices (H, W) in float64."""
+    pair = np.stack([x, y])
+    return float(np.clip(_means(pair, pair_blocks(2, BLOCK), data_range, np.float64, threads=1)[0, 1], -1, 1))
+
+
+def _means(
+    slices: np.ndarray, blocks: np.ndarray, data_range: float, dtype: type[np.floating], threads: int | None = None
+) -> np.ndarray:
+    """Mean SSIM of the pairs in `blocks`, float64 (n, n), upper triangle, computed in `dtype`."""
+    n, height, width = slices.shape
+    if min(height, width) < WINDOW:
+        raise InputError(f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
+    inner_height, inner_width = height - 2 * RADIUS, width - 2 * RADIUS
+    tiles = -(-inner_width // COLUMNS)
+    columns = -(-inner_width // (tiles * LANES)) * LANES
+    scale = 2.0 ** -round(math.log2(data_range))  # exact; keeps the formula's products away from the ends of float32
+    c1, c2 = (dtype((k * data_range * scale) ** 2) for k in (K1, K2))
+    tail = np.cumsum(gaussian()[::-1])[:RADIUS][::-1].astype(dtype)  # tail[m - 1] = w[m] + ... + w[5]
+    x = aligned((tiles, n, ROWS + 2 * RADIUS, columns + LANES), dtype)
+    deviation, variance = aligned((2, tiles, n, ROWS, columns), dtype)
+    totals = np.zeros((n, n))
+    with Threads(threads) as pool:
+        for top in range(0, inner_height, ROWS):
+            pool.run(_prepare, np.arange(n), slices, top, dtype(scale), tail, c2, x, deviation, variance)
+            rows = min(ROWS, inner_height - top)
+            pool.run(_add_pairs, blocks, x, deviation, variance, tail, c1, c2, rows, inner_width, totals)
+    return totals / (inner_height * inner_width)
+
+
+@compiled(fastmath={"contract"})
+def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-untyped-def]
+    """out (ROWS, columns) = Gaussian mean of x[i] * y[j] less its centre value, by differences (see the head)."""
+    t1, t2, t3, t4, t5 = tail
+    for r in range(step.shape[0]):
+        for c in range(step.shape[1]):
+            step[r, c] = x[i, r + 1, c] * y[j, r + 1, c] - x[i, r, c] * y[j, r, c]
+    for r in range(smooth.shape[0]):
+        for c in range(smooth.shape[1]):
+            above[r, c] = (
+                t5 * (step[r + 9, c] - step[r, c])
+                + t4 * (step[r + 8, c] - step[r + 1, c])
+                + t3 * (step[r + 7, c] - step[r + 2, c])
+                + t2 * (step[r + 6, c] - step[r + 3, c])
+                + t1 * (step[r + 5, c] - step[r + 4, c])
+            )
+            smooth[r, c] = x[i, r + 5, c] * y[j, r + 5, c] + above[r, c]
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            s0, s1, s2, s3, s4 = smooth[r, c], smooth[r, c + 1], smooth[r, c + 2], smooth[r, c + 3], smooth[r, c + 4]
+            s5, s6, s7, s8, s9 = smooth[r, c + 5], smooth[r, c + 6], smooth[r, c + 7], smooth[r, c + 8], smooth[r, c + 9]
+            out[r, c] = above[r, c + 5] + (
+                t5 * ((smooth[r, c + 10] - s9) - (s1 - s0))
+                + t4 * ((s9 - s8) - (s2 - s1))
+                + t3 * ((s8 - s7) - (s3 - s2))
+                + t2 * ((s7 - s6) - (s4 - s3))
+                + t1 * ((s6 - s5) - (s5 - s4))
+            )
+
+
+@compiled()
+def _cross(xc, dx, yc, dy):  # type: ignore[no-untyped-def]
+    """Compiled without fused multiply-add, which would tell x from y: the value of (i, j) is that of (j, i)."""
+    return xc * dy + yc * dx
+
+
+@compiled(fastmath={"contract"})
+def _prepare(share, slices, top, scale, tail, c2, x, deviation, variance):  # type: ignore[no-untyped-def]
+    """Cut rows top.. of the slices in `share` into tiles, with deviation = mean - centre, and variance + C2 / 2."""
+    tiles, _, depth, breadth = x.shape
+    rows, columns = deviation.shape[2:]
+    step, smooth, above = scratch(depth - 1, breadth, x), scratch(rows, breadth, x), scratch(rows, breadth, x)
+    ones = np.ones((1, depth, breadth), x.dtype)
+    half = c2 / (tail.dtype.type(2))
+    for t in range(tiles):
+        left = t * columns
+        for i in share:
+            for r in range(min(depth, slices.shape[1] - top)):
+                for c in range(min(breadth, slices.shape[2] - left)):
+                    x[t, i, r, c] = slices[i, top + r, left + c] * scale
+            d, v = deviation[t, i], variance[t, i]
+            _excess(x[t], i, ones, 0, tail, step, smooth, above, d)
+            _excess(x[t], i, x[t], i, tail, step, smooth, above, v)
+            for r in range(rows):
+                for c in range(columns):
+                    centre = x[t, i, r + 5, c + 5]
+                    v[r, c] = v[r, c] - (_cross(centre, d[r, c], centre, d[r, c]) + d[r, c] * d[r, c]) + half
+
+
+@compiled(fastmath={"contract"})
+def _add_ssim(x, deviation, variance, i, j, product, c1, c2, rows, sums):  # type: ignore[no-untyped-def]
+    """Add the SSIM of every pixel of one tile to `sums` (columns,)."""
+    for r in range(rows):
+        for c in range(sums.shape[0]):
+            xc, yc = x[i, r + 5, c + 5], x[j, r + 5, c + 5]
+            dx, dy = deviation[i, r, c], deviation[j, r, c]
+            mx, my = xc + dx, yc + dy
+            covariance = product[r, c] - (_cross(xc, dx, yc, dy) + dx * dy)
+            luminance = mx * my + mx * my + c1
+            apart = mx - my
+            numerator = luminance * (covariance + covariance + c2)
+            sums[c] += numerator / ((luminance + apart * apart) * (variance[i, r, c] + variance[j, r, c]))
+
+
+@compiled(fastmath={"reassoc"})
+def _total(values, count):  # type: ignore[no-untyped-def]
+    """Sum of the first `count` values, float64, in an order that the compiled code fixes."""
+    total = 0.0
+    for c in range(count):
+        total += values[c]
+    return total
+
+
+@compiled()
+def _add_pairs(share, x, deviation, variance, tail, c1, c2, rows, inner_width, totals):  # type: ignore[no-untyped-def]
+    """Add the tiles of one strip of rows to `totals` for the pairs i < j of the blocks in `share`."""
+    tiles, n, depth, breadth = x.shape
+    columns = deviation.shape[3]
+    step, smooth, above = scratch(depth - 1, breadth, x), scratch(ROWS, breadth, x), scratch(ROWS, breadth, x)
+    product, sums = scratch(ROWS, columns, x), scratch(1, columns, x)[0]
+    for b in range(len(share)):
+        for t in range(tiles):
+            xt, dt, vt = x[t], deviation[t], variance[t]
+            for i in range(share[b, 0], min(share[b, 0] + BLOCK, n)):
+                for j in range(max(share[b, 1], i + 1), min(share[b, 1] + BLOCK, n)):
+                    _excess(xt, i, xt, j, tail, step, smooth, above, product)
+                    sums[:] = 0
+                    _add_ssim(xt, dt, vt, i, j, product, c1, c2, rows, sums)
+                    totals[i, j] += _total(sums, min(columns, inner_width - t * columns))
