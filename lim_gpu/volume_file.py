@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class VolumeWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file:
+        with suppress(OSError, RuntimeError):  # a full disk has been reported already
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -204,7 +204,7 @@ class VolumeWriter:
     def _disk(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # HDF5 raises either
             raise LimGpuError(f"{self.path}: cannot be written: {error}. Free some disk space and run again") from error
 
 

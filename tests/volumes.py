@@ -1,0 +1,58 @@
+"""Volume files and stores written directly, for tests that need no ingest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lim_gpu.store import VolumeEntry, write_index
+from lim_gpu.volume_file import VolumeHeader, VolumeWriter
+
+
+def pixels(n=5, height=12, width=9, seed=0, dtype="int16"):
+    rng = np.random.default_rng(seed)
+    values = (
+        rng.integers(-1024, 3000, (n, height, width)) if dtype == "int16" else rng.integers(0, 256, (n, height, width))
+    )
+    return values.astype(dtype)
+
+
+def header(shape, key="0" * 16, dtype="int16", **values) -> VolumeHeader:
+    defaults = {
+        "patient": "f" * 16,
+        "name": "",
+        "source": "dicom",
+        "modality": "CT",
+        "unit": "HU",
+        "spacing": (2.5, 1.0, 1.0),
+        "affine": np.eye(4).tolist(),
+        "orientation": "axial",
+        "photometric": "MONOCHROME2",
+        "transfer_syntax": "",
+        "padding": 0,
+        "clamped": 0,
+        "defects": {"gaps": [[3, 7.5]]},
+        "fingerprint": "x",
+    }
+    return VolumeHeader(key=key, shape=tuple(shape), dtype=dtype, **(defaults | values))
+
+
+def write_volume(folder: Path, volume, key="0" * 16, compression=None, **values) -> VolumeEntry:
+    """Write one volume file under `folder` (a `volumes` folder) and return its entry."""
+    head = header(volume.shape, key, str(volume.dtype), **values)
+    with VolumeWriter(folder, key, *volume.shape, str(volume.dtype), compression) as writer:
+        for image in volume:
+            writer.append(image)
+        digest = writer.finish(head, np.arange(len(volume)) * 2.5)
+    return VolumeEntry.of(head, digest)
+
+
+def write_store(folder: Path, volumes) -> Path:
+    """A store of arrays (n, H, W), keyed 0000.., 0001.. ."""
+    entries = [
+        write_volume(folder / "volumes", volume, f"{i:016x}", patient=f"{i // 2:016x}")
+        for i, volume in enumerate(volumes)
+    ]
+    write_index(folder, entries, {"modality": "CT"}, {}, "origin")
+    return folder
