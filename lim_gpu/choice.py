@@ -40,6 +40,7 @@ def choose(unit: Unit, volumes: Sequence[Volume], request: Request, engine: Stor
         volumes=[[entry.key, entry.shape[0]] for entry in unit.volumes],
         z=z,
         kept=choice.kept.tolist(),
+        ranked=engine is not None and request.rule == "greedy",
         dropped=choice.dropped.tolist(),
         removal_similarity=choice.removal_similarity.tolist(),
         covered_by=choice.covered_by.tolist(),

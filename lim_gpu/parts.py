@@ -25,7 +25,8 @@ class UnitResult:
     volumes             [key, number of slices] of each volume, in order
     z                   mm along the normal, a value a slice
     kept                sorted indices that stay
-    dropped             the whole removal sequence (n - 1), beyond the stop too; empty where the rule has none
+    ranked              whether the rule has a removal sequence
+    dropped             that sequence (n - 1), beyond the stop too
     removal_similarity  similarity of the pair that removed each, in the order of `dropped`
     covered_by          nearest kept slice of every slice, ties to the lowest index, itself if kept
     similarity          to that slice; None for methods that compare nothing
@@ -39,6 +40,7 @@ class UnitResult:
     volumes: list[list[Any]]
     z: list[float]
     kept: list[int]
+    ranked: bool
     dropped: list[int]
     removal_similarity: list[float]
     covered_by: list[int]
@@ -56,7 +58,7 @@ class UnitResult:
         kept[self.kept] = True
         rank = np.full(len(places), -1, dtype=np.int64)
         rank[self.dropped] = np.arange(len(self.dropped))
-        if len(self.dropped) == len(places) - 1:  # one survivor: it is the last of the sequence
+        if self.ranked and len(self.dropped) == len(places) - 1:  # one survivor: it is the last of the sequence
             rank[rank < 0] = len(self.dropped)
         similarity = np.array(self.similarity, dtype=np.float32)
         result, start = [], 0

@@ -205,7 +205,10 @@ class VolumeWriter:
         try:
             yield
         except (OSError, RuntimeError) as error:  # HDF5 raises either
-            raise LimGpuError(f"{self.path}: cannot be written: {error}. Free some disk space and run again") from error
+            cause = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).split("\n", 1)[0]
+            raise LimGpuError(
+                f"{self.path}: cannot be written ({cause}). Free some disk space and run again"
+            ) from error
 
 
 def _filters(compression: str | None) -> dict[str, Any]:

@@ -196,9 +196,8 @@ def test_similarity_writes_an_array_and_a_picture(folder, tmp_path):
     assert matrix.shape == (14, 14)
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, matrix.T)
-    result = lim_gpu(
-        "similarity", folder / "slices", "0", "--method", "hash", "--keep", "0.2", "-o", tmp_path / "m.png", "--device", "cpu"
-    )  # fmt: skip
+    options = ("--method", "hash", "--keep", "0.2", "--device", "cpu")
+    result = lim_gpu("similarity", folder / "slices", "0", *options, "-o", tmp_path / "m.png")
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "m.png").size[0] > 800
     fails(lim_gpu("similarity", folder / "slices", "0", "--method", "ssim", "-o", tmp_path / "m.npy"), 2, "--overwrite")

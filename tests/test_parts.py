@@ -15,6 +15,7 @@ RESULT = UnitResult(
     volumes=[["a" * 16, 2], ["b" * 16, 1]],
     z=[0.0, 1.5, -3.25],
     kept=[0],
+    ranked=True,
     dropped=[2, 1],
     removal_similarity=[float(np.float32(0.9)), 0.5],
     covered_by=[0, 0, 0],
