@@ -19,8 +19,8 @@ from lim_gpu.progress import Reporter, one_line
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled like Ctrl-C, with exit code 143."""
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt no Exception, but not one either: click would turn that into Abort."""
 
 
 @dataclass

@@ -71,24 +71,21 @@ class Intensity:
             return slices
         if slices.dtype != np.int16:
             raise InputError(f"slices of {slices.dtype} have no HU. Give int16 (HU) or uint8 (grey values)")
-        out = np.empty(slices.shape, dtype=np.uint8)
-        if self.limits is not None and slices.size:
-            table = _table(int(slices.min()), int(slices.max()), self.limits)
-            np.take(table, slices.astype(np.int32) - int(slices.min()), out=out)
-            return out
-        for pixels, mapped in zip(slices, out, strict=True):
-            low, high = int(pixels.min()), int(pixels.max())
-            np.take(_table(low, high, (low, high)), pixels.astype(np.int32) - low, out=mapped)
-        return out
+        mapped = np.empty(slices.shape, dtype=np.uint8)
+        for pixels, out in zip(slices, mapped, strict=True):
+            low, high = self.limits or (int(pixels.min()), int(pixels.max()))
+            out[...] = _scale(pixels, low, high) if low < high else 0
+        return mapped
 
 
-def _table(first: int, last: int, limits: tuple[float, float]) -> NDArray[np.uint8]:
-    """u8 of every whole value first..last: an int16 slice needs the float64 formula once a value, not once a pixel."""
-    low, high = limits
-    if low == high:
-        return np.zeros(last - first + 1, dtype=np.uint8)
-    values = np.clip(np.arange(first, last + 1, dtype=np.float64), low, high)
-    return np.rint((values - low) / (high - low) * 255).astype(np.uint8)
+def _scale(pixels: NDArray[np.int16], low: float, high: float) -> NDArray[np.float64]:
+    """low..high to whole numbers 0..255, step by step in one array: faster than a table of all values."""
+    values = pixels.astype(np.float64)
+    np.clip(values, low, high, out=values)
+    values -= low
+    values /= high - low
+    values *= 255
+    return np.rint(values, out=values)
 
 
 def _two_numbers(text: str, separator: str, complaint: str) -> tuple[float, float]:

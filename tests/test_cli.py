@@ -189,18 +189,17 @@ def test_config_file_and_the_command_line_wins(folder, tmp_path):
 
 
 def test_similarity_writes_an_array_and_a_picture(folder, tmp_path):
-    options = ("--method", "hash", "--keep", "0.2", "--device", "cpu")
-    result = lim_gpu("similarity", folder / "slices", "0", *options, "-o", tmp_path / "m.png")
+    start = ("similarity", folder / "slices", "0", "--device", "cpu", "--method")
+    result = lim_gpu(*start, "ssim", "-o", tmp_path / "m.npy")
     assert result.returncode == 0, result.stderr
     matrix = np.load(tmp_path / "m.npy")
     assert matrix.shape == (14, 14)
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, matrix.T)
-    options = ("--method", "hash", "--keep", "0.2", "--device", "cpu")
-    result = lim_gpu("similarity", folder / "slices", "0", *options, "-o", tmp_path / "m.png")
+    result = lim_gpu(*start, "hash", "--keep", "0.2", "-o", tmp_path / "m.png")
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "m.png").size[0] > 800
-    fails(lim_gpu("similarity", folder / "slices", "0", "--method", "ssim", "-o", tmp_path / "m.npy"), 2, "--overwrite")
+    fails(lim_gpu(*start, "ssim", "-o", tmp_path / "m.npy"), 2, "--overwrite")
 
 
 def test_write_copies_the_kept_slices_into_a_new_store(folder, tmp_path):
@@ -235,19 +234,8 @@ def test_a_bad_source_is_named_and_the_rest_goes_on(tmp_path):
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, code):
     many = make_store(tmp_path, tuple(("chest", 12, 64, 64) for _ in range(60)))
-    command = [
-        sys.executable,
-        "-m",
-        "lim_gpu.cli",
-        "reduce",
-        str(many),
-        "--method",
-        "hash",
-        "--device",
-        "cpu",
-        "-o",
-        str(tmp_path / "s.csv"),
-    ]
+    options = ("--method", "hash", "--device", "cpu", "-o", str(tmp_path / "s.csv"))
+    command = [sys.executable, "-m", "lim_gpu.cli", "reduce", str(many), *options]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "s.parts"
     while child.poll() is None and len(list(parts.glob("[0-9a-f]*.json"))) < 3:

@@ -47,6 +47,8 @@ def similarity_matrix(
     """
     if method not in METHODS:
         raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
+    if not 2 <= bins <= 256:
+        raise UsageError(f"bins {bins} is outside 2..256")
     tensor = as_tensor(slices)
     place = tensor.device if device == "auto" and tensor.is_cuda else resolve_device(device)
     tensor, extent = _checked(tensor.to(place), data_range)
@@ -195,9 +197,9 @@ def _cpu(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], 
         from lim_gpu.similarity.mi import mi_matrix
 
         return lambda t: torch.from_numpy(mi_matrix(t.numpy(), bins))
-    from lim_gpu.similarity.hash import dhash, matrix_of_hashes
+    from lim_gpu.similarity.hash import hash_matrix
 
-    return lambda t: torch.from_numpy(matrix_of_hashes(dhash(t.numpy())))
+    return lambda t: torch.from_numpy(hash_matrix(t.numpy()))
 
 
 def _cuda(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], torch.Tensor]:

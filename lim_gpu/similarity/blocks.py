@@ -13,7 +13,10 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
+ALIGNMENT = 64  # bytes, a cache line: an AVX-512 load that crosses two costs double
+SHARES = 4  # of the work a thread, so that unequal shares even out
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` that releases the GIL, divides like NumPy and caches its code where a cache can be written."""
@@ -28,10 +31,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-ALIGNMENT = 64  # bytes, a cache line: an AVX-512 load that crosses two costs double
-
-
-def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     """Zeros that begin at a cache line."""
     count = math.prod(shape)
     memory = np.zeros(count * np.dtype(dtype).itemsize + ALIGNMENT, np.uint8)
@@ -57,10 +57,18 @@ def thread_count() -> int:
     return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
-def pair_blocks(n: int, size: int) -> np.ndarray:
+def pair_blocks(n: int, size: int) -> NDArray[np.int64]:
     """Corners (i, j) of the blocks of `size` x `size` pairs that cover the upper triangle of n x n: int64 (blocks, 2)."""
-    starts = range(0, n, size)
-    return np.array([(i, j) for i in starts for j in starts if j >= i], dtype=np.int64).reshape(-1, 2)
+    return np.stack(np.triu_indices(-(-n // size)), axis=1) * size
+
+
+def symmetric(upper: NDArray[np.float64], low: float, high: float, diagonal: float) -> NDArray[np.float32]:
+    """The float32 (n, n) matrix of a strictly upper triangle, clamped, its diagonal set by definition."""
+    matrix = upper.astype(np.float32)
+    matrix += matrix.T.copy()
+    np.clip(matrix, low, high, out=matrix)
+    np.fill_diagonal(matrix, diagonal)
+    return matrix
 
 
 class Threads:
@@ -77,9 +85,9 @@ class Threads:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
-    def run(self, function: Callable[..., Any], items: Sequence[Any] | np.ndarray, *arguments: Any) -> None:
+    def run(self, function: Callable[..., Any], items: Sequence[Any] | NDArray[Any], *arguments: Any) -> None:
         """Call `function(share, *arguments)` for shares of `items` and wait for all."""
-        shares = min(len(items), 4 * self.count)  # four a thread even out unequal shares
+        shares = min(len(items), SHARES * self.count)
         if self._pool is None or shares < 2:
             function(items, *arguments)
             return

@@ -1,45 +1,60 @@
-"""HASH: the 64-bit difference hash of imagehash 4 (9 x 8, Lanczos) and its Hamming distance; similarity 1 - bits/64.
+"""HASH: the 64-bit difference hash (Krawetz 2013, as imagehash 4 `dhash`, hash_size 8) and Hamming distances.
 
-A slice shrinks to 9 x 8 with Pillow's Lanczos filter; a bit is set where the right neighbour is brighter; rows from top
-to bottom, the first bit the most significant. (Wolf et al. 2024, section 2.1; imagehash.dhash.)
+The slice is resampled to 9 x 8 by Pillow's Lanczos filter; a bit is set where a pixel is brighter than its left neighbour.
+Here Pillow itself resamples, so the bits are imagehash's by construction; the CUDA kernel repeats its fixed-point arithmetic.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lim_gpu.similarity.blocks import thread_count
+from lim_gpu.similarity.blocks import Threads, compiled
 
-WIDTH, HEIGHT = 9, 8
-BITS = (WIDTH - 1) * HEIGHT
-ROWS = 256  # rows of the distance matrix at a time: the 64-bit differences of all would be 8 n² bytes
+SIDE = 8  # bits a row, and rows
+BITS = SIDE * SIDE
 
 
 def dhash(slices: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Hashes (n,) of slices (n, H, W), any H, W >= 1; bit for bit those of imagehash, by Pillow's own resampling."""
-    if len(slices) < 2:
-        return np.array([_dhash_one(pixels) for pixels in slices], dtype=np.uint64)
-    with ThreadPoolExecutor(thread_count()) as pool:  # Pillow resamples without the GIL
-        return np.array(list(pool.map(_dhash_one, slices)), dtype=np.uint64)
-
-
-def _dhash_one(pixels: NDArray[np.uint8]) -> int:
-    small = np.asarray(Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS))
-    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
+    """Difference hashes (n,) of slices (n, H, W), any H, W >= 1; `f"{h:016x}"` is imagehash's text."""
+    hashes = np.empty(len(slices), ">u8")
+    with Threads() as pool:
+        pool.run(_hash, np.arange(len(slices)), slices, hashes)
+    return hashes.astype(np.uint64)
 
 
 def hamming_matrix(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Distances (n, n) in bits, 0..64, of hashes (n,)."""
-    distances = np.empty((len(hashes), len(hashes)), dtype=np.uint8)
-    for start in range(0, len(hashes), ROWS):
-        np.bitwise_count(hashes[start : start + ROWS, None] ^ hashes[None], out=distances[start : start + ROWS])
+    """Differing bits of every pair of hashes (n,), uint8 (n, n), 0..64."""
+    distances = np.empty((len(hashes), len(hashes)), np.uint8)
+    with Threads() as pool:
+        pool.run(_hamming, np.arange(len(hashes)), hashes, distances)
     return distances
 
 
 def matrix_of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """Similarities (n, n), 1 - bits/64 in [0, 1]: exact in float32."""
-    return np.float32(1) - hamming_matrix(hashes) / np.float32(BITS)
+    """Similarities 1 - distance / 64 of hashes (n,), float32 (n, n) in [0, 1]: exact, so thresholds in bits stay exact."""
+    of_distance = 1 - np.arange(BITS + 1, dtype=np.float32) / BITS
+    return of_distance[hamming_matrix(hashes)]
+
+
+def _hash(share: NDArray[np.int64], slices: NDArray[np.uint8], hashes: NDArray[Any]) -> None:
+    for i in share:  # Pillow resamples without the GIL
+        small = np.asarray(Image.fromarray(slices[i]).resize((SIDE + 1, SIDE), Image.Resampling.LANCZOS))
+        hashes[i] = np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0]
+
+
+@compiled()
+def _hamming(share, hashes, distances):  # type: ignore[no-untyped-def]
+    """Set bits of the exclusive or, summed in ever wider fields of the word; LLVM makes it one instruction where it can."""
+    pairs, quads, bytes_ = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+    ones, two, four = np.uint64(0x0101010101010101), np.uint64(2), np.uint64(4)
+    for i in share:
+        for j in range(len(hashes)):
+            v = hashes[i] ^ hashes[j]
+            v -= (v >> np.uint64(1)) & pairs
+            v = (v & quads) + ((v >> two) & quads)
+            v = (v + (v >> four)) & bytes_
+            distances[i, j] = (v * ones) >> np.uint64(56)

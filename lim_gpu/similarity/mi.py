@@ -1,124 +1,142 @@
-"""MI: Studholme's normalized mutual information (H(X) + H(Y)) / H(X, Y) (Studholme et al. 1998), 100 bins.
+"""Normalized mutual information (Studholme et al. 1999, Pattern Recognition 32:71): (H(X) + H(Y)) / H(X, Y), in [1, 2].
 
-Each slice is binned over its own minimum..maximum with NumPy's edges, so the joint counts are those of scikit-image's
-normalized_mutual_information. Two constant slices: 2 by definition.
+Each slice is binned over its own minimum..maximum with NumPy's edges, so that the joint counts equal those of
+scikit-image's normalized_mutual_information exactly. Two constant slices: 2 by definition.
 
-How it is fast. Bin numbers belong to a slice and are computed once. One slice meets several others at a time, so that
-consecutive increments go to different histograms: an increment of a counter that was just written waits for that write.
+A pair costs one joint histogram. Bin numbers and marginal entropies belong to a slice and are computed once. One slice
+meets four others at a time: an increment waits for the one before it when both meet in one bin, and CT falls into few.
+
+Entropies come from counts, in units of 1 / N: N H = N log N - sum of c log c over the bins, each c log c taken from a table of
+integers (fixed point). Integer sums have no order, so the value of a pair depends on its counts alone, and the entropy of a constant slice is
+exactly 0.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import UsageError
-from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.similarity.blocks import Threads, compiled, pair_blocks, symmetric
 
 BINS = 100
-GROUP = 4  # joint histograms at a time: 160 KiB at 100 bins
+MAX_BINS = 256  # a bin number is a byte
+BLOCK = 8  # slices; two blocks of bin numbers take 4 MiB
+AT_ONCE = 4
 
 
 def mi_matrix(slices: NDArray[Any], bins: int = BINS) -> NDArray[np.float32]:
-    """NMI of every pair of slices (n, H, W), uint8 or float32, as float32 (n, n) in [1, 2]; 2 on the diagonal."""
-    numbers = bin_numbers(slices, bins)
-    n = len(numbers)
-    numbers = numbers.reshape(n, -1)
-    table = count_log_count(numbers.shape[1])
-    entropies = np.array([_entropy(np.bincount(own, minlength=bins), table) for own in numbers])
-    matrix = np.full((n, n), 2, dtype=np.float64)
+    """Normalized mutual information of every pair of slices (n, H, W), float32 (n, n) in [1, 2], 2 on the diagonal.
+
+    A pair's value depends on its two slices alone: not on n, on the order of the slices or on the number of threads.
+    """
+    n = len(slices)
+    numbers = bin_numbers(slices, bins).reshape(n, -1)
+    table = _c_log_c(numbers.shape[1])
+    entropies, upper = np.empty(n, np.int64), np.zeros((n, n))
     with Threads() as pool:
-        rows = np.arange(n - 1)
-        rows = rows[np.argsort(rows % (4 * pool.count), kind="stable")]  # every share gets long rows and short ones
-        pool.run(_rows, rows, numbers, bins, table, entropies, matrix)
-    upper = np.triu(np.clip(matrix, 1, 2), 1)
-    return (upper + upper.T + 2 * np.eye(n)).astype(np.float32)
+        pool.run(_marginal_entropies, np.arange(n), numbers, table, entropies)
+        pool.run(_fill_pairs, pair_blocks(n, BLOCK), numbers, bins, table, entropies, upper)
+    return symmetric(upper, 1, 2, diagonal=2)
 
 
 def mi_pair(x: NDArray[Any], y: NDArray[Any], bins: int = BINS) -> float:
-    """NMI of two slices (H, W) in float64."""
-    first, second = (own.ravel().astype(np.int64) for own in bin_numbers(np.stack([x, y]), bins))
-    table = count_log_count(first.size)
-    joint = np.bincount(first * bins + second, minlength=bins * bins)
-    return normalized(
-        _entropy(np.bincount(first, minlength=bins), table),
-        _entropy(np.bincount(second, minlength=bins), table),
-        _entropy(joint, table),
-    )
+    """Normalized mutual information of two slices (H, W) in float64."""
+    a, b = bin_numbers(np.stack([x, y]), bins).reshape(2, -1)
+    joint = np.bincount(a.astype(np.intp) * bins + b, minlength=bins * bins).reshape(bins, bins)
+    h_x, h_y, h_xy = (_entropy(counts) for counts in (joint.sum(1), joint.sum(0), joint))
+    return min(max((h_x + h_y) / h_xy, 1.0), 2.0) if h_xy > 0 else 2.0
 
 
 def bin_numbers(slices: NDArray[Any], bins: int = BINS) -> NDArray[np.uint8]:
-    """The bin 0..bins-1 of every pixel of slices (n, H, W), by NumPy's own edges. UsageError unless 2..256 bins."""
-    if not 2 <= bins <= 256:
-        raise UsageError(f"bins {bins} is outside 2..256")
-    out = np.empty(slices.shape, dtype=np.uint8)
-    for pixels, numbers in zip(slices, out, strict=True):
-        edges = bin_edges(pixels, bins)
-        if pixels.dtype == np.uint8:
-            np.take(_bins_of(np.arange(256, dtype=np.uint8), edges), pixels, out=numbers)
-        else:
-            numbers[...] = _bins_of(pixels, edges)
-    return out
+    """The bin of every pixel of slices (n, H, W), uint8, by the edges that numpy.histogramdd gives for each slice.
+
+    Raises UsageError unless there are 2..256 bins.
+    """
+    if not 2 <= bins <= MAX_BINS:
+        raise UsageError(f"bins {bins} is outside 2..{MAX_BINS}")
+    numbers = np.empty(slices.shape, np.uint8)
+    with Threads() as pool:
+        pool.run(_number, np.arange(len(slices)), slices, bins, numbers)
+    return numbers
 
 
-def bin_edges(pixels: NDArray[Any], bins: int) -> NDArray[Any]:
-    """The edges (bins + 1,) that `numpy.histogramdd` takes for these pixels: they depend on minimum and maximum alone."""
-    ends = np.array([[pixels.min()], [pixels.max()]], dtype=pixels.dtype)
-    return np.histogramdd(ends, bins=[bins])[1][0]
-
-
-def _bins_of(values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.uint8]:
-    """As histogramdd: the last edge belongs to the last bin."""
-    bins = len(edges) - 1
-    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1).astype(np.uint8)
-
-
-def count_log_count(total: int) -> NDArray[np.float64]:
-    """c log c for c = 0..total, float64: with it an entropy is log N - sum(c log c) / N."""
-    counts = np.arange(total + 1, dtype=np.float64)
-    return counts * np.log(np.maximum(counts, 1))
-
-
-def normalized(first: float, second: float, joint: float) -> float:
-    """(H(X) + H(Y)) / H(X, Y) in [1, 2]; 2 where there is no entropy at all."""
-    return min(2.0, max(1.0, (first + second) / joint)) if joint > 0 else 2.0
-
-
-def _entropy(counts: NDArray[np.int64], table: NDArray[np.float64]) -> float:
-    total = len(table) - 1
-    return float(np.log(total) - table[counts].sum() / total) if counts.max() < total else 0.0
-
-
-@compiled()
-def _count(numbers, i, start, bins, joint):  # type: ignore[no-untyped-def]
-    """Joint histograms of slice i with start, start + 1, ...; past the end the last slice is counted again."""
-    joint[:] = 0
-    last = len(numbers) - 1
-    a, b, c, d = joint[0], joint[1], joint[2], joint[3]
-    x, y0, y1 = numbers[i], numbers[start], numbers[min(start + 1, last)]
-    y2, y3 = numbers[min(start + 2, last)], numbers[min(start + 3, last)]
-    for p in range(len(x)):
-        row = np.uint32(x[p]) * np.uint32(bins)
-        a[row + y0[p]] += np.uint32(1)
-        b[row + y1[p]] += np.uint32(1)
-        c[row + y2[p]] += np.uint32(1)
-        d[row + y3[p]] += np.uint32(1)
-
-
-@compiled()
-def _rows(share, numbers, bins, table, entropies, matrix):  # type: ignore[no-untyped-def]
-    """Fill row i of `matrix` right of the diagonal, for every i of `share`."""
-    n, pixels = numbers.shape
-    log_total = np.log(pixels)
-    joint = np.zeros((GROUP, bins * bins), np.uint32)
+def _number(share: NDArray[np.int64], slices: NDArray[Any], bins: int, numbers: NDArray[np.uint8]) -> None:
     for i in share:
-        for start in range(i + 1, n, GROUP):
-            _count(numbers, i, start, bins, joint)
-            for j in range(start, min(start + GROUP, n)):
-                total = 0.0
-                for count in joint[j - start]:
-                    total += table[count]
-                if entropies[i] > 0 or entropies[j] > 0:
-                    matrix[i, j] = (entropies[i] + entropies[j]) / (log_total - total / pixels)
+        pixels = slices[i]
+        ends = np.array([[pixels.min()], [pixels.max()]])  # one dimension, in the dtype of the slices as for NumPy
+        edges = np.histogramdd(ends, bins=bins)[1][0]
+        if pixels.dtype == np.uint8:
+            numbers[i] = _place(edges, np.arange(256, dtype=np.uint8))[pixels]
+        else:
+            numbers[i] = _place(edges, pixels)
+
+
+def _place(edges: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
+    """The 0-based bin of each value as in numpy.histogramdd: half-open, the last one closed."""
+    return np.searchsorted(edges, values, side="right") - (values == edges[-1]) - 1
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    """Shannon entropy in nats."""
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def _c_log_c(pixels: int) -> NDArray[np.int64]:
+    """c log c for c = 0 .. pixels, int64, in the finest fixed point whose sums cannot overflow."""
+    counts = np.arange(pixels + 1, dtype=np.float64)
+    values = counts * np.log(np.maximum(counts, 1))
+    return np.rint(values * 2.0 ** (61 - math.ceil(math.log2(max(values[-1], 1))))).astype(np.int64)
+
+
+@compiled()
+def _marginal_entropies(share, numbers, table, entropies):  # type: ignore[no-untyped-def]
+    for i in share:
+        counts = np.zeros(256, np.int64)
+        for number in numbers[i]:
+            counts[number] += 1
+        entropies[i] = table[-1] - table[counts].sum()
+
+
+@compiled()
+def _fill_pairs(share, numbers, bins, table, entropies, upper):  # type: ignore[no-untyped-def]
+    """upper[i, j] for the pairs i < j of the blocks in `share`."""
+    n = len(numbers)
+    joint = np.zeros((AT_ONCE, bins * bins), np.uint32)
+    for b in range(len(share)):
+        for i in range(share[b, 0], min(share[b, 0] + BLOCK, n)):
+            stop = min(share[b, 1] + BLOCK, n)
+            for first in range(max(share[b, 1], i + 1), stop, AT_ONCE):
+                _count(numbers, i, first, stop - 1, bins, joint)
+                for k in range(min(AT_ONCE, stop - first)):
+                    entropy = table[-1] - _sum_and_clear(joint[k], table)
+                    both = entropies[i] + entropies[first + k]
+                    upper[i, first + k] = both / entropy if entropy > 0 else 2.0
+                joint[stop - first :] = 0
+
+
+@compiled()
+def _count(numbers, i, first, last, bins, joint):  # type: ignore[no-untyped-def]
+    """Joint histograms of slice i against first .. first + 3, the last slice standing in for those beyond it."""
+    x, a, b = numbers[i], numbers[first], numbers[min(first + 1, last)]
+    c, d = numbers[min(first + 2, last)], numbers[min(first + 3, last)]
+    in_a, in_b, in_c, in_d = joint[0], joint[1], joint[2], joint[3]
+    for p in range(len(x)):
+        row = x[p] * bins
+        in_a[row + a[p]] += 1
+        in_b[row + b[p]] += 1
+        in_c[row + c[p]] += 1
+        in_d[row + d[p]] += 1
+
+
+@compiled()
+def _sum_and_clear(counts, table):  # type: ignore[no-untyped-def]
+    total = 0
+    for k in range(len(counts)):
+        total += table[counts[k]]
+        counts[k] = 0
+    return total

@@ -19,49 +19,46 @@ formula. Slices are cut into tiles that stay in cache, and blocks of slices meet
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
-from lim_gpu.similarity.blocks import Threads, aligned, compiled, pair_blocks, scratch
+from lim_gpu.similarity.blocks import Threads, aligned, compiled, pair_blocks, scratch, symmetric
 
 RADIUS, SIGMA, K1, K2 = 5, 1.5, 0.01, 0.03
 WINDOW = 2 * RADIUS + 1
 
-ROWS, COLUMNS = 16, 128  # of a tile: 32 KiB a slice with its fields
-BLOCK = 8  # slices: two blocks take half of a 1 MiB L2 cache
+ROWS, COLUMNS = 16, 256  # of a tile: 60 KiB a slice with its fields
+BLOCK = 4  # slices: two blocks and the scratch fit in an L2 cache of 1 MiB
 LANES = 16  # float32 in an AVX-512 register; tile widths are multiples
 
 
-def gaussian() -> np.ndarray:
+def gaussian() -> NDArray[np.float64]:
     """The 11 weights of one axis, float64, sum 1."""
     weights = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
     return weights / weights.sum()
 
 
-def ssim_matrix(slices: np.ndarray, data_range: float) -> np.ndarray:
+def ssim_matrix(slices: NDArray[Any], data_range: float) -> NDArray[np.float32]:
     """SSIM of every pair of slices (n, H, W), uint8 or float32, as float32 (n, n) in [-1, 1], ones on the diagonal.
 
     A pair's value depends on its two slices alone: not on n, on the order of the slices or on the number of threads.
     """
-    n = len(slices)
-    matrix = np.ones((n, n), np.float32)
-    i, j = np.triu_indices(n, 1)
-    matrix[i, j] = np.clip(_means(slices, pair_blocks(n, BLOCK), data_range, np.float32)[i, j], -1, 1)
-    matrix[j, i] = matrix[i, j]
-    return matrix
+    return symmetric(_upper(slices, data_range, np.float32), -1, 1, diagonal=1)
 
 
-def ssim_pair(x: np.ndarray, y: np.ndarray, data_range: float) -> float:
+def ssim_pair(x: NDArray[Any], y: NDArray[Any], data_range: float) -> float:
     """SSIM of two slices (H, W) in float64."""
-    pair = np.stack([x, y])
-    return float(np.clip(_means(pair, pair_blocks(2, BLOCK), data_range, np.float64, threads=1)[0, 1], -1, 1))
+    pair = np.stack([x, y]).astype(np.float64)
+    return float(np.clip(_upper(pair, data_range, np.float64, threads=1)[0, 1], -1, 1))
 
 
-def _means(
-    slices: np.ndarray, blocks: np.ndarray, data_range: float, dtype: type[np.floating], threads: int | None = None
-) -> np.ndarray:
-    """Mean SSIM of the pairs in `blocks`, float64 (n, n), upper triangle, computed in `dtype`."""
+def _upper(
+    slices: NDArray[Any], data_range: float, dtype: type[np.floating], threads: int | None = None
+) -> NDArray[np.float64]:
+    """SSIM of the pairs i < j, computed in `dtype`, as a float64 upper triangle (n, n)."""
     n, height, width = slices.shape
     if min(height, width) < WINDOW:
         raise InputError(f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
@@ -73,7 +70,7 @@ def _means(
     tail = np.cumsum(gaussian()[::-1])[:RADIUS][::-1].astype(dtype)  # tail[m - 1] = w[m] + ... + w[5]
     x = aligned((tiles, n, ROWS + 2 * RADIUS, columns + LANES), dtype)
     deviation, variance = aligned((2, tiles, n, ROWS, columns), dtype)
-    totals = np.zeros((n, n))
+    blocks, totals = pair_blocks(n, BLOCK), np.zeros((n, n))
     with Threads(threads) as pool:
         for top in range(0, inner_height, ROWS):
             pool.run(_prepare, np.arange(n), slices, top, dtype(scale), tail, c2, x, deviation, variance)

@@ -1,0 +1,195 @@
+"""One volume from its sources into the store. Runs in a child process, which a damaged stream may take down alone."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lim_gpu.errors import InputError
+from lim_gpu.ingest.geometry import place
+from lim_gpu.ingest.nifti import nifti_slices
+from lim_gpu.ingest.part10 import open_dicom, text
+from lim_gpu.ingest.pictures import decode_picture
+from lim_gpu.ingest.pixels import decode
+from lim_gpu.ingest.plan import SliceSource, VolumePlan
+from lim_gpu.ingest.records import Decoded, SourceError
+from lim_gpu.store import write_sources
+from lim_gpu.volume_file import VolumeHeader, VolumeWriter
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a child must know beside the plan."""
+
+    store: Path
+    assume_hu: bool
+    skip_bad_slices: bool
+    keep_identifiers: bool
+    compression: str | None
+    threads: int = 1  # that decode ahead of the writing, in each child
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A volume in the store; `lost` are its slices that are not: path and reason."""
+
+    header: VolumeHeader
+    digest: str
+    lost: list[tuple[str, SourceError]]
+
+
+def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
+    """Write the volume, its slices one at a time, and the private list of its sources.
+
+    `ticks` is a file that grows by a byte with every slice, for the parent's progress bar. Raises `InputError` that
+    names the first bad slice; with `skip_bad_slices` the volume goes on without them and records the loss.
+    """
+    counts: Counter[str] = Counter()
+    bad: list[tuple[int, SourceError]] = []
+    try:
+        folder = settings.store / "volumes"
+        with VolumeWriter(folder, plan.key, *plan.shape, plan.dtype, settings.compression) as writer:
+            for index, decoded in enumerate(_slices(plan, settings)):
+                _tick(ticks)
+                error = decoded if isinstance(decoded, SourceError) else _contradiction(decoded, plan)
+                if error is not None:
+                    bad.append((index, error))
+                elif isinstance(decoded, Decoded) and (settings.skip_bad_slices or not bad):
+                    writer.append(decoded.pixels)
+                    counts += decoded.counts
+            return _finish(writer, plan, settings, counts, bad)
+    except SourceError as error:
+        raise InputError(f"{plan.path}: {error}") from None
+
+
+def _finish(
+    writer: VolumeWriter,
+    plan: VolumePlan,
+    settings: Settings,
+    counts: Counter[str],
+    bad: list[tuple[int, SourceError]],
+) -> Converted:
+    lost = [(plan.slices[index].path, error) for index, error in bad]
+    if bad and (not settings.skip_bad_slices or len(bad) == len(plan.slices)):
+        path, reason = lost[0]
+        remedy = "" if settings.skip_bad_slices else ". --skip-bad-slices takes the volume without"
+        raise InputError(f"{path}: {reason} ({len(bad)} bad of {len(plan.slices)} slices{remedy})")
+    rest = plan.without([(index, error.cause) for index, error in bad]) if bad else plan
+    header, z = _header(rest, counts, settings.keep_identifiers)
+    write_sources(settings.store, plan.key, [source.row() for source in rest.slices])
+    return Converted(header, writer.finish(header, z), lost)
+
+
+def _contradiction(decoded: Decoded, plan: VolumePlan) -> SourceError | None:
+    if decoded.pixels.shape == (plan.rows, plan.columns) and decoded.pixels.dtype == plan.dtype:
+        return None
+    return SourceError("changed while it was read", "run the command again")
+
+
+def _tick(path: Path) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(handle, b".")
+    finally:
+        os.close(handle)
+
+
+def _slices(plan: VolumePlan, settings: Settings) -> Iterator[Decoded | SourceError]:
+    if plan.nifti is not None:
+        yield from nifti_slices(plan.nifti, settings.store / "volumes")
+    elif plan.kind == "image":
+        yield from _ahead(partial(_picture, sixteen_bit=plan.dtype == "int16"), plan.slices, settings.threads)
+    elif len(plan.files) == len(plan.slices):
+        yield from _ahead(partial(_dicom_slice, assume_hu=settings.assume_hu), plan.slices, settings.threads)
+    else:
+        for path, sources in groupby(plan.slices, key=lambda source: source.path):
+            yield from _dicom_frames(path, list(sources), settings.assume_hu)
+
+
+def _ahead(
+    decode_one: Callable[[SliceSource], Decoded | SourceError], sources: Iterable[SliceSource], threads: int
+) -> Iterator[Decoded | SourceError]:
+    """Decode in threads while the slices before are written; twice as fast for uncompressed files. Keeps the order."""
+    waiting: deque[Future[Decoded | SourceError]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for source in sources:
+            waiting.append(pool.submit(decode_one, source))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _picture(source: SliceSource, sixteen_bit: bool) -> Decoded | SourceError:
+    try:
+        return decode_picture(source.path, sixteen_bit)
+    except SourceError as error:
+        return error
+
+
+def _dicom_slice(source: SliceSource, assume_hu: bool) -> Decoded | SourceError:
+    (decoded,) = _dicom_frames(source.path, [source], assume_hu)
+    return decoded
+
+
+def _dicom_frames(path: str, sources: list[SliceSource], assume_hu: bool) -> Iterator[Decoded | SourceError]:
+    """The wanted frames of one file, which is opened once."""
+    done = 0
+    try:
+        with open_dicom(path) as file:
+            if text(file.header, "SOPInstanceUID") != sources[0].sop:
+                raise SourceError("changed while it was read", "run the command again")
+            for source in sources:
+                try:
+                    result: Decoded | SourceError = decode(file, source.frame, assume_hu)
+                except SourceError as error:
+                    result = error
+                done += 1
+                yield result
+    except (SourceError, OSError) as error:
+        reason = error if isinstance(error, SourceError) else SourceError("cannot be read", error.strerror or "")
+        yield from [reason] * (len(sources) - done)
+
+
+def _header(plan: VolumePlan, counts: Counter[str], keep_identifiers: bool) -> tuple[VolumeHeader, np.ndarray]:
+    placement = place(plan.plane, [source.position for source in plan.slices])
+    seen: dict[str, Any] = {kind: counts[kind] for kind in ("colour", "transparent") if counts[kind]}
+    header = VolumeHeader(
+        key=plan.key,
+        patient=plan.patient,
+        name=plan.name if keep_identifiers else "",
+        source=plan.kind,
+        modality=plan.modality,
+        shape=plan.shape,
+        dtype=plan.dtype,
+        unit=plan.unit,
+        spacing=placement.spacing,
+        affine=placement.affine,
+        orientation=placement.orientation,
+        photometric=plan.photometric,
+        transfer_syntax=plan.transfer_syntax,
+        padding=counts["padding"],
+        clamped=counts["clamped"],
+        defects=plan.defects | (placement.defects if plan.kind != "image" else {}) | seen,
+        fingerprint=plan.fingerprint,
+    )
+    return header, np.array(placement.z, dtype=np.float64)
+
+
+def pixel_digests(sources: list[SliceSource], assume_hu: bool) -> list[str]:
+    """SHA-256 of the decoded pixels of DICOM frames, "" for what cannot be decoded (in a child process)."""
+    result = []
+    for source in sources:
+        decoded = _dicom_slice(source, assume_hu)
+        result.append(sha256(decoded.pixels.tobytes()).hexdigest() if isinstance(decoded, Decoded) else "")
+    return result

@@ -1,0 +1,157 @@
+"""DICOM headers: one file to the frames it holds, or to the reason why it holds none for us. Runs in a child process.
+
+No pixel is decoded; but that the file holds all of them is checked, so that a cut file is found before the work.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydicom.dataset import Dataset
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from lim_gpu.ingest.geometry import normal, orthonormal
+from lim_gpu.ingest.part10 import SPLITS, DicomFile, number, numbers, open_dicom, required, text, texts, whole
+from lim_gpu.ingest.pixels import check_pixels, missing_decoder, rescale
+from lim_gpu.ingest.records import BrokenInstance, Content, Counted, Found, Frame, Instance, SeriesId, SourceError
+from lim_gpu.volume_file import MAX_SIDE, MAX_SLICES
+
+# Modalities whose objects are no images of a stack, whatever pixels they hold (PS3.3 C.7.3.1.1.1).
+NOT_IMAGES = """
+    ASMT AU DOC ECG EPS FID HD KER KO M3D PLAN PR REG RESP RTDOSE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV
+    SEG SMR SR SRF TEXTUREMAP VF
+"""
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame children
+# A projection or a picture of a screen is no slice, whatever plane it claims. Vendors say so in values 3 and on.
+NO_SLICE = re.compile("MIP|MINIP|(MAX|MIN)(IMUM)?_IP|PROJECTION|VRT|VOLREN|VOLUME.REND|SSD|SCREEN|DOSE")
+AXIAL = 0.8  # |normal z| from which a plane is axial: as for "oblique" in geometry.py
+
+
+def read_instance(found: Found, modality: str, assume_hu: bool) -> Content:
+    """The frames of a DICOM file.
+
+    `Counted` for what is no input by nature (another modality, a localizer, a projection); `BrokenInstance` for an
+    image of a known series that cannot be used; `SourceError` for a file of which not even the series is known.
+    """
+    try:
+        with open_dicom(found.path) as file:
+            if file.media_class == MediaStorageDirectoryStorage:
+                return Counted("DICOMDIR")
+            if kind := _not_wanted(file.header, modality):
+                return Counted(kind)
+            if not text(file.header, "SeriesInstanceUID"):
+                raise SourceError("no SeriesInstanceUID", "the file may be cut. Copy it again")
+            if not file.syntax:
+                raise SourceError("no TransferSyntaxUID")
+            return _read_image(file, found, assume_hu)
+    except SourceError as error:
+        return error
+    except OSError as error:
+        return SourceError("cannot be read", error.strerror or type(error).__name__)
+
+
+def _not_wanted(header: Dataset, modality: str) -> str:
+    """The kind under which an object of another modality is counted; a value that is no code is not repeated."""
+    found = text(header, "Modality")
+    if not found:
+        raise SourceError("no Modality", "the file may be cut. Copy it again")
+    if found == modality or (modality == "any" and found not in NOT_IMAGES.split()):
+        return ""
+    return found if re.fullmatch("[A-Z0-9]{2,16}", found) else "unknown modality"
+
+
+def _read_image(file: DicomFile, found: Found, assume_hu: bool) -> Content:
+    series = SeriesId(*(text(file.header, k) for k in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")))
+    try:
+        if kind := _set_apart(file):
+            return Counted(kind)
+        frames = _check_frames(file)
+        instance = _instance(file, found, series, _marks(file, frames, assume_hu))
+        return tuple(_frame(file, instance, index) for index in range(frames))
+    except RecursionError:
+        return BrokenInstance(series, SourceError("damaged header", "sequences are nested too deeply"))
+    except SourceError as error:
+        return BrokenInstance(series, error)
+
+
+def _set_apart(file: DicomFile) -> str:
+    """The kind of an image that is no slice of a stack, "" for a slice.
+
+    ImageType says LOCALIZER for a scout (PS3.3 C.8.2.1.1.1). Its DERIVED alone says little: archives and converters
+    write it on whole axial stacks, also with REFORMATTED. So a derived CT is set apart when it is a projection or a
+    screen, or when its plane is not the axial one (a multi-planar reformation: the same voxels once more); a derived
+    axial stack is kept as a volume of its own, and marked.
+    """
+    header = file.header
+    image_type = [value.upper() for value in texts(header, "ImageType")]
+    if {"LOCALIZER", "SCOUT", "TOPOGRAM"} & set(image_type):
+        return "localizer"
+    derived = image_type[:1] == ["DERIVED"] or image_type[1:2] == ["SECONDARY"]
+    if derived and any(NO_SLICE.search(value) for value in image_type[2:]):
+        return "projection or screen"
+    orientation = numbers(file.group("PlaneOrientationSequence", 0), "ImageOrientationPatient", 6)
+    if orientation is None:
+        return "secondary capture" if text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE) else ""
+    reformed = derived and text(header, "Modality") == "CT" and abs(normal(orientation)[2]) < AXIAL
+    return "reformation" if reformed else ""
+
+
+def _check_frames(file: DicomFile) -> int:
+    """The number of frames, after all checks that need no position. Raises `SourceError`."""
+    header = file.header
+    frames = whole(header, "NumberOfFrames")
+    frames = 1 if frames is None else frames
+    rows, columns = required(header, "Rows"), required(header, "Columns")
+    if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE and 0 < frames <= MAX_SLICES):
+        limit = f"1 to {MAX_SLICES} of at most {MAX_SIDE} x {MAX_SIDE}"
+        raise SourceError("impossible size", f"{frames} frames of {rows} x {columns} where {limit} are read")
+    check_pixels(file, rows, columns, frames)
+    if frames > 1 and len(file.header.get("PerFrameFunctionalGroupsSequence") or []) != frames:
+        raise SourceError("no functional groups", f"{frames} frames without their positions. Convert it with dcm2niix")
+    return frames
+
+
+def _marks(file: DicomFile, frames: int, assume_hu: bool) -> frozenset[str]:
+    marks = {"burned_in"} if text(file.header, "BurnedInAnnotation").upper() == "YES" else set()
+    if text(file.header, "Modality") == "CT":
+        marks.update(*(rescale(file, index, assume_hu).marks for index in range(frames)))
+    return frozenset(marks)
+
+
+def _instance(file: DicomFile, found: Found, series: SeriesId, marks: frozenset[str]) -> Instance:
+    header = file.header
+    modality = text(header, "Modality")
+    grey8 = required(header, "BitsAllocated") == 8 and required(header, "PixelRepresentation") == 0
+    return Instance(
+        found=found,
+        series=series,
+        sop=text(header, "SOPInstanceUID"),
+        modality=modality if re.fullmatch("[A-Z0-9]{2,16}", modality) else "",
+        rows=required(header, "Rows"),
+        columns=required(header, "Columns"),
+        eight_bit=grey8 and modality != "CT",
+        derived="DERIVED" in texts(header, "ImageType")[:1],
+        photometric=text(header, "PhotometricInterpretation"),
+        syntax=file.syntax.name,
+        missing_decoder=missing_decoder(file.syntax, required(header, "BitsStored")),
+        number=whole(header, "InstanceNumber"),
+        marks=marks,
+    )
+
+
+def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
+    orientation = numbers(file.group("PlaneOrientationSequence", index), "ImageOrientationPatient", 6)
+    if orientation and not orthonormal(orientation):
+        raise SourceError("unusable ImageOrientationPatient", "its directions are not perpendicular unit vectors")
+    measures = file.group("PixelMeasuresSequence", index)
+    spacing = numbers(measures, "PixelSpacing", 2)
+    content = file.group("FrameContentSequence", index)
+    return Frame(
+        instance=instance,
+        index=index,
+        position=numbers(file.group("PlanePositionSequence", index), "ImagePositionPatient", 3),
+        orientation=orientation,
+        spacing=spacing if spacing and min(spacing) > 0 else None,
+        thickness=number(measures, "SliceThickness"),
+        splits=tuple("\\".join(texts(content, enhanced) or texts(file.header, plain)) for plain, enhanced in SPLITS),
+    )

@@ -1,0 +1,246 @@
+"""DICOM Part 10 files: the header, its elements as plain values, and where the pixel data lie.
+
+Everything here runs in a child process: `silence` changes pydicom for the whole process.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import multiprocessing
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import BinaryIO
+
+import pydicom.config
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.multival import MultiValue
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from lim_gpu.ingest.records import SourceError
+
+DEFLATED_LIMIT = 64 * 2**20  # bytes, inflated: a deflated file of 400 KB can hold 1 GB
+FIRST_PIXEL_TAG, PIXEL_DATA = 0x7FE00008, 0x7FE00010
+
+# What may tell two slices at one position apart, in the order it is tried; the name in enhanced objects second.
+SPLITS = (
+    ("AcquisitionNumber", "FrameAcquisitionNumber"),
+    ("TemporalPositionIdentifier", "TemporalPositionIndex"),
+    ("StackID", "StackID"),
+    ("EchoNumbers", "EffectiveEchoTime"),
+    ("TriggerTime", "NominalCardiacTriggerDelayTime"),
+    ("DiffusionBValue", "DiffusionBValue"),
+    ("ConvolutionKernel", "ConvolutionKernel"),
+)
+# The only elements that are read: no name, date or free text ever enters the program.
+KEYWORDS = """
+    ImageType SOPClassUID SOPInstanceUID Modality PatientID StudyInstanceUID SeriesInstanceUID InstanceNumber
+    SliceThickness ImagePositionPatient ImageOrientationPatient PixelSpacing BurnedInAnnotation
+    SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns
+    BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
+    RescaleSlope RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+"""
+TAGS = [tag for name in (*KEYWORDS.split(), *(plain for plain, _ in SPLITS)) if (tag := tag_for_keyword(name))]
+
+
+@cache
+def silence() -> None:
+    """Keep this process quiet: warnings and log lines of pydicom quote tag values, which may name a patient.
+
+    In a child process stderr is closed as well: codecs write to it. Errors travel as exceptions.
+    """
+    if multiprocessing.parent_process() is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    warnings.simplefilter("ignore")
+    logging.getLogger("pydicom").addHandler(logging.NullHandler())
+    logging.getLogger("pydicom").propagate = False
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """Where PixelData lie in the stream. `start` is -1 without any; `length` is None for encapsulated data."""
+
+    start: int = -1
+    length: int | None = 0
+    vr: str = "OW"
+
+
+@dataclass
+class DicomFile:
+    """An open DICOM file: its header, and a stream that holds the value of PixelData from `pixels.start` on."""
+
+    header: Dataset
+    syntax: UID
+    media_class: str  # MediaStorageSOPClassUID
+    stream: BinaryIO
+    pixels: PixelElement
+
+    @property
+    def enhanced(self) -> bool:
+        """Whether the header has functional groups."""
+        return "SharedFunctionalGroupsSequence" in self.header or "PerFrameFunctionalGroupsSequence" in self.header
+
+    def group(self, name: str, index: int) -> Dataset:
+        """What holds the elements of functional group `name` for frame `index`.
+
+        In an enhanced object the frame's own group, else the shared one; in any other object the header itself.
+        """
+        if not self.enhanced:
+            return self.header
+        frames = self.header.get("PerFrameFunctionalGroupsSequence") or []
+        shared = self.header.get("SharedFunctionalGroupsSequence") or []
+        for item in [*frames[index : index + 1], *shared[:1]]:
+            if found := item.get(name):
+                return found[0]
+        return Dataset()
+
+    @property
+    def size(self) -> int:
+        """Bytes in the stream."""
+        return self.stream.seek(0, io.SEEK_END)
+
+    @cached_property
+    def fragments(self) -> list[tuple[int, int]]:
+        """Position and length of each fragment of encapsulated pixel data, without the offset table (PS3.5 A.4).
+
+        Raises `SourceError` unless all of them and the delimiter are in the file.
+        """
+        size, position = self.size, self.pixels.start
+        found: list[tuple[int, int]] = []
+        while position + 8 <= size:
+            self.stream.seek(position)
+            group, element, length = struct.unpack("<HHL", self.stream.read(8))
+            if (group, element) == (0xFFFE, 0xE0DD):
+                return found[1:]
+            if (group, element) != (0xFFFE, 0xE000) or length == 0xFFFFFFFF:
+                raise SourceError("damaged pixel data", "its fragments are not in order")
+            found.append((position + 8, length))
+            position += 8 + length
+        raise SourceError("truncated", "the compressed pixel data end too early. Copy the file again")
+
+
+@contextmanager
+def open_dicom(path: str) -> Iterator[DicomFile]:
+    """Read the header of a DICOM file, without its pixels. Raises `SourceError` for one that cannot be read."""
+    silence()
+    try:
+        with open(path, "rb") as raw:
+            yield _parse(raw)
+    except RecursionError:
+        raise SourceError("damaged header", "sequences are nested too deeply") from None
+
+
+def _parse(raw: BinaryIO) -> DicomFile:
+    try:
+        read_preamble(raw, force=False)
+        meta = read_dataset(raw, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+        syntax = UID(text(meta, "TransferSyntaxUID"))
+        stream: BinaryIO = io.BytesIO(_inflate(raw)) if syntax == DeflatedExplicitVRLittleEndian else raw
+        little = syntax != ExplicitVRBigEndian
+        header = read_dataset(
+            stream,
+            syntax == ImplicitVRLittleEndian,
+            little,
+            stop_when=lambda tag, _vr, _length: tag >= FIRST_PIXEL_TAG,
+            specific_tags=[*TAGS],
+        )
+        pixels = _pixel_element(stream, bool(header.original_encoding[0]), little)
+    except (SourceError, RecursionError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises many kinds on damaged headers, and their texts quote values
+        raise SourceError("damaged header", f"{type(error).__name__} while reading it") from None
+    return DicomFile(header, syntax, text(meta, "MediaStorageSOPClassUID"), stream, pixels)
+
+
+def _inflate(raw: BinaryIO) -> bytes:
+    """Inflate what follows the meta header, which itself is never deflated (PS3.5 A.5)."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = inflater.decompress(raw.read(), DEFLATED_LIMIT)
+    if inflater.unconsumed_tail:
+        raise SourceError(
+            "deflated data too large", f"more than {DEFLATED_LIMIT >> 20} MiB inflated. Store it uncompressed"
+        )
+    if not inflater.eof:
+        raise SourceError("truncated", "the deflated data end too early. Copy the file again")
+    return data
+
+
+def _pixel_element(stream: BinaryIO, implicit: bool, little: bool) -> PixelElement:
+    """Find PixelData, at whose tag `stream` stands if the file has them."""
+    order = "<" if little else ">"
+    head = stream.read(8)
+    if len(head) < 8 or struct.unpack(order + "HH", head[:4]) != (PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF):
+        return PixelElement()
+    vr = "OW" if implicit else head[4:6].decode("latin-1")
+    if vr not in ("OB", "OW", "UN"):
+        raise SourceError("damaged header", "PixelData has a wrong VR")
+    field = head[4:] if implicit else stream.read(4)
+    if len(field) < 4:
+        return PixelElement()
+    (length,) = struct.unpack(order + "L", field)
+    return PixelElement(stream.tell(), None if length == 0xFFFFFFFF else length, vr)
+
+
+def texts(header: Dataset, keyword: str) -> list[str]:
+    """All values of an element as text; none when it is absent or empty."""
+    try:
+        value = header.get(keyword)
+    except RecursionError:
+        raise
+    except Exception:
+        raise SourceError(f"unreadable {keyword}") from None
+    values = value if isinstance(value, MultiValue | list | tuple) else [value]
+    return [stripped for v in values if v is not None and (stripped := str(v).strip(" \0"))]
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """The first value of an element as text, "" when there is none."""
+    return next(iter(texts(header, keyword)), "")
+
+
+def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Exactly `count` finite numbers, or None when the element is absent or empty."""
+    values = texts(header, keyword)
+    if not values:
+        return None
+    if len(values) != count:
+        raise SourceError(f"unusable {keyword}", f"{len(values)} values where {count} belong")
+    try:
+        result = tuple(float(v) for v in values)
+    except ValueError:
+        raise SourceError(f"unusable {keyword}", "not a number") from None
+    if not all(math.isfinite(v) for v in result):
+        raise SourceError(f"unusable {keyword}", "not a finite number")
+    return result
+
+
+def number(header: Dataset, keyword: str) -> float | None:
+    """One finite number, or None."""
+    values = numbers(header, keyword, 1)
+    return values[0] if values else None
+
+
+def whole(header: Dataset, keyword: str) -> int | None:
+    """One integer, or None."""
+    value = number(header, keyword)
+    if value is not None and value != int(value):
+        raise SourceError(f"unusable {keyword}", "not a whole number")
+    return None if value is None else int(value)
+
+
+def required(header: Dataset, keyword: str) -> int:
+    """One integer that must be there."""
+    value = whole(header, keyword)
+    if value is None:
+        raise SourceError(f"no {keyword}")
+    return value

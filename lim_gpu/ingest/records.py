@@ -1,0 +1,161 @@
+"""What ingest learns of a file from its header, before any pixel is decoded.
+
+A child process fills these records and sends them to the parent, which never opens a source itself. They may hold names
+and identifiers of patients: they live in memory only, and `plan.VolumePlan` decides what reaches the store.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from lim_gpu.errors import InputError
+
+
+class SourceError(InputError):
+    """Why a file or slice cannot be used. `cause` is a fixed phrase, safe to store; `detail` has numbers and remedy."""
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[SourceError], tuple[str, str]]:
+        return type(self), (self.cause, self.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A regular file met by the walk.
+
+    `name` is its identity on every machine: the source's own name and the path below it. `order` is its place in the
+    natural order of all files.
+    """
+
+    path: str
+    name: str
+    order: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A file that is no input and no failure, by the kind it is counted under."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesId:
+    """Who a DICOM file says it belongs to."""
+
+    patient: str
+    study: str
+    series: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenInstance:
+    """A DICOM image of a known series that cannot be used: its volumes fail, or lose it."""
+
+    series: SeriesId
+    error: SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What the frames of one DICOM file share."""
+
+    found: Found
+    series: SeriesId
+    sop: str
+    modality: str
+    rows: int
+    columns: int
+    eight_bit: bool  # unsigned, 8 bits, not CT: stored as uint8
+    derived: bool
+    photometric: str
+    syntax: str  # name of the transfer syntax
+    missing_decoder: str  # how to install it, "" where there is one
+    number: int | None  # InstanceNumber
+    marks: frozenset[str]  # "burned_in", "assumed_hu", "not_hu": kept as defects
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One slice: a DICOM file, or one frame of a multi-frame file. Lengths in mm, LPS coordinates."""
+
+    instance: Instance
+    index: int
+    position: tuple[float, ...] | None  # 3
+    orientation: tuple[float, ...] | None  # 6: direction of a row, direction of a column
+    spacing: tuple[float, ...] | None  # 2: between rows, between columns
+    thickness: float | None
+    splits: tuple[str, ...]  # see dicom.SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class NiftiVolume:
+    """A NIfTI file: how its voxels lie in the (inflated) file and in space.
+
+    `axes`: the file's axes that become slice, row and column; `flips`: whether each of them runs against superior,
+    posterior and left.
+    """
+
+    found: Found
+    file_shape: tuple[int, int, int]  # (i, j, k), i fastest
+    dtype: str  # NumPy, with byte order
+    offset: int
+    scaling: tuple[float, float] | None  # slope, intercept
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    affine: tuple[tuple[float, ...], ...]  # 4 x 4, voxel (column, row, slice) -> LPS mm
+    marks: frozenset[str]  # "no_affine"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Slices, rows, columns."""
+        slices, rows, columns = (self.file_shape[axis] for axis in self.axes)
+        return slices, rows, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A PNG or JPEG file."""
+
+    found: Found
+    rows: int
+    columns: int
+    sixteen_bit: bool
+
+
+Content = Counted | SourceError | BrokenInstance | tuple[Frame, ...] | NiftiVolume | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A file and what is in it."""
+
+    found: Found
+    content: Content
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file or volume that did not reach the store."""
+
+    path: str
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.cause}"
+
+
+@dataclass
+class Decoded:
+    """One slice (H, W) of int16 or uint8, and what was done to its pixels."""
+
+    pixels: Any
+    counts: Counter[str] = field(default_factory=Counter)  # "padding", "clamped", "colour", "transparent"

@@ -1,0 +1,191 @@
+"""DICOM frames to volumes: told apart by series and geometry, ordered along the normal, duplicates resolved."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lim_gpu.ingest.geometry import SAME_PLACE, Plane, normal
+from lim_gpu.ingest.plan import SliceSource, VolumePlan, skipped_slices
+from lim_gpu.ingest.records import BrokenInstance, Found, Frame, SourceError
+from lim_gpu.volume_file import MAX_SLICES
+
+SAME_ORIENTATION = 1e-3  # of direction cosines
+SAME_SPACING = 1e-3  # relative
+
+FrameId = tuple[str, int]  # path, index
+
+
+@dataclass
+class Stack:
+    """Frames of one series and geometry, in order. `split`: what tells it from another stack at the same positions."""
+
+    frames: list[Frame]
+    duplicates: int = 0
+    split: str = ""
+    lost: Counter[str] = field(default_factory=Counter)  # causes of slices of the series that cannot be used
+
+
+def frame_id(frame: Frame) -> FrameId:
+    """What tells a frame from all others."""
+    return frame.instance.found.path, frame.index
+
+
+def stacks(frames: Iterable[Frame]) -> tuple[list[Stack], list[tuple[Found, BrokenInstance]]]:
+    """Group frames by series and geometry, and order each group.
+
+    Frames without a position in a series where others have one are returned as broken: their place is not known.
+    """
+    families: dict[tuple[Any, ...], list[Frame]] = {}
+    for frame in frames:
+        i = frame.instance
+        shape = (i.rows, i.columns, i.eight_bit, i.derived, i.photometric, i.modality)
+        families.setdefault((i.series, *shape), []).append(frame)
+    result, broken = [], []
+    for family in families.values():
+        placed = [f for f in family if f.position and f.orientation]
+        if placed and len(placed) < len(family):
+            error = SourceError("no ImagePositionPatient", "other slices of the series have one")
+            lost = {f.instance.found.path: f.instance for f in family if not (f.position and f.orientation)}
+            broken += [(i.found, BrokenInstance(i.series, error)) for i in lost.values()]
+        result += [Stack(_ordered(group)) for group in _by_geometry(placed or family)]
+    return result, broken
+
+
+def _by_geometry(frames: Iterable[Frame]) -> list[list[Frame]]:
+    """Frames of equal orientation and pixel spacing, within the tolerances, against the first frame of each group."""
+    groups: list[list[Frame]] = []
+    known: dict[Any, list[Frame]] = {}
+    for frame in frames:
+        group = known.get((frame.orientation, frame.spacing))
+        if group is None:
+            group = next((g for g in groups if _same_geometry(g[0], frame)), None)
+            if group is None:
+                groups.append(group := [])
+            known[frame.orientation, frame.spacing] = group
+        group.append(frame)
+    return groups
+
+
+def _same_geometry(a: Frame, b: Frame) -> bool:
+    if (a.spacing is None) != (b.spacing is None):
+        return False
+    spacing = zip(a.spacing or (), b.spacing or (), strict=True)
+    if any(abs(x - y) > SAME_SPACING * max(x, y) for x, y in spacing):
+        return False
+    if not (a.position and b.position and a.orientation and b.orientation):
+        return True  # without positions there is nothing else to tell them apart
+    return all(abs(x - y) <= SAME_ORIENTATION for x, y in zip(a.orientation, b.orientation, strict=True))
+
+
+def _ordered(frames: list[Frame]) -> list[Frame]:
+    """Ascending along the normal; frames without a position in order of InstanceNumber and frame."""
+    if frames[0].position and frames[0].orientation:
+        unit = np.array(normal(frames[0].orientation))
+        z = np.array([f.position for f in frames]) @ unit
+        ranks = np.lexsort(([f.index for f in frames], [f.instance.found.order for f in frames], z))
+        return [frames[i] for i in ranks]
+    return sorted(frames, key=lambda f: (_place(f), f.instance.found.order))
+
+
+def collisions(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """The groups of two or more frames that share one place in an ordered stack."""
+    groups: list[list[Frame]] = []
+    place = None
+    for frame in frames:
+        here = _place(frame)
+        if place is None or here - place > SAME_PLACE:
+            groups.append([])
+            place = here
+        groups[-1].append(frame)
+    return [group for group in groups if len(group) > 1]
+
+
+def _place(frame: Frame) -> float:
+    if frame.position and frame.orientation:
+        return float(np.dot(frame.position, normal(frame.orientation)))
+    return float((frame.instance.number or 0) * MAX_SLICES + frame.index)
+
+
+def resolve(stack: Stack, digests: Mapping[FrameId, str]) -> list[Stack]:
+    """Leave one slice at each place.
+
+    Slices with identical pixels (equal digests) are dropped and counted. Different ones are told apart by the header
+    (`part10.SPLITS`): the element that does it with the fewest volumes, or all of them together. Raises `SourceError`.
+    """
+    single = _drop_identical(stack, stack.frames, digests)
+    if not collisions(single.frames):
+        return [single]
+    choices: list[dict[Any, list[Frame]]] = []
+    for element in [*range(len(stack.frames[0].splits)), slice(None)]:
+        parts: dict[Any, list[Frame]] = {}
+        for frame in stack.frames:
+            parts.setdefault(frame.splits[element], []).append(frame)
+        choices.append(parts)
+    alone, together = sorted(choices[:-1], key=len), choices[-1]
+    for parts in [*alone, together]:
+        resolved = [_drop_identical(stack, part, digests, repr(value)) for value, part in parts.items()]
+        if not any(collisions(part.frames) for part in resolved):
+            return resolved
+    if stack.frames[0].position is None:
+        raise SourceError("order unknown", "slices without a position share an InstanceNumber or have none")
+    place = collisions(single.frames)[0]
+    detail = f"{len(place)} at {_place(place[0]):.3f} mm. Give only one of them as input"
+    raise SourceError("different slices at one position", detail)
+
+
+def _drop_identical(stack: Stack, part: list[Frame], digests: Mapping[FrameId, str], split: str = "") -> Stack:
+    doubles: set[FrameId] = set()
+    for group in collisions(part):
+        first: dict[str, FrameId] = {}
+        for frame in group:
+            name = frame_id(frame)
+            if first.setdefault(digests.get(name) or repr(name), name) != name:
+                doubles.add(name)
+    return Stack([f for f in part if frame_id(f) not in doubles], len(doubles), split, stack.lost)
+
+
+def dicom_plan(stack: Stack) -> VolumePlan:
+    """The plan of a resolved stack. The volume's identity is its series and geometry, wherever the files lie."""
+    first = stack.frames[0]
+    instance, series = first.instance, first.instance.series
+    files = {f.instance.found.path: f.instance.found for f in stack.frames}
+    order = min(f.order for f in files.values())
+    geometry = [[round(v, 2) + 0.0 for v in first.orientation or ()], [round(v, 3) for v in first.spacing or ()]]
+    look = (instance.rows, instance.columns, instance.eight_bit, instance.derived, instance.photometric)
+    patient = series.patient or series.study or series.series
+    return VolumePlan(
+        kind="dicom",
+        identity="\0".join([series.patient, series.study, series.series, repr(look), repr(geometry), stack.split]),
+        patient_identity=patient,
+        name=f"{series.patient}/{series.series}",
+        path=next(iter(files)) if len(files) == 1 else os.path.commonpath(files),
+        order=(order, first.index),
+        files=tuple(sorted(files.values(), key=lambda f: f.order)),
+        slices=tuple(SliceSource(f.instance.found.path, f.index, f.instance.sop, f.position) for f in stack.frames),
+        rows=instance.rows,
+        columns=instance.columns,
+        dtype="uint8" if instance.eight_bit else "int16",
+        unit="HU" if instance.modality == "CT" else ("8-bit" if instance.eight_bit else "stored"),
+        plane=Plane(first.orientation, first.spacing, first.thickness),
+        modality=instance.modality,
+        photometric=instance.photometric,
+        transfer_syntax=", ".join(sorted({f.instance.syntax for f in stack.frames})),
+        defects=_defects(stack),
+    )
+
+
+def _defects(stack: Stack) -> dict[str, Any]:
+    found: dict[str, Any] = {mark: True for f in stack.frames for mark in f.instance.marks}
+    if stack.frames[0].instance.derived:
+        found["derived"] = True
+    if stack.duplicates:
+        found["duplicates"] = stack.duplicates
+    if stack.lost:
+        found["skipped_slices"] = skipped_slices([], stack.lost.elements())
+    return found
