@@ -116,7 +116,7 @@ class StoredMatrix:
             else:
                 from lim_gpu.similarity.hash import dhash
             hashes = np.concatenate([to_numpy(dhash(block)).view(np.uint64) for block in blocks])
-            return hash.similarity(hash.hamming_matrix(hashes)), 0
+            return hash.matrix_of_hashes(hashes), 0
         model = self._network()
         embeddings = torch.cat([deepnet.embed(block, model, self.criterion.features) for block in blocks])
         matrix = deepnet.cosine_matrix(embeddings).cpu().numpy()

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -27,7 +28,19 @@ from pydicom.uid import (
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-Change = Callable[[Dataset], object]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _allowing_bad_values(function: Function) -> Function:
+    """pydicom warns of values that are against the standard; here they are meant."""
+
+    @wraps(function)
+    def quiet(*arguments: Any, **options: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return function(*arguments, **options)
+
+    return quiet  # type: ignore[return-value]
 
 
 def uid(name: str) -> str:
@@ -42,6 +55,7 @@ def stored_slice(seed: int, shape: tuple[int, int] = (40, 36), signed: bool = Tr
     return (ramp - 1000).astype(np.int16) if signed else (ramp + 24).astype(np.uint16)
 
 
+@_allowing_bad_values
 def ct(
     stored: np.ndarray,
     *,
@@ -92,29 +106,26 @@ def change(dataset: Dataset, **elements: Any) -> None:
             if keyword in dataset:
                 delattr(dataset, keyword)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # bad values are meant
-                setattr(dataset, keyword, value)
+            setattr(dataset, keyword, value)
 
 
+@_allowing_bad_values
 def save(dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
     """Write a data set in a transfer syntax; compressed ones are encoded (JPEG Lossless needs python-gdcm)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if syntax in (JPEGLossless, JPEGLosslessSV1):
-            return _transcode(save(dataset, path), syntax)
-        if syntax == JPEGBaseline8Bit:
-            _encode_jpeg(dataset)
-        elif syntax not in NATIVE:
-            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-            dataset.compress(syntax, generate_instance_uid=False)
-        elif syntax == ExplicitVRBigEndian:
-            swapped = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}").byteswap()
-            dataset.PixelData = swapped.tobytes()
-        dataset.file_meta.TransferSyntaxUID = syntax
-        implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-        dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        return _transcode(save(dataset, path), syntax)
+    if syntax == JPEGBaseline8Bit:
+        _encode_jpeg(dataset)
+    elif syntax not in NATIVE:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.compress(syntax, generate_instance_uid=False)
+    elif syntax == ExplicitVRBigEndian:
+        swapped = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}").byteswap()
+        dataset.PixelData = swapped.tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
     return path
 
 

@@ -11,7 +11,18 @@ from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from lim_gpu.ingest.geometry import normal, orthonormal
-from lim_gpu.ingest.part10 import SPLITS, DicomFile, number, numbers, open_dicom, required, text, texts, whole
+from lim_gpu.ingest.part10 import (
+    SPLITS,
+    DicomFile,
+    if_usable,
+    number,
+    numbers,
+    open_dicom,
+    required,
+    text,
+    texts,
+    whole,
+)
 from lim_gpu.ingest.pixels import check_pixels, missing_decoder, rescale
 from lim_gpu.ingest.records import BrokenInstance, Content, Counted, Found, Frame, Instance, SeriesId, SourceError
 from lim_gpu.volume_file import MAX_SIDE, MAX_SLICES
@@ -134,7 +145,7 @@ def _instance(file: DicomFile, found: Found, series: SeriesId, marks: frozenset[
         photometric=text(header, "PhotometricInterpretation"),
         syntax=file.syntax.name,
         missing_decoder=missing_decoder(file.syntax, required(header, "BitsStored")),
-        number=whole(header, "InstanceNumber"),
+        number=if_usable(whole, header, "InstanceNumber"),
         marks=marks,
     )
 
@@ -152,6 +163,6 @@ def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
         position=numbers(file.group("PlanePositionSequence", index), "ImagePositionPatient", 3),
         orientation=orientation,
         spacing=spacing if spacing and min(spacing) > 0 else None,
-        thickness=number(measures, "SliceThickness"),
+        thickness=if_usable(number, measures, "SliceThickness"),
         splits=tuple("\\".join(texts(content, enhanced) or texts(file.header, plain)) for plain, enhanced in SPLITS),
     )

@@ -13,11 +13,11 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import pydicom.config
 from pydicom.datadict import tag_for_keyword
@@ -27,6 +27,8 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from lim_gpu.ingest.records import SourceError
+
+Value = TypeVar("Value")
 
 DEFLATED_LIMIT = 64 * 2**20  # bytes, inflated: a deflated file of 400 KB can hold 1 GB
 FIRST_PIXEL_TAG, PIXEL_DATA = 0x7FE00008, 0x7FE00010
@@ -236,6 +238,14 @@ def whole(header: Dataset, keyword: str) -> int | None:
     if value is not None and value != int(value):
         raise SourceError(f"unusable {keyword}", "not a whole number")
     return None if value is None else int(value)
+
+
+def if_usable(read: Callable[[Dataset, str], Value | None], header: Dataset, keyword: str) -> Value | None:
+    """An element that only describes: None where it is missing or wrong."""
+    try:
+        return read(header, keyword)
+    except SourceError:
+        return None
 
 
 def required(header: Dataset, keyword: str) -> int:

@@ -197,9 +197,9 @@ def _cpu(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], 
         from lim_gpu.similarity.mi import mi_matrix
 
         return lambda t: torch.from_numpy(mi_matrix(t.numpy(), bins))
-    from lim_gpu.similarity.hash import hash_matrix
+    from lim_gpu.similarity.hash import dhash, matrix_of_hashes
 
-    return lambda t: torch.from_numpy(hash_matrix(t.numpy()))
+    return lambda t: torch.from_numpy(matrix_of_hashes(dhash(t.numpy())))
 
 
 def _cuda(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 ALIGNMENT = 64  # bytes, a cache line: an AVX-512 load that crosses two costs double
 SHARES = 4  # of the work a thread, so that unequal shares even out
+
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` that releases the GIL, divides like NumPy and caches its code where a cache can be written."""
@@ -58,7 +60,7 @@ def thread_count() -> int:
 
 
 def pair_blocks(n: int, size: int) -> NDArray[np.int64]:
-    """Corners (i, j) of the blocks of `size` x `size` pairs that cover the upper triangle of n x n: int64 (blocks, 2)."""
+    """Corners (i, j) of the blocks of `size` x `size` pairs that cover the upper triangle of n x n, (blocks, 2)."""
     return np.stack(np.triu_indices(-(-n // size)), axis=1) * size
 
 
@@ -92,5 +94,5 @@ class Threads:
             function(items, *arguments)
             return
         bounds = np.linspace(0, len(items), shares + 1).astype(int)
-        parts = [items[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        parts = [items[a:b] for a, b in pairwise(bounds)]
         list(self._pool.map(lambda part: function(part, *arguments), parts))

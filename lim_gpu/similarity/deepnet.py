@@ -6,8 +6,12 @@ Plain torch on the CPU and the GPU, float32, TF32 off.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
+import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,9 @@ from lim_gpu.errors import InputError, UsageError
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ImageNet weights
 FEATURES = ("logits", "pooled")  # 1000 outputs, or the 2048 values before the last layer
-BATCH = {"cpu": 16, "cuda": 256}  # about 2.5 MiB of activations a slice at the widest layer pair
+BATCH = {"cpu": 16, "cuda": 256}  # slices at a time; at 256 the activations take 3 GiB
+NETWORK_TIMEOUT = 30  # s without an answer from the server of the weights
+UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Module:
@@ -37,7 +43,7 @@ def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Mod
     if wrong or extra:
         first = min(wrong | extra)
         raise InputError(
-            f"{weights}: no ResNet50 of torchvision: {len(wrong)} of {len(expected)} tensors missing or of another "
+            f"{weights or 'IMAGENET1K_V1'}: no ResNet50 of torchvision: {len(wrong)} of {len(expected)} tensors missing or of another "
             f"shape, {len(extra)} unknown, such as {first}. Give --weights a state_dict of torchvision's resnet50"
         )
     model.load_state_dict(state)
@@ -45,25 +51,40 @@ def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Mod
 
 
 def embed(slices: Any, model: torch.nn.Module, features: str = "logits", data_range: float = 255) -> torch.Tensor:
-    """Outputs (n, 1000), or pooled features (n, 2048), of slices (n, H, W), in the model's dtype and on its device."""
+    """Outputs (n, 1000), or pooled features (n, 2048), of slices (n, H, W), in the model's dtype and on its device.
+
+    Raises UsageError for unknown features, InputError when the weights give values that are not finite.
+    """
     if features not in FEATURES:
         raise UsageError(f"features {features!r} are unknown. Give {' or '.join(FEATURES)}")
     parameter = next(model.parameters())
     slices = torch.as_tensor(slices)
-    step = BATCH[parameter.device.type]
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        batches = [
-            _forward(model, slices[start : start + step].to(parameter.device, parameter.dtype) / data_range, features)
-            for start in range(0, len(slices), step)
-        ]
-    return torch.cat(batches)
+    batches: list[torch.Tensor] = []
+    start, step = 0, BATCH[parameter.device.type]
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        while start < len(slices):
+            grey = slices[start : start + step].to(parameter.device)
+            try:
+                batches.append(_forward(model, grey.to(parameter.dtype) / data_range, features))
+            except torch.OutOfMemoryError:
+                if step == 1:
+                    raise
+                step //= 2
+                torch.cuda.empty_cache()
+                continue
+            start += step
+    embeddings = torch.cat(batches)
+    if not bool(torch.isfinite(embeddings).all()):
+        raise InputError("the weights of DeepNet give values that are not finite. Give --weights others")
+    return embeddings
 
 
 def cosine_matrix(embeddings: torch.Tensor) -> torch.Tensor:
-    """Cosines (n, n) of embeddings (n, d), symmetric, in [-1, 1], ones on the diagonal."""
-    unit = normalize(embeddings, dim=1)
-    upper = (unit @ unit.T).triu(1).clamp(-1, 1)
-    return upper + upper.T + torch.eye(len(unit), dtype=unit.dtype, device=unit.device)
+    """Cosines (n, n) of embeddings (n, d), float32, symmetric, in [-1, 1], ones on the diagonal."""
+    unit = normalize(embeddings.double(), dim=1)  # float64 knows no TF32
+    upper = (unit @ unit.T).float().clamp_(-1, 1).triu_(1)
+    matrix = upper + upper.T
+    return matrix.fill_diagonal_(1)
 
 
 def double_precision(model: torch.nn.Module) -> torch.nn.Module:
@@ -79,22 +100,43 @@ def _forward(model: Any, grey: torch.Tensor, features: str) -> torch.Tensor:
     for name, layer in model.named_children():
         if name == "fc":
             pooled = outputs.flatten(1)
-            return pooled if features == "pooled" else layer(pooled)
+            return pooled if features == "pooled" else _linear(layer, pooled)
         outputs = layer(outputs)
     raise InputError("the model has no layer fc")
+
+
+def _linear(layer: torch.nn.Linear, pooled: torch.Tensor) -> torch.Tensor:
+    """The last layer in float64: the TF32 setting of matrix products is the user's, not ours to change."""
+    product = torch.nn.functional.linear(pooled.double(), layer.weight.double(), layer.bias.double())
+    return product.to(pooled.dtype)
 
 
 def _imagenet_state() -> dict[str, torch.Tensor]:
     from torchvision.models import ResNet50_Weights
 
     url = ResNet50_Weights.IMAGENET1K_V1.url
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, progress=False)
-    except (OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        with contextlib.redirect_stdout(sys.stderr), _network_timeout():  # torch announces the download on stdout
+            return torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=True, progress=False, weights_only=True
+            )
+    except UNREADABLE as error:
+        cause = str(error).split("\n", 1)[0]
         raise InputError(
-            f"DeepNet's ImageNet weights cannot be had ({error}). Put {url} into {folder}, or give --weights FILE"
+            f"DeepNet's ImageNet weights cannot be had ({cause}). Put {url} into {folder}, or give --weights FILE"
         ) from None
+
+
+@contextlib.contextmanager
+def _network_timeout() -> Iterator[None]:
+    """torch.hub sets no limit of its own: without one, a network that swallows packets hangs it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _file_state(path: Path) -> dict[str, torch.Tensor]:
@@ -107,7 +149,7 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise InputError(f"{path}: needs safetensors. Run pip install safetensors") from None
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         cause = str(error).split("\n", 1)[0]
         raise InputError(f"{path}: cannot be read as weights ({cause}). Give --weights a state_dict") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):

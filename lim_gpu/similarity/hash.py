@@ -1,7 +1,8 @@
-"""HASH: the 64-bit difference hash (Krawetz 2013, as imagehash 4 `dhash`, hash_size 8) and Hamming distances.
+"""HASH: the 64-bit difference hash (imagehash 4 `dhash`, hash_size 8) and its Hamming distance; similarity 1 - bits/64.
 
-The slice is resampled to 9 x 8 by Pillow's Lanczos filter; a bit is set where a pixel is brighter than its left neighbour.
-Here Pillow itself resamples, so the bits are imagehash's by construction; the CUDA kernel repeats its fixed-point arithmetic.
+A slice shrinks to 9 x 8 by Pillow's Lanczos filter; a bit is set where a pixel is brighter than its left neighbour;
+rows go from top to bottom, the first bit is the most significant (Wolf et al. 2024, section 2.1). Here Pillow itself
+resamples, so the bits are imagehash's by construction.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def hamming_matrix(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def matrix_of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """Similarities 1 - distance / 64 of hashes (n,), float32 (n, n) in [0, 1]: exact, so thresholds in bits stay exact."""
+    """Similarities 1 - bits/64 of hashes (n,), float32 (n, n) in [0, 1]: exact, so thresholds in bits stay exact."""
     of_distance = 1 - np.arange(BITS + 1, dtype=np.float32) / BITS
     return of_distance[hamming_matrix(hashes)]
 
@@ -48,7 +49,7 @@ def _hash(share: NDArray[np.int64], slices: NDArray[np.uint8], hashes: NDArray[A
 
 @compiled()
 def _hamming(share, hashes, distances):  # type: ignore[no-untyped-def]
-    """Set bits of the exclusive or, summed in ever wider fields of the word; LLVM makes it one instruction where it can."""
+    """Count the set bits of i ^ j by halves of the word; LLVM knows the pattern and uses a popcount instruction."""
     pairs, quads, bytes_ = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
     ones, two, four = np.uint64(0x0101010101010101), np.uint64(2), np.uint64(4)
     for i in share:

@@ -6,9 +6,9 @@ scikit-image's normalized_mutual_information exactly. Two constant slices: 2 by 
 A pair costs one joint histogram. Bin numbers and marginal entropies belong to a slice and are computed once. One slice
 meets four others at a time: an increment waits for the one before it when both meet in one bin, and CT falls into few.
 
-Entropies come from counts, in units of 1 / N: N H = N log N - sum of c log c over the bins, each c log c taken from a table of
-integers (fixed point). Integer sums have no order, so the value of a pair depends on its counts alone, and the entropy of a constant slice is
-exactly 0.
+Entropies come from counts: N H = N log N - sum of c log c over the bins, each c log c taken from a table of integers in
+fixed point. Integer sums have no order: a pair's value depends on its counts alone, and the entropy of a constant slice
+is exactly 0.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
-"""SSIM (Wang et al. 2004, IEEE TIP 13:600): 11 x 11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, biased covariance, mean
-over the valid region. Equal to scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5,
+"""SSIM (Wang et al. 2004, IEEE TIP 13:600): 11 x 11 Gaussian window, sigma 1.5, K1 0.01, K2 0.03, biased covariance.
+
+The mean over the valid region, equal to scikit-image's structural_similarity(gaussian_weights=True, sigma=1.5,
 use_sample_covariance=False) within 1e-5.
 
-How float32 suffices. With weights w that sum to 1, the Gaussian mean differs from the centre value p[c] by differences alone:
+How float32 suffices. The weights w[-5..5] sum to 1, so the Gaussian mean of p differs from its centre by differences:
 
-    mean(p)[c] - p[c] = sum over m = 1..5 of tail[m] (step[c+m-1] - step[c-m]),  step[c] = p[c+1] - p[c],  tail[m] = w[m] + ... + w[5]
+    mean(p)[c] - p[c] = sum over m = 1..5 of tail[m] * (step[c + m - 1] - step[c - m])
+    step[c] = p[c + 1] - p[c],  tail[m] = w[m] + ... + w[5]
 
-and with d = mean - centre for each slice,
+and with d = mean - centre of each slice
 
-    cov(x, y) = (mean(x y) - xc yc) - (xc dy + yc dx + dx dy),
+    cov(x, y) = (mean(x y) - xc yc) - (xc dy + yc dx + dx dy)
 
-so nothing large is ever subtracted from something large: a flat region, saturated or not, has exactly no variance.
+so nothing large is subtracted from something large: a flat region, saturated or not, has exactly no variance.
 
 How it is fast. d and the variance belong to a slice and are computed once; a pair costs the filtered product and the
 formula. Slices are cut into tiles that stay in cache, and blocks of slices meet blocks of slices.
@@ -98,10 +100,11 @@ def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-unty
             smooth[r, c] = x[i, r + 5, c] * y[j, r + 5, c] + above[r, c]
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
-            s0, s1, s2, s3, s4 = smooth[r, c], smooth[r, c + 1], smooth[r, c + 2], smooth[r, c + 3], smooth[r, c + 4]
-            s5, s6, s7, s8, s9 = smooth[r, c + 5], smooth[r, c + 6], smooth[r, c + 7], smooth[r, c + 8], smooth[r, c + 9]
+            s1, s2, s3, s4 = smooth[r, c + 1], smooth[r, c + 2], smooth[r, c + 3], smooth[r, c + 4]
+            s6, s7, s8, s9 = smooth[r, c + 6], smooth[r, c + 7], smooth[r, c + 8], smooth[r, c + 9]
+            s5 = smooth[r, c + 5]
             out[r, c] = above[r, c + 5] + (
-                t5 * ((smooth[r, c + 10] - s9) - (s1 - s0))
+                t5 * ((smooth[r, c + 10] - s9) - (s1 - smooth[r, c]))
                 + t4 * ((s9 - s8) - (s2 - s1))
                 + t3 * ((s8 - s7) - (s3 - s2))
                 + t2 * ((s7 - s6) - (s4 - s3))
