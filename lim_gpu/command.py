@@ -118,7 +118,7 @@ def execute(group: click.Group) -> NoReturn:
     except LimGpuError as error:
         code = _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # the reader left; nothing more can be said to it
+        sys.stdout = None  # the reader left; nothing more can be said to it
         code = 0
     except Exception as error:
         code = _fail(f"internal: {type(error).__name__}: {error}. Run with -v and report the traceback", 1)

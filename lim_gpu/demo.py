@@ -48,7 +48,7 @@ def run_demo(folder: Path, seed: int, device: str, reporter: Reporter) -> DemoRe
     rows = []
     with SliceStore(folder / "slices") as store:
         for method, options in RUNS:
-            extra = {"weights": weights} if method == "deepnet" else {}
+            extra: dict[str, Any] = {"weights": weights} if method == "deepnet" else {}
             name = "-".join([method, *(str(value) for key, value in options.items() if key != "keep")])
             output = folder / "selections" / f"{name}.csv"
             selection = reduce(
@@ -64,7 +64,7 @@ def run_demo(folder: Path, seed: int, device: str, reporter: Reporter) -> DemoRe
             )
             rows.append((method, options, selection, output))
         picture = folder / "matrix.png"
-        chest = store.volumes[0].key
+        chest = max(store.volumes, key=lambda entry: entry.shape[0]).key
         write_matrix(store, chest, Criterion("ssim", Intensity.parse()), device, KEEP, picture)
     values = {
         "picture": str(picture),

@@ -76,8 +76,9 @@ def _trunk(hu: Field, along: float, x: Field, y: Field) -> tuple[float, float]:
     rx, ry = 0.84 - 0.10 * along + 0.03 * np.sin(9 * along), 0.60 - 0.05 * along
     _paint(hu, FAT, _ellipse(x, y, 0, 0.02, rx, ry))
     _paint(hu, SOFT, _ellipse(x, y, 0, 0.02, rx - 0.06, ry - 0.06))
-    spine = 0.11 + 0.012 * np.cos(60 * along)  # vertebrae and discs
-    _paint(hu, BONE if np.cos(60 * along) > -0.3 else SOFT + 40, _ellipse(x, y, 0, 0.42, spine, spine * 0.8))
+    vertebra = np.cos(2 * np.pi * 6.5 * along)  # six and a half vertebrae with their discs
+    spine = 0.11 + 0.012 * vertebra
+    _paint(hu, BONE if vertebra > -0.5 else 650, _ellipse(x, y, 0, 0.42, spine, spine * 0.8))
     _paint(hu, MARROW, _ellipse(x, y, 0, 0.42, spine * 0.8, spine * 0.62))
     _paint(hu, CSF, _ellipse(x, y, 0, 0.53, 0.035, 0.03))
     return rx, ry
@@ -150,7 +151,7 @@ def write_data_set(folder: Path, seed: int) -> None:
 
 def _write_dicom(folder: Path, volume: PhantomVolume, hu: NDArray[np.int16], number: int) -> None:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
     target = folder / volume.name
     target.mkdir(parents=True, exist_ok=True)
@@ -160,7 +161,7 @@ def _write_dicom(folder: Path, volume: PhantomVolume, hu: NDArray[np.int16], num
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = f"{root}.3.{i + 1}"
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = UID(f"{root}.3.{i + 1}")
         ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{root}.1", f"{root}.2"
         ds.PatientID, ds.PatientName, ds.Modality = f"phantom-{volume.name}", "Phantom", "CT"
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -168,7 +169,8 @@ def _write_dicom(folder: Path, volume: PhantomVolume, hu: NDArray[np.int16], num
         ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         ds.ImagePositionPatient = [-200.0, -200.0, i * volume.spacing]
         ds.PixelSpacing, ds.SliceThickness = [2.0, 2.0], volume.spacing
-        ds.Rows, ds.Columns, ds.SamplesPerPixel = *pixels.shape, 1
+        ds.Rows, ds.Columns = pixels.shape
+        ds.SamplesPerPixel = 1
         ds.PhotometricInterpretation = "MONOCHROME2"
         ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
         ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"

@@ -53,8 +53,8 @@ def save_matrix_picture(
     from matplotlib.figure import Figure
 
     show_slices = kept is not None and images is not None and len(kept) > 0
-    figure = Figure(figsize=(13.5, 6.2) if show_slices else (7.2, 6.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1)) if show_slices else (figure.subfigures(1, 1), None)
+    figure: Any = Figure(figsize=(13.5, 6.2) if show_slices else (7.2, 6.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1)) if show_slices else (figure, None)
     axes = left.subplots()
     low, high = finite_range(matrix)
     shown = axes.imshow(matrix, cmap="magma", vmin=low, vmax=high, interpolation="nearest")

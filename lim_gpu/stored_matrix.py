@@ -144,7 +144,7 @@ class StoredMatrix:
             members = [i for i, volume in enumerate(volumes) if volume.entry.shape[1:] == shape]
             places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in members])
             slices = self._pixels([volumes[i] for i in members])
-            with_bins = {"bins": self.criterion.bins} if self.criterion.method == "mi" else {}
+            with_bins: dict[str, Any] = {"bins": self.criterion.bins} if self.criterion.method == "mi" else {}
             values = (
                 similarity_matrix(slices, self.criterion.method, device=str(self.device), **with_bins).cpu().numpy()
             )

@@ -147,7 +147,7 @@ def write_matrix(
         kept = prune(matrix, keep=keep) if keep is not None else None
         images = engine.images(volume, kept.tolist()) if kept is not None else None
     scale = {"ssim": "SSIM", "mi": "normalized mutual information", "deepnet": "cosine", "hash": "1 - bits / 64"}
-    title = f"{criterion.method}, {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
+    title = f"{criterion.method.upper()} of {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
     save_matrix_picture(output, matrix, title, scale[criterion.method], kept, images)
     return matrix
 

@@ -205,7 +205,8 @@ class VolumeWriter:
         try:
             yield
         except (OSError, RuntimeError) as error:  # HDF5 raises either
-            cause = os.strerror(error.errno) if getattr(error, "errno", None) else str(error).split("\n", 1)[0]
+            number = getattr(error, "errno", None)
+            cause = os.strerror(number) if number else str(error).split("\n", 1)[0]
             raise LimGpuError(
                 f"{self.path}: cannot be written ({cause}). Free some disk space and run again"
             ) from error

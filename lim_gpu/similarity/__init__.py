@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 METHODS = ("ssim", "mi", "deepnet", "hash")
+FAR_BEYOND = 1e6  # times data_range: no image, and float32 products would overflow
 BORDERLINE = 1e-4  # 50 times the largest float32 error seen: nearer to a threshold, float64 decides
 
 
@@ -32,7 +32,7 @@ def similarity_matrix(
     """Similarity of every pair of slices, larger = more alike (Wolf et al. 2024, section 2.1).
 
     slices      (n, H, W), n >= 1: NumPy, torch or CuPy; no copy where it already lies on the device. uint8 is taken as
-                it is; other numbers need data_range
+                it is; other numbers become float32 and need data_range
     method      "ssim" in [-1, 1], H, W >= 11 (Wang et al. 2004); "mi" in [1, 2] (Studholme et al. 1998);
                 "deepnet" in [-1, 1] (cosine of ResNet50 outputs); "hash" in [0, 1], 1 - bits/64
     data_range  maximum - minimum that the values can have, SSIM's L; 255 for uint8. HASH and DeepNet map 0..data_range
@@ -42,15 +42,15 @@ def similarity_matrix(
     weights     of DeepNet: a file; None: torchvision's IMAGENET1K_V1
 
     Returns a float32 torch tensor (n, n) on that device, symmetric.
-    Raises InputError for slices of another shape or with NaN or infinity, UsageError for a contradictory call,
-    NoGpuError when a GPU is asked for and none is usable.
+    Raises InputError for slices of another shape, or with NaN, infinity or values far beyond data_range, UsageError for
+    a contradictory call, NoGpuError when a GPU is asked for and none is usable.
     """
     if method not in METHODS:
         raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
     if not 2 <= bins <= 256:
         raise UsageError(f"bins {bins} is outside 2..256")
     tensor = as_tensor(slices)
-    place = tensor.device if device == "auto" and tensor.is_cuda else resolve_device(device)
+    place = resolve_device(str(tensor.device) if device == "auto" and tensor.is_cuda else device)
     tensor, extent = _checked(tensor.to(place), data_range)
     if method == "deepnet":
         from lim_gpu.similarity import deepnet
@@ -110,10 +110,10 @@ def refine(
     if method == "hash" or not len(near):
         return matrix, 0
     fetch = slices if callable(slices) else lambda i: as_tensor(slices[i]).cpu().numpy()
-    exact = _exact(method, cache(fetch), bins, model, features)
+    images = {i: fetch(i) for i in np.unique(near).tolist()}
     matrix = matrix.copy()
-    for i, j in near.tolist():
-        matrix[i, j] = matrix[j, i] = same_side(exact(i, j), threshold)
+    for (i, j), value in zip(near.tolist(), _exact(method, near.tolist(), images, bins, model, features), strict=True):
+        matrix[i, j] = matrix[j, i] = same_side(value, threshold)
     return matrix, len(near)
 
 
@@ -126,22 +126,26 @@ def same_side(value: float, threshold: float) -> np.float32:
 
 
 def _exact(
-    method: str, fetch: Callable[[int], NDArray[np.uint8]], bins: int, model: Any, features: str
-) -> Callable[[int, int], float]:
-    """The float64 similarity of slices i and j."""
-    if method == "ssim":
-        from lim_gpu.similarity.ssim import ssim_pair
+    method: str, pairs: list[list[int]], images: dict[int, NDArray[np.uint8]], bins: int, model: Any, features: str
+) -> list[float]:
+    """The float64 similarities of `pairs` of images."""
+    from lim_gpu.similarity.blocks import Threads
 
-        return lambda i, j: ssim_pair(fetch(i), fetch(j), 255)
-    if method == "mi":
-        from lim_gpu.similarity.mi import mi_pair
+    if method == "deepnet":
+        from lim_gpu.similarity import deepnet
 
-        return lambda i, j: mi_pair(fetch(i), fetch(j), bins)
-    from lim_gpu.similarity import deepnet
+        vectors = deepnet.embed(np.stack(list(images.values())), deepnet.double_precision(model), features)
+        unit = dict(zip(images, vectors / vectors.norm(dim=1, keepdim=True), strict=True))
+        return [float(unit[i] @ unit[j]) for i, j in pairs]
+    from lim_gpu.similarity.mi import mi_pair
+    from lim_gpu.similarity.ssim import ssim_pair
 
-    double = deepnet.double_precision(model)
-    vector = cache(lambda i: deepnet.embed(fetch(i)[None], double, features))
-    return lambda i, j: float((vector(i) * vector(j)).sum() / (vector(i).norm() * vector(j).norm()))
+    def value(pair: list[int]) -> float:
+        x, y = (images[i] for i in pair)
+        return ssim_pair(x, y, 255) if method == "ssim" else mi_pair(x, y, bins)
+
+    with Threads() as pool:
+        return pool.map(value, pairs)
 
 
 def as_tensor(slices: Any) -> torch.Tensor:
@@ -151,7 +155,7 @@ def as_tensor(slices: Any) -> torch.Tensor:
     if isinstance(slices, torch.Tensor):
         return slices.detach()
     if hasattr(slices, "__cuda_array_interface__"):
-        return torch.from_dlpack(slices)
+        return torch.utils.dlpack.from_dlpack(slices)
     array = np.asarray(slices)
     if array.dtype.kind not in "uif":
         raise InputError(f"slices of {array.dtype} are no images. Give uint8, or numbers with data_range")
@@ -175,6 +179,9 @@ def _checked(tensor: torch.Tensor, data_range: float | None) -> tuple[torch.Tens
     values = tensor.to(torch.float32).contiguous()
     if not bool(torch.isfinite(values).all()):
         raise InputError(f"{int((~torch.isfinite(values)).sum())} pixels are NaN or infinite")
+    largest = float(values.abs().max())
+    if largest > FAR_BEYOND * data_range:
+        raise InputError(f"values up to {largest:g} are far beyond data_range {data_range:g}. Give their range")
     return values, float(data_range)
 
 

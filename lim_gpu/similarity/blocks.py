@@ -7,7 +7,7 @@ process when two Python threads use them at once (the workqueue layer), and take
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -56,7 +56,8 @@ def thread_count() -> int:
     """
     import torch
 
-    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    return max(1, min(torch.get_num_threads(), limit))
 
 
 def pair_blocks(n: int, size: int) -> NDArray[np.int64]:
@@ -95,4 +96,8 @@ class Threads:
             return
         bounds = np.linspace(0, len(items), shares + 1).astype(int)
         parts = [items[a:b] for a, b in pairwise(bounds)]
-        list(self._pool.map(lambda part: function(part, *arguments), parts))
+        self.map(lambda part: function(part, *arguments), parts)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """The results of `function` for each of `items`, in order."""
+        return list((self._pool.map if self._pool else map)(function, items))

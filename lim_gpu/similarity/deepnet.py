@@ -41,9 +41,9 @@ def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Mod
     wrong = {name for name in expected if name not in state or state[name].shape != expected[name].shape}
     extra = set(state) - set(expected)
     if wrong or extra:
-        first = min(wrong | extra)
+        first, name = min(wrong | extra), weights or "IMAGENET1K_V1"
         raise InputError(
-            f"{weights or 'IMAGENET1K_V1'}: no ResNet50 of torchvision: {len(wrong)} of {len(expected)} tensors missing or of another "
+            f"{name}: no ResNet50 of torchvision: {len(wrong)} of {len(expected)} tensors missing or of another "
             f"shape, {len(extra)} unknown, such as {first}. Give --weights a state_dict of torchvision's resnet50"
         )
     model.load_state_dict(state)
@@ -143,15 +143,25 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file; a pickle is read without running anything it holds."""
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
+            return _safetensors(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise InputError(f"{path}: needs safetensors. Run pip install safetensors") from None
+    except InputError:
+        raise
     except UNREADABLE as error:
         cause = str(error).split("\n", 1)[0]
         raise InputError(f"{path}: cannot be read as weights ({cause}). Give --weights a state_dict") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no state_dict of tensors")
+        raise InputError(f"{path}: holds no state_dict of tensors. Give --weights one")
     return state
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError  # type: ignore[import-not-found, unused-ignore]
+        from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise InputError(f"{path}: needs safetensors. Run pip install safetensors, or give a .pth file") from None
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None

@@ -45,13 +45,13 @@ def mi_matrix(slices: NDArray[Any], bins: int = BINS) -> NDArray[np.float32]:
 
 def mi_pair(x: NDArray[Any], y: NDArray[Any], bins: int = BINS) -> float:
     """Normalized mutual information of two slices (H, W) in float64."""
-    a, b = bin_numbers(np.stack([x, y]), bins).reshape(2, -1)
+    a, b = bin_numbers(np.stack([x, y]), bins, threads=1).reshape(2, -1)
     joint = np.bincount(a.astype(np.intp) * bins + b, minlength=bins * bins).reshape(bins, bins)
     h_x, h_y, h_xy = (_entropy(counts) for counts in (joint.sum(1), joint.sum(0), joint))
     return min(max((h_x + h_y) / h_xy, 1.0), 2.0) if h_xy > 0 else 2.0
 
 
-def bin_numbers(slices: NDArray[Any], bins: int = BINS) -> NDArray[np.uint8]:
+def bin_numbers(slices: NDArray[Any], bins: int = BINS, threads: int | None = None) -> NDArray[np.uint8]:
     """The bin of every pixel of slices (n, H, W), uint8, by the edges that numpy.histogramdd gives for each slice.
 
     Raises UsageError unless there are 2..256 bins.
@@ -59,7 +59,7 @@ def bin_numbers(slices: NDArray[Any], bins: int = BINS) -> NDArray[np.uint8]:
     if not 2 <= bins <= MAX_BINS:
         raise UsageError(f"bins {bins} is outside 2..{MAX_BINS}")
     numbers = np.empty(slices.shape, np.uint8)
-    with Threads() as pool:
+    with Threads(threads) as pool:
         pool.run(_number, np.arange(len(slices)), slices, bins, numbers)
     return numbers
 

@@ -234,5 +234,7 @@ def test_a_header_error_repeats_no_value_of_a_tag(tmp_path):
 
 
 def test_elements_that_only_describe_may_be_wrong(tmp_path):
-    (frame,) = scan_one(save(ct(STORED, InstanceNumber="1.5", SliceThickness="thin"), tmp_path / "a"))
+    path = save(ct(STORED, number=3, SliceThickness="NaN"), tmp_path / "a")
+    path.write_bytes(path.read_bytes().replace(b"IS\x02\x003 ", b"IS\x02\x00Q!"))
+    (frame,) = scan_one(path)
     assert (frame.instance.number, frame.thickness) == (None, None)

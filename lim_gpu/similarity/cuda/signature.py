@@ -1,0 +1,88 @@
+"""What a kernel declares, read from its source: the type of every parameter, the shape in the comment beside an array.
+
+    extern "C" __global__ void mean(const float *__restrict__ slices,  // (n, H, W)
+                                    double *means,                     // (n)
+                                    int n, int H, int W)
+
+CuPy checks no argument. The declaration is the one place where types and shapes are written, so launches are checked
+against it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(')
+_PARAMETER = re.compile(r"(const )?(\w+) (\*?)(?:__restrict__ )?(\w+)")
+_SHAPE = re.compile(r"\(([^)]*)\)")
+_EXTENT = re.compile(r"(\w+)(?: ([+-]) (\d+))?")
+_CONSTANT = re.compile(r"^(?:#define|constexpr int) (\w+) (?:= )?(\d+);?[ ]*(?://.*)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One extent of an array: a name, a number added to it; the name "" stands for 0."""
+
+    name: str
+    plus: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.plus:+d}" if self.name and self.plus else self.name or str(self.plus)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a kernel; `shape` is None for a number and holds the extents of an array."""
+
+    name: str
+    type: str
+    constant: bool
+    shape: tuple[Extent, ...] | None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A kernel and its parameters in order."""
+
+    kernel: str
+    parameters: tuple[Parameter, ...]
+
+
+def signatures(source: str) -> dict[str, Signature]:
+    """The `extern "C"` kernels of a source. An array without a shape, or two on a line, is a ValueError."""
+    return {name[1]: _signature(name[1], source[name.end() :]) for name in _KERNEL.finditer(source)}
+
+
+def constants(source: str) -> dict[str, int]:
+    """The whole numbers that a source defines: `#define NAME 2` and `constexpr int NAME = 2`."""
+    return {name: int(value) for name, value in _CONSTANT.findall(source)}
+
+
+def _signature(kernel: str, text: str) -> Signature:
+    parameters: list[Parameter] = []
+    for line in text.splitlines():
+        code, _, comment = line.partition("//")
+        code, end, _ = code.partition(")")
+        found = list(_PARAMETER.finditer(code))
+        if any(match[3] for match in found):
+            shape = _SHAPE.match(comment.strip())
+            if len(found) != 1 or shape is None:
+                raise ValueError(f"{kernel}: an array needs a line and a shape of its own: {line.strip()}")
+            parameters.append(Parameter(found[0][4], found[0][2], bool(found[0][1]), _extents(shape[1])))
+        else:
+            parameters += [Parameter(match[4], match[2], True, None) for match in found]
+        if end:
+            break
+    return Signature(kernel, tuple(parameters))
+
+
+def _extents(shape: str) -> tuple[Extent, ...]:
+    extents = []
+    for text in shape.split(", "):
+        match = _EXTENT.fullmatch(text)
+        if match is None:
+            raise ValueError(f"({shape}) is no shape")
+        plus = int(f"{match[2] or '+'}{match[3] or 0}")
+        extents.append(Extent("", int(match[1])) if match[1].isdigit() else Extent(match[1], plus))
+    return tuple(extents)
