@@ -233,8 +233,8 @@ def test_a_bad_source_is_named_and_the_rest_goes_on(tmp_path):
 
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, code):
-    many = make_store(tmp_path, tuple(("chest", 12, 64, 64) for _ in range(60)))
-    options = ("--method", "hash", "--device", "cpu", "-o", str(tmp_path / "s.csv"))
+    many = make_store(tmp_path, (*(("chest", 4, 24, 24),) * 6, ("chest", 44, 448, 448)))  # the last takes a while
+    options = ("--method", "ssim", "--keep", "0.2", "--device", "cpu", "-o", str(tmp_path / "s.csv"))
     command = [sys.executable, "-m", "lim_gpu.cli", "reduce", str(many), *options]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     parts = tmp_path / "s.parts"
