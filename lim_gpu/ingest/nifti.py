@@ -17,7 +17,6 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 
 from lim_gpu.ingest.geometry import Plane
 from lim_gpu.ingest.pixels import to_int16
@@ -48,10 +47,10 @@ def read_nifti(found: Found) -> Content:
         return volume
     except SourceError as error:
         return error
-    except (HeaderDataError, ValueError, OverflowError) as error:
-        return SourceError("damaged NIfTI header", type(error).__name__)
     except (OSError, EOFError, zlib.error) as error:
         return SourceError("cannot be read", getattr(error, "strerror", None) or "the compressed data are damaged")
+    except Exception as error:  # nibabel raises many kinds on damaged headers
+        return SourceError("damaged NIfTI header", type(error).__name__)
 
 
 def _header(block: bytes) -> nib.Nifti1Header:
@@ -81,7 +80,7 @@ def _volume(found: Found, header: nib.Nifti1Header) -> NiftiVolume:
         file_shape=shape,
         dtype=dtype.str,
         offset=int(offset) or least,
-        scaling=None if slope is None else (float(slope), float(intercept)),
+        scaling=None if slope is None or (slope, intercept) == (1, 0) else (float(slope), float(intercept)),
         axes=axes,
         flips=flips,
         affine=tuple(tuple(row) for row in placed.tolist()),

@@ -37,7 +37,10 @@ def hamming_matrix(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 def matrix_of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
     """Similarities 1 - bits/64 of hashes (n,), float32 (n, n) in [0, 1]: exact, so thresholds in bits stay exact."""
-    return np.float32(1) - hamming_matrix(hashes) / np.float32(BITS)
+    matrix = hamming_matrix(hashes).astype(np.float32)
+    matrix /= -BITS
+    matrix += 1
+    return matrix
 
 
 def _hash(share: NDArray[np.int64], slices: NDArray[np.uint8], hashes: NDArray[Any]) -> None:

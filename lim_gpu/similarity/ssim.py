@@ -113,12 +113,6 @@ def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-unty
 
 
 @compiled()
-def _cross(xc, dx, yc, dy):  # type: ignore[no-untyped-def]
-    """Compiled without fused multiply-add, which would tell x from y: the value of (i, j) is that of (j, i)."""
-    return xc * dy + yc * dx
-
-
-@compiled(fastmath={"contract"})
 def _prepare(share, slices, top, scale, tail, c2, x, deviation, variance):  # type: ignore[no-untyped-def]
     """Cut rows top.. of the slices in `share` into tiles, with deviation = mean - centre, and variance + C2 / 2."""
     tiles, _, depth, breadth = x.shape
@@ -138,10 +132,10 @@ def _prepare(share, slices, top, scale, tail, c2, x, deviation, variance):  # ty
             for r in range(rows):
                 for c in range(columns):
                     centre = x[t, i, r + 5, c + 5]
-                    v[r, c] = v[r, c] - (_cross(centre, d[r, c], centre, d[r, c]) + d[r, c] * d[r, c]) + half
+                    v[r, c] = v[r, c] - (centre * d[r, c] + centre * d[r, c] + d[r, c] * d[r, c]) + half
 
 
-@compiled(fastmath={"contract"})
+@compiled()  # no fused multiply-add: in x dy + y dx it would tell x from y, and (i, j) would differ from (j, i)
 def _add_ssim(x, deviation, variance, i, j, product, c1, c2, rows, sums):  # type: ignore[no-untyped-def]
     """Add the SSIM of every pixel of one tile to `sums` (columns,)."""
     for r in range(rows):
@@ -149,7 +143,7 @@ def _add_ssim(x, deviation, variance, i, j, product, c1, c2, rows, sums):  # typ
             xc, yc = x[i, r + 5, c + 5], x[j, r + 5, c + 5]
             dx, dy = deviation[i, r, c], deviation[j, r, c]
             mx, my = xc + dx, yc + dy
-            covariance = product[r, c] - (_cross(xc, dx, yc, dy) + dx * dy)
+            covariance = product[r, c] - (xc * dy + yc * dx + dx * dy)
             luminance = mx * my + mx * my + c1
             apart = mx - my
             numerator = luminance * (covariance + covariance + c2)
