@@ -36,7 +36,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Make procedural CT, ingest it, reduce it with every method.")
 @click.option(
     "-o", "--output", type=PATH, default="demo", show_default=True, help="Folder for all that the demo makes."
 )
@@ -55,7 +55,7 @@ def demo(run: Run, output: Path) -> None:
     run.done(result.values, *result.lines)
 
 
-@cli.command()
+@cli.command(short_help="Is this machine ready? If not, what to do.")
 @common
 def doctor(run: Run) -> None:
     """Check GPU, driver, CUDA, CuPy, NVRTC and decoders; compile and run a kernel; print the remedy for what is broken.
@@ -72,7 +72,7 @@ def doctor(run: Run) -> None:
     run.done(values, *(check.line() for check in checks), code=code)
 
 
-@cli.command()
+@cli.command(short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
 @click.argument("sources", nargs=-1, required=True, type=PATH, metavar="SRC...")
 @click.option(
     "-o",
@@ -133,7 +133,7 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
     run.done(report.values(), *report.lines(), code=EXIT_SKIPPED if report.failures else 0)
 
 
-@cli.command()
+@cli.command(short_help="What a store or a selection holds.")
 @click.argument("path", type=PATH, metavar="FILE")
 @click.option("--verify", is_flag=True, help="Read every slice of a store and compare its SHA-256.")
 @common
@@ -193,7 +193,7 @@ def criterion_options(function: Any) -> Any:
     return function
 
 
-@cli.command()
+@cli.command(short_help="Select the slices that stay.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--method", required=True, metavar="METHOD", help=METHOD_HELP)
 @click.option("--keep", metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
@@ -279,7 +279,7 @@ def reduce(
     run.done(outcome.values, *outcome.lines, code=EXIT_SKIPPED if outcome.skipped else 0)
 
 
-@cli.command()
+@cli.command(short_help="The matrix of one volume as an array or a picture.")
 @click.argument("store", type=PATH)
 @click.argument("volume")
 @click.option("--method", required=True, metavar="METHOD", help="ssim, mi, deepnet or hash.")

@@ -113,6 +113,9 @@ def execute(group: click.Group) -> NoReturn:
         code = _fail("terminated. Run the same command again to go on", 143)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted. Run the same command again to go on", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else "")
+        code = 0
     except click.ClickException as error:
         code = _fail(_usage_text(error), 2)
     except LimGpuError as error:
