@@ -106,16 +106,11 @@ class StoredMatrix:
         """HASH and DeepNet: a feature a slice, from blocks, so that no volume is ever held whole."""
         import torch
 
-        from lim_gpu.pruning import to_numpy
         from lim_gpu.similarity import deepnet, hash, refine
 
         blocks = (block for volume in volumes for block in self._blocks(volume))
         if self.criterion.method == "hash":
-            if self.device.type == "cuda":
-                from lim_gpu.similarity.cuda.hash import dhash
-            else:
-                from lim_gpu.similarity.hash import dhash
-            hashes = np.concatenate([to_numpy(dhash(block)).view(np.uint64) for block in blocks])
+            hashes = np.concatenate([self._hashes(block) for block in blocks])
             return hash.matrix_of_hashes(hashes), 0
         model = self._network()
         embeddings = torch.cat([deepnet.embed(block, model, self.criterion.features) for block in blocks])
@@ -131,6 +126,17 @@ class StoredMatrix:
             model=model,
             features=self.criterion.features,
         )
+
+    def _hashes(self, block: Any) -> NDArray[np.uint64]:
+        from lim_gpu.pruning import to_numpy
+
+        if self.device.type == "cuda":
+            from lim_gpu.similarity.cuda.hash import dhash as dhash_on_gpu
+
+            return to_numpy(dhash_on_gpu(block)).view(np.uint64)
+        from lim_gpu.similarity.hash import dhash
+
+        return dhash(block)
 
     def _from_pixels(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[NDArray[np.float32], int]:
         """SSIM and MI: slices of one shape are compared with each other."""
@@ -155,12 +161,15 @@ class StoredMatrix:
         return matrix, borderline
 
     def _pixels(self, volumes: Sequence[Volume]) -> Any:
-        """All slices (n, H, W) of volumes of one shape as uint8, on the device; blocks bound what int16 takes."""
+        """All slices (n, H, W) of volumes of one shape as uint8, on the device where they fit there."""
         import torch
 
         _, height, width = volumes[0].entry.shape
         total = sum(volume.entry.shape[0] for volume in volumes)
-        slices = torch.empty((total, height, width), dtype=torch.uint8, device=self.device)
+        place = self.device
+        if place.type == "cuda" and total * height * width > torch.cuda.mem_get_info(place)[0] // 2:
+            place = torch.device("cpu")  # the kernels' launchers copy what they need, block by block
+        slices = torch.empty((total, height, width), dtype=torch.uint8, device=place)
         start = 0
         for volume in volumes:
             for block in self._blocks(volume):

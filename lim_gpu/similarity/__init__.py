@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 METHODS = ("ssim", "mi", "deepnet", "hash")
 FAR_BEYOND = 1e6  # times data_range: no image, and float32 products would overflow
+HASH_BLOCK = 256  # slices copied to a GPU at a time
 BORDERLINE = 1e-4  # 50 times the largest float32 error seen: nearer to a threshold, float64 decides
 
 
@@ -45,13 +45,15 @@ def similarity_matrix(
     Raises InputError for slices of another shape, or with NaN, infinity or values far beyond data_range, UsageError for
     a contradictory call, NoGpuError when a GPU is asked for and none is usable.
     """
+    import torch
+
     if method not in METHODS:
         raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
     if not 2 <= bins <= 256:
         raise UsageError(f"bins {bins} is outside 2..256")
     tensor = as_tensor(slices)
     place = resolve_device(str(tensor.device) if device == "auto" and tensor.is_cuda else device)
-    tensor, extent = _checked(tensor.to(place), data_range)
+    tensor, extent = _checked(tensor if place.type == "cuda" else tensor.cpu(), data_range)
     if method == "deepnet":
         from lim_gpu.similarity import deepnet
 
@@ -59,8 +61,9 @@ def similarity_matrix(
         return deepnet.cosine_matrix(deepnet.embed(tensor, model, features, extent))
     if method == "hash":
         tensor = _as_uint8(tensor, extent)
-    compute = _cuda(method, extent, bins) if place.type == "cuda" else _cpu(method, extent, bins)
-    return compute(tensor)
+    if place.type == "cuda":
+        return _on_gpu(tensor, method, extent, bins, place)
+    return torch.from_numpy(_on_cpu(tensor.numpy(), method, extent, bins))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -193,34 +196,35 @@ def _as_uint8(tensor: torch.Tensor, data_range: float) -> torch.Tensor:
     return (tensor.double() / data_range * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _cpu(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    import torch
-
+def _on_cpu(slices: NDArray[Any], method: str, data_range: float, bins: int) -> NDArray[np.float32]:
     if method == "ssim":
         from lim_gpu.similarity.ssim import ssim_matrix
 
-        return lambda t: torch.from_numpy(ssim_matrix(t.numpy(), data_range))
+        return ssim_matrix(slices, data_range)
     if method == "mi":
         from lim_gpu.similarity.mi import mi_matrix
 
-        return lambda t: torch.from_numpy(mi_matrix(t.numpy(), bins))
+        return mi_matrix(slices, bins)
     from lim_gpu.similarity.hash import dhash, matrix_of_hashes
 
-    return lambda t: torch.from_numpy(matrix_of_hashes(dhash(t.numpy())))
+    return matrix_of_hashes(dhash(slices))
 
 
-def _cuda(method: str, data_range: float, bins: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def _on_gpu(slices: torch.Tensor, method: str, data_range: float, bins: int, device: torch.device) -> torch.Tensor:
+    """Slices in host memory are copied to `device` in blocks, so that a volume need not fit there."""
+    import torch
+
     if method == "ssim":
         from lim_gpu.similarity.cuda.ssim import ssim_matrix
 
-        return lambda t: ssim_matrix(t, data_range)
+        return ssim_matrix(slices, data_range, device=device)
     if method == "mi":
         from lim_gpu.similarity.cuda.mi import mi_matrix
 
-        return lambda t: mi_matrix(t, bins)
-    from lim_gpu.similarity.cuda.hash import dhash, hamming_matrix
+        return mi_matrix(slices, bins, device=device)
+    from lim_gpu.similarity.cuda.hash import dhash, matrix_of_hashes
 
-    return lambda t: 1 - hamming_matrix(dhash(t)).float() / 64
+    return matrix_of_hashes(torch.cat([dhash(block.to(device)) for block in slices.split(HASH_BLOCK)]))
 
 
 def _has_cupy() -> bool:
