@@ -1,4 +1,4 @@
-"""Slices on which similarity code goes wrong: constant, saturated, ramps, odd sizes, near-duplicates, noise, CT-like."""
+"""Slices on which similarity code goes wrong: constant, saturated, ramps, odd sizes, near-duplicates, noise, CT."""
 
 from __future__ import annotations
 

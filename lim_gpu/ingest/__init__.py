@@ -24,7 +24,7 @@ from lim_gpu.ingest.plan import Keys, SliceSource, VolumePlan
 from lim_gpu.ingest.planning import Planned, plan_volumes
 from lim_gpu.ingest.records import Failure, Frame
 from lim_gpu.ingest.report import IngestReport
-from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, scan, walk
+from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, read_headers, walk
 from lim_gpu.ingest.schedule import store_volumes
 from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.progress import Reporter
@@ -131,7 +131,7 @@ def _read(
     private = Path(f"{store.resolve()}.private")
     walked = walk(sources, leave_out=[store, private])
     with reporter.track("read headers", len(walked.files), "files") as advance:
-        scanned = scan(walked.files, modality, assume_hu, workers, advance)
+        scanned = read_headers(walked.files, modality, assume_hu, workers, advance)
 
     def digests(frames: Sequence[Frame]) -> Mapping[FrameId, str]:
         return _digests(frames, assume_hu, workers)

@@ -18,7 +18,7 @@ import numpy as np
 from lim_gpu.errors import InputError
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
-from lim_gpu.ingest.part10 import open_dicom, text
+from lim_gpu.ingest.part10 import open_dicom, silence, text
 from lim_gpu.ingest.pictures import decode_picture
 from lim_gpu.ingest.pixels import decode
 from lim_gpu.ingest.plan import SliceSource, VolumePlan
@@ -54,6 +54,7 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
     `ticks` is a file that grows by a byte with every slice, for the parent's progress bar. Raises `InputError` that
     names the first bad slice; with `skip_bad_slices` the volume goes on without them and records the loss.
     """
+    silence()
     counts: Counter[str] = Counter()
     bad: list[tuple[int, SourceError]] = []
     try:

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lim_gpu.errors import InputError
+from lim_gpu.ingest.dicom import read_instance
+from lim_gpu.ingest.nifti import read_nifti
+from lim_gpu.ingest.part10 import silence
+from lim_gpu.ingest.pictures import SIGNATURES, read_picture
 from lim_gpu.ingest.records import Counted, Failure, Found, Scanned, SourceError
 from lim_gpu.workers import Outcome, run_in_children
 
@@ -18,7 +22,6 @@ SECONDS = 120  # for a chunk
 MEMORY = 8 * 2**30  # bytes of address space for a child; NumPy's thread pools alone reserve some
 PICTURE_NAMES = (".png", ".jpg", ".jpeg")
 NIFTI_NAMES = (".nii", ".nii.gz")
-PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 
 
 @dataclass
@@ -97,7 +100,7 @@ def _add(result: Walk, path: str, name: str) -> None:
     result.files.append(Found(path, name, len(result.files), status.st_size, status.st_mtime_ns))
 
 
-def scan(
+def read_headers(
     files: Sequence[Found], modality: str, assume_hu: bool, workers: int, advance: Callable[[int], None]
 ) -> list[Scanned]:
     """What is in each file, in the order of `files`. A file that kills its reader is scanned alone, and named."""
@@ -126,14 +129,11 @@ def _scanning(tasks: Sequence[tuple[Sequence[Found], str, bool]], workers: int) 
 
 def scan_files(files: Sequence[Found], modality: str, assume_hu: bool) -> list[Scanned]:
     """Read the headers of some files (in a child process)."""
+    silence()
     return [_scan_file(found, modality, assume_hu) for found in files]
 
 
 def _scan_file(found: Found, modality: str, assume_hu: bool) -> Scanned:
-    from lim_gpu.ingest.dicom import read_instance
-    from lim_gpu.ingest.nifti import read_nifti
-    from lim_gpu.ingest.pictures import read_picture
-
     name = found.path.lower()
     try:
         with open(found.path, "rb") as file:
@@ -144,6 +144,6 @@ def _scan_file(found: Found, modality: str, assume_hu: bool) -> Scanned:
         return Scanned(found, read_instance(found, modality, assume_hu))
     if name.endswith(NIFTI_NAMES):
         return Scanned(found, read_nifti(found))
-    if head.startswith(PICTURES) or name.endswith(PICTURE_NAMES):
+    if head.startswith(SIGNATURES) or name.endswith(PICTURE_NAMES):
         return Scanned(found, read_picture(found))
     return Scanned(found, Counted("named .dcm but not DICOM" if name.endswith(".dcm") else "not an image"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lim_gpu.errors import InputError, LimGpuError
-from lim_gpu.files import remove_stale
 from lim_gpu.ingest.convert import Converted, Settings, convert
 from lim_gpu.ingest.defects import sentences
 from lim_gpu.ingest.plan import VolumePlan
@@ -26,6 +26,7 @@ from lim_gpu.workers import run_in_children
 
 SECONDS_A_SLICE = 2.0  # a decoder needs 0.1 at most; slow network disks need more
 MOST_THREADS = 2  # of one child; more wait for each other
+TEMPORARY = re.compile(r"\.(store\.json|key|[0-9a-f]{16}\.(h5|jsonl))\.[0-9]+\.tmp")  # of files.replacing
 SPARE = 16 * 2**20  # bytes free below which a disk counts as full
 
 
@@ -58,7 +59,7 @@ def store_volumes(plans: Sequence[VolumePlan], settings: Settings, workers: int,
 
     Raises LimGpuError when the disk is full: the next volume would fail too.
     """
-    remove_stale(settings.store / "volumes")
+    _remove_temporaries(settings.store)
     standing = {plan.key: _standing(plan, settings.store) for plan in plans}
     waiting = [plan for plan in plans if standing[plan.key] is None]
     _check_space(waiting, settings)
@@ -80,6 +81,15 @@ def store_volumes(plans: Sequence[VolumePlan], settings: Settings, workers: int,
             stored.add(plan, done)
             stored.written += plan.key in new
     return stored
+
+
+def _remove_temporaries(store: Path) -> None:
+    """Remove what killed runs left. The lock is held, so nobody needs it: at most an orphan loses its last volume."""
+    private = private_folder(store)
+    for folder in (store, store / "volumes", private, private / "sources"):
+        for path in folder.glob(".*.tmp"):
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def _convert_all(

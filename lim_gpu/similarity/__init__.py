@@ -173,6 +173,8 @@ def _checked(tensor: torch.Tensor, data_range: float | None) -> tuple[torch.Tens
 
     if tensor.ndim != 3 or 0 in tensor.shape:
         raise InputError(f"slices are (n, H, W) with n, H, W >= 1, these are {tuple(tensor.shape)}")
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise InputError(f"slices of {tensor.dtype} are no images. Give uint8, or numbers with data_range")
     if data_range is not None and not 0 < data_range < float("inf"):
         raise UsageError(f"data_range {data_range!r} is not a positive number")
     if tensor.dtype == torch.uint8:

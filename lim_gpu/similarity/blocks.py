@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 64  # bytes, a cache line: an AVX-512 load that crosses two costs double
-SHARES = 4  # of the work a thread, so that unequal shares even out
+SHARES = 4  # of the work a thread: unequal shares even out, and Ctrl-C waits for one share only
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -91,9 +91,6 @@ class Threads:
     def run(self, function: Callable[..., Any], items: Sequence[Any] | NDArray[Any], *arguments: Any) -> None:
         """Call `function(share, *arguments)` for shares of `items` and wait for all."""
         shares = min(len(items), SHARES * self.count)
-        if self._pool is None or shares < 2:
-            function(items, *arguments)
-            return
         bounds = np.linspace(0, len(items), shares + 1).astype(int)
         parts = [items[a:b] for a, b in pairwise(bounds)]
         self.map(lambda part: function(part, *arguments), parts)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import pickle
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's Ima
 FEATURES = ("logits", "pooled")  # 1000 outputs, or the 2048 values before the last layer
 BATCH = {"cpu": 16, "cuda": 256}  # slices at a time; at 256 the activations take 3 GiB
 NETWORK_TIMEOUT = 30  # s without an answer from the server of the weights
-UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Module:
@@ -121,10 +120,10 @@ def _imagenet_state() -> dict[str, torch.Tensor]:
             return torch.hub.load_state_dict_from_url(
                 url, map_location="cpu", check_hash=True, progress=False, weights_only=True
             )
-    except UNREADABLE as error:
-        cause = str(error).split("\n", 1)[0]
+    except Exception as error:  # the network, or a damaged file in the cache
         raise InputError(
-            f"DeepNet's ImageNet weights cannot be had ({cause}). Put {url} into {folder}, or give --weights FILE"
+            f"DeepNet's ImageNet weights cannot be had ({_cause(error)}). "
+            f"Put {url} into {folder}, or give --weights FILE"
         ) from None
 
 
@@ -142,26 +141,28 @@ def _network_timeout() -> Iterator[None]:
 def _file_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file; a pickle is read without running anything it holds."""
     try:
-        if path.suffix == ".safetensors":
-            return _safetensors(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        cause = str(error).split("\n", 1)[0]
-        raise InputError(f"{path}: cannot be read as weights ({cause}). Give --weights a state_dict") from None
+        state = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    except ImportError:
+        raise InputError(f"{path}: needs safetensors. Run pip install safetensors, or give --weights a .pth") from None
+    except Exception as error:  # a damaged file can raise anything: IndexError, KeyError, RuntimeError, ...
+        raise InputError(f"{path}: cannot be read as weights ({_cause(error)}). Give --weights a state_dict") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state_dict of tensors. Give --weights one")
     return state
 
 
-def _safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        from safetensors import SafetensorError  # type: ignore[import-not-found, unused-ignore]
-        from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise InputError(f"{path}: needs safetensors. Run pip install safetensors, or give a .pth file") from None
-    try:
-        return dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
+def _pickled(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the version of pickle in a file that then turns out not to be ours
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file  # type: ignore[import-not-found, unused-ignore]
+
+    return load_file(path)
+
+
+def _cause(error: Exception) -> str:
+    """One line: torch explains over several."""
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0]

@@ -75,7 +75,7 @@ def _upper(
     blocks, totals = pair_blocks(n, BLOCK), np.zeros((n, n))
     with Threads(threads) as pool:
         for top in range(0, inner_height, ROWS):
-            pool.run(_prepare, np.arange(n), slices, top, dtype(scale), tail, c2, x, deviation, variance)
+            pool.run(_prepare, np.arange(n), slices, top, dtype(scale), tail, c2 / dtype(2), x, deviation, variance)
             rows = min(ROWS, inner_height - top)
             pool.run(_add_pairs, blocks, x, deviation, variance, tail, c1, c2, rows, inner_width, totals)
     return totals / (inner_height * inner_width)
@@ -84,7 +84,7 @@ def _upper(
 @compiled(fastmath={"contract"})
 def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-untyped-def]
     """out (ROWS, columns) = Gaussian mean of x[i] * y[j] less its centre value, by differences (see the head)."""
-    t1, t2, t3, t4, t5 = tail
+    t1, t2, t3, t4, t5 = tail[0], tail[1], tail[2], tail[3], tail[4]
     for r in range(step.shape[0]):
         for c in range(step.shape[1]):
             step[r, c] = x[i, r + 1, c] * y[j, r + 1, c] - x[i, r, c] * y[j, r, c]
@@ -113,13 +113,12 @@ def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-unty
 
 
 @compiled()
-def _prepare(share, slices, top, scale, tail, c2, x, deviation, variance):  # type: ignore[no-untyped-def]
+def _prepare(share, slices, top, scale, tail, half_c2, x, deviation, variance):  # type: ignore[no-untyped-def]
     """Cut rows top.. of the slices in `share` into tiles, with deviation = mean - centre, and variance + C2 / 2."""
     tiles, _, depth, breadth = x.shape
     rows, columns = deviation.shape[2:]
     step, smooth, above = scratch(depth - 1, breadth, x), scratch(rows, breadth, x), scratch(rows, breadth, x)
     ones = np.ones((1, depth, breadth), x.dtype)
-    half = c2 / (tail.dtype.type(2))
     for t in range(tiles):
         left = t * columns
         for i in share:
@@ -132,7 +131,7 @@ def _prepare(share, slices, top, scale, tail, c2, x, deviation, variance):  # ty
             for r in range(rows):
                 for c in range(columns):
                     centre = x[t, i, r + 5, c + 5]
-                    v[r, c] = v[r, c] - (centre * d[r, c] + centre * d[r, c] + d[r, c] * d[r, c]) + half
+                    v[r, c] = v[r, c] - (centre * d[r, c] + centre * d[r, c] + d[r, c] * d[r, c]) + half_c2
 
 
 @compiled()  # no fused multiply-add: in x dy + y dx it would tell x from y, and (i, j) would differ from (j, i)

@@ -113,7 +113,9 @@ def bound(
     for parameter in arrays:
         _check(parameter, arguments[parameter.name], sizes)
         if arguments[parameter.name].device != device or device.type != device_type:
-            raise ValueError(f"{parameter.name} lies on {arguments[parameter.name].device}, not on one {device_type} device")
+            raise ValueError(
+                f"{parameter.name} lies on {arguments[parameter.name].device}, not on one {device_type} device"
+            )
     return device, [_value(parameter, arguments, sizes) for parameter in signature.parameters]
 
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 _KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(')
-_PARAMETER = re.compile(r"(const )?(\w+) (\*?)(?:__restrict__ )?(\w+)")
+_PARAMETER = re.compile(r"(const )?(\w+)( ?\* ?| )(?:__restrict__ )?(\w+)")
 _SHAPE = re.compile(r"\(([^)]*)\)")
 _EXTENT = re.compile(r"(\w+)(?: ([+-]) (\d+))?")
 _CONSTANT = re.compile(r"^(?:#define|constexpr int) (\w+) (?:= )?(\d+);?[ ]*(?://.*)?$", re.MULTILINE)
@@ -64,14 +64,14 @@ def _signature(kernel: str, text: str) -> Signature:
     for line in text.splitlines():
         code, _, comment = line.partition("//")
         code, end, _ = code.partition(")")
-        found = list(_PARAMETER.finditer(code))
-        if any(match[3] for match in found):
-            shape = _SHAPE.match(comment.strip())
-            if len(found) != 1 or shape is None:
-                raise ValueError(f"{kernel}: an array needs a line and a shape of its own: {line.strip()}")
-            parameters.append(Parameter(found[0][4], found[0][2], bool(found[0][1]), _extents(shape[1])))
-        else:
-            parameters += [Parameter(match[4], match[2], True, None) for match in found]
+        declared = [_PARAMETER.fullmatch(piece.strip()) for piece in code.split(",") if piece.strip()]
+        arrays = [match for match in declared if match and "*" in match[3]]
+        shape = _SHAPE.match(comment.strip())
+        if None in declared or (arrays and (shape is None or len(declared) > 1)):
+            raise ValueError(f"{kernel}: not a parameter, or an array without a line and a shape of its own: {line}")
+        for match in filter(None, declared):
+            extents = _extents(shape[1]) if arrays and shape else None
+            parameters.append(Parameter(match[4], match[2], extents is None or bool(match[1]), extents))
         if end:
             break
     return Signature(kernel, tuple(parameters))

@@ -1,0 +1,181 @@
+// Normalized mutual information of every pair of slices (Studholme et al. 1999, Pattern Recognition 32:71):
+//
+//     NMI(x, y) = (H(X) + H(Y)) / H(X, Y),   N H = N log N - sum over the bins of c log c,   c: count of a bin, N:
+//     pixels
+//
+// Counts are exact whole numbers. c log c comes from a table in fixed point that the host makes, so that sums of it
+// have no order: a value depends on the counts alone, equals the CPU's bit for bit, and one full bin has an entropy of
+// exactly 0. Two slices of one bin each: 2 by definition.
+//
+// Versions
+//     mi_pairs_plain   a block a pair; every pixel of the pair adds 1 to the joint histogram in shared memory
+//     mi_pairs         four pixels a load, and the bin where the fullest bins of the two slices meet is not counted:
+//     what
+//                      the others lack is its count. On CT that is the air, a third to a half of the pixels, and it is
+//                      where the lanes of a warp would wait for each other.
+// Bin numbers and entropies of single slices are computed once (mi_bins, mi_marginals).
+
+constexpr int MAX_BINS = 256;
+constexpr int TABLE = 256;  // values of a byte
+
+// ------------------------------------------------------------------------------------------------ a slice, once
+
+// The bin of a value as numpy.histogramdd places it: half-open, the last one closed.
+__device__ inline int bin_of(double value, const double* edges, int bins) {
+    int low = 0, high = bins + 1;  // edges[low] <= value < edges[high]
+    while (high - low > 1) {
+        int middle = (low + high) / 2;
+        (edges[middle] <= value ? low : high) = middle;
+    }
+    return min(low, bins - 1);
+}
+
+extern "C" __global__ void mi_bins_u8(const u8* __restrict__ slices,     // (n, pixels)
+                                      const double* __restrict__ edges,  // (n, bins + 1)
+                                      u8* numbers,                       // (n, pitch)
+                                      int bins, i64 pixels, i64 pitch) {
+    __shared__ u8 table[TABLE];
+    i64 slice = blockIdx.x;  // blocks along y share the pixels of a slice
+    for (int value = threadIdx.x; value < TABLE; value += blockDim.x) {
+        table[value] = bin_of(value, edges + slice * (bins + 1), bins);
+    }
+    __syncthreads();
+    for (i64 k = blockIdx.y * blockDim.x + threadIdx.x; k < pixels; k += gridDim.y * blockDim.x) {
+        numbers[slice * pitch + k] = table[slices[slice * pixels + k]];
+    }
+}
+
+extern "C" __global__ void mi_bins_f32(const float* __restrict__ slices,  // (n, pixels)
+                                       const double* __restrict__ edges,  // (n, bins + 1)
+                                       u8* numbers,                       // (n, pitch)
+                                       int bins, i64 pixels, i64 pitch) {
+    i64 slice = blockIdx.x;
+    for (i64 k = blockIdx.y * blockDim.x + threadIdx.x; k < pixels; k += gridDim.y * blockDim.x) {
+        numbers[slice * pitch + k] = bin_of(slices[slice * pixels + k], edges + slice * (bins + 1), bins);
+    }
+}
+
+extern "C" __global__ void mi_marginals(const u8* __restrict__ numbers,   // (n, pitch)
+                                        const i64* __restrict__ c_log_c,  // (pixels + 1)
+                                        i64* entropies,                   // (n): N H
+                                        int* modes,                       // (n): the fullest bin
+                                        i64 pitch, i64 pixels) {
+    __shared__ u32 counts[MAX_BINS];
+    i64 slice = blockIdx.x;
+    for (int bin = threadIdx.x; bin < MAX_BINS; bin += blockDim.x) {
+        counts[bin] = 0;
+    }
+    __syncthreads();
+    for (i64 k = threadIdx.x; k < pixels; k += blockDim.x) {
+        atomicAdd(&counts[numbers[slice * pitch + k]], 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        i64 sum = 0;
+        int mode = 0;
+        for (int bin = 0; bin < MAX_BINS; ++bin) {
+            sum += c_log_c[counts[bin]];
+            mode = counts[bin] > counts[mode] ? bin : mode;
+        }
+        entropies[slice] = c_log_c[pixels] - sum;
+        modes[slice] = mode;
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ pairs
+
+struct Joint {
+    i64 sum;    // of c log c over the bins
+    i64 count;  // of the pixels in them
+};
+
+// The joint histogram, rows_per_pass rows at a time. `for_pixels(add)` calls add(bin of x, bin of y) for the pixels
+// that this thread counts. The sums are whole in thread 0.
+template <class ForPixels>
+__device__ Joint joint(ForPixels for_pixels, u32* counts, const i64* c_log_c, int bins, int rows_per_pass,
+                       i64* scratch) {
+    Joint result = {0, 0};
+    for (int first = 0; first < bins; first += rows_per_pass) {
+        int rows = min(rows_per_pass, bins - first);
+        for (int k = threadIdx.x; k < rows * bins; k += blockDim.x) {
+            counts[k] = 0;
+        }
+        __syncthreads();
+        for_pixels([&](int x, int y) {
+            if (x >= first && x < first + rows) {
+                atomicAdd(&counts[(x - first) * bins + y], 1u);
+            }
+        });
+        __syncthreads();
+        for (int k = threadIdx.x; k < rows * bins; k += blockDim.x) {
+            result.sum += c_log_c[counts[k]];  // a thread clears in the next pass what it has read here
+            result.count += counts[k];
+        }
+    }
+    return {block_sum(result.sum, scratch), block_sum(result.count, scratch)};
+}
+
+__device__ inline void store(float* matrix, int n, i64 i, i64 j, i64 both, i64 entropy) {
+    double value = entropy > 0 ? (double)both / (double)entropy : 2;
+    matrix[i * n + j] = matrix[j * n + i] = fmin(fmax(value, 1.0), 2.0);
+}
+
+extern "C" __global__ void mi_pairs_plain(const u8* __restrict__ numbers,     // (n, pitch)
+                                          const i64* __restrict__ entropies,  // (n)
+                                          const i64* __restrict__ c_log_c,    // (pixels + 1)
+                                          float* matrix,                      // (n, n)
+                                          int n, i64 pitch, i64 pixels, int bins, int rows_per_pass) {
+    DYNAMIC_SHARED(u32, counts);  // (rows_per_pass, bins)
+    __shared__ i64 scratch[WARP];
+    i64 i = blockIdx.x / n, j = blockIdx.x % n;
+    if (i >= j) {
+        return;
+    }
+    const u8 *x = numbers + i * pitch, *y = numbers + j * pitch;
+    auto for_pixels = [&](auto add) {
+        for (i64 k = threadIdx.x; k < pixels; k += blockDim.x) {
+            add(x[k], y[k]);
+        }
+    };
+    Joint all = joint(for_pixels, counts, c_log_c, bins, rows_per_pass, scratch);
+    if (threadIdx.x == 0) {
+        store(matrix, n, i, j, entropies[i] + entropies[j], c_log_c[pixels] - all.sum);
+    }
+}
+
+extern "C" __global__ void mi_pairs(const u8* __restrict__ x_numbers,     // (a, pitch): a multiple of 4
+                                    const i64* __restrict__ x_entropies,  // (a)
+                                    const int* __restrict__ x_modes,      // (a)
+                                    const u8* __restrict__ y_numbers,     // (b, pitch)
+                                    const i64* __restrict__ y_entropies,  // (b)
+                                    const int* __restrict__ y_modes,      // (b)
+                                    const i64* __restrict__ c_log_c,      // (pixels + 1)
+                                    float* matrix,                        // (n, n)
+                                    int a, int b, int n, i64 pitch, i64 pixels, int bins, int rows_per_pass,
+                                    int x_first, int y_first) {
+    DYNAMIC_SHARED(u32, counts);  // (rows_per_pass, bins)
+    __shared__ i64 scratch[WARP];
+    Tile pair = tile_of(blockIdx.x, a, b);
+    i64 i = pair.row, j = pair.column;
+    if (x_first + i >= y_first + j) {
+        return;
+    }
+    const u32 *x = (const u32*)(x_numbers + i * pitch), *y = (const u32*)(y_numbers + j * pitch);
+    int x_mode = x_modes[i], y_mode = y_modes[j];
+    auto for_pixels = [&](auto add) {
+        for (i64 k = 4 * threadIdx.x; k < pixels; k += 4 * blockDim.x) {
+            u32 four_x = x[k / 4], four_y = y[k / 4];
+            for (int byte = 0; byte < 4; ++byte) {
+                int x_bin = four_x >> 8 * byte & 255, y_bin = four_y >> 8 * byte & 255;
+                if (k + byte < pixels && !(x_bin == x_mode && y_bin == y_mode)) {
+                    add(x_bin, y_bin);
+                }
+            }
+        }
+    };
+    Joint others = joint(for_pixels, counts, c_log_c, bins, rows_per_pass, scratch);
+    if (threadIdx.x == 0) {
+        i64 sum = others.sum + c_log_c[pixels - others.count];
+        store(matrix, n, x_first + i, y_first + j, x_entropies[i] + y_entropies[j], c_log_c[pixels] - sum);
+    }
+}

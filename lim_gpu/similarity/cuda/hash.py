@@ -1,0 +1,73 @@
+"""HASH on the GPU: kernels/hash.cu. Hashes are uint64 in torch's int64, the same bits."""
+
+from __future__ import annotations
+
+import torch
+
+from lim_gpu.similarity.cuda.lanczos import lanczos_weights, rows_first
+from lim_gpu.similarity.cuda.module import Module, load
+
+THREADS = 256
+MOST_BLOCKS = 1 << 16  # the kernels go on with what is left
+
+
+def dhash(slices: torch.Tensor, *, module: Module | None = None) -> torch.Tensor:
+    """Hashes int64 (n,) of slices uint8 (n, H, W), any H, W >= 1; bit for bit those of imagehash and Pillow."""
+    module = module or load("hash")
+    n, height, width = slices.shape
+    hashes = torch.empty(n, dtype=torch.int64, device=slices.device)
+    if n:
+        passes = (_rows, _columns) if rows_first(height, width) else (_columns, _rows)
+        for resample in passes:
+            slices = resample(slices, module)
+        module.launch("hash_bits", _blocks(n), THREADS, small=slices, hashes=hashes)
+    return hashes
+
+
+def hamming_matrix(x: torch.Tensor, y: torch.Tensor | None = None, *, module: Module | None = None) -> torch.Tensor:
+    """Distances uint8 (a, b) in bits, 0..64, between hashes x (a,) and y (b,), by default x itself."""
+    y = x if y is None else y
+    distances = torch.empty((len(x), len(y)), dtype=torch.uint8, device=x.device)
+    if distances.numel():
+        _launch_over("hash_distances", distances, module, x=x, y=y, distances=distances)
+    return distances
+
+
+def matrix_of_hashes(x: torch.Tensor, y: torch.Tensor | None = None, *, module: Module | None = None) -> torch.Tensor:
+    """Similarities float32 (a, b), 1 - bits/64 in [0, 1], exact."""
+    y = x if y is None else y
+    similarities = torch.empty((len(x), len(y)), dtype=torch.float32, device=x.device)
+    if similarities.numel():
+        _launch_over("hash_similarities", similarities, module, x=x, y=y, similarities=similarities)
+    return similarities
+
+
+def _launch_over(kernel: str, result: torch.Tensor, module: Module | None, **arguments: torch.Tensor) -> None:
+    (module or load("hash")).launch(kernel, _blocks(result.numel()), THREADS, **arguments)
+
+
+def _rows(slices: torch.Tensor, module: Module) -> torch.Tensor:
+    """Slices uint8 (n, H, W) as (n, H, 9): a warp a row."""
+    n, height, width = slices.shape
+    narrow = slices.new_empty((n, height, module.constants["ACROSS"]))
+    weights = _weights(width, module.constants["ACROSS"], module.constants["PRECISION"], slices.device)
+    module.launch("hash_rows", _blocks(n * height * 32), THREADS, slices=slices, narrow=narrow, **weights)
+    return narrow
+
+
+def _columns(slices: torch.Tensor, module: Module) -> torch.Tensor:
+    """Slices uint8 (n, H, W) as (n, 8, W): a thread a pixel."""
+    n, height, width = slices.shape
+    low = slices.new_empty((n, module.constants["DOWN"], width))
+    weights = _weights(height, module.constants["DOWN"], module.constants["PRECISION"], slices.device)
+    module.launch("hash_columns", _blocks(low.numel()), THREADS, slices=slices, low=low, **weights)
+    return low
+
+
+def _blocks(threads: int) -> int:
+    return min(-(-threads // THREADS), MOST_BLOCKS)
+
+
+def _weights(size: int, outputs: int, precision: int, device: torch.device) -> dict[str, torch.Tensor]:
+    tables = lanczos_weights(size, outputs, precision)._asdict()
+    return {name: torch.from_numpy(table).to(device) for name, table in tables.items()}

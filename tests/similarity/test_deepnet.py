@@ -1,0 +1,156 @@
+"""DeepNet against torchvision's own transforms and model, with seeded weights; and weights that cannot be used."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import resnet50
+from torchvision.transforms import v2
+
+from hard_slices import STACKS
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.similarity import deepnet
+
+TOLERANCE = 2e-6  # cosines, float32 against float64
+
+
+@pytest.fixture(scope="session")
+def slices() -> np.ndarray:
+    return np.concatenate([STACKS["ct_like"]()[:3], np.full((1, 90, 110), 255, np.uint8)])
+
+
+def reference(slices, weights, pooled=False):
+    """Cosines in float64 by torchvision's transforms, three equal channels and its forward pass."""
+    model = resnet50(weights=None)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    model = model.double().eval()
+    if pooled:
+        model.fc = torch.nn.Identity()
+    transform = v2.Compose(
+        [
+            v2.ToDtype(torch.float64, scale=True),
+            v2.Resize((224, 224), antialias=True),
+            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    with torch.no_grad():
+        outputs = model(transform(torch.from_numpy(slices)[:, None].repeat(1, 3, 1, 1))).numpy()
+    unit = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+@pytest.mark.parametrize("features", deepnet.FEATURES)
+def test_equals_torchvision(slices, weights, features):
+    embeddings = deepnet.embed(slices, deepnet.load_model(weights, "cpu"), features)
+    assert embeddings.shape == (4, 1000 if features == "logits" else 2048)
+    expected = reference(slices, weights, pooled=features == "pooled")
+    assert np.abs(deepnet.cosine_matrix(embeddings).numpy() - expected).max() < TOLERANCE
+    assert np.ptp(expected) > 1e-3, "these slices are too alike to prove anything"
+
+
+def test_batches_do_not_change_the_result(slices, weights, monkeypatch):
+    model = deepnet.load_model(weights, "cpu")
+    whole = deepnet.embed(slices, model)
+    monkeypatch.setitem(deepnet.BATCH, "cpu", 3)
+    torch.testing.assert_close(deepnet.embed(slices, model), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_batch(slices, weights, monkeypatch):
+    model = deepnet.load_model(weights, "cpu")
+    whole = deepnet.embed(slices, model)
+    forward, sizes = deepnet._forward, []
+
+    def short_of_memory(model, grey, features):
+        sizes.append(len(grey))
+        if len(grey) > 1:
+            raise torch.OutOfMemoryError
+        return forward(model, grey, features)
+
+    monkeypatch.setattr(deepnet, "_forward", short_of_memory)
+    monkeypatch.setitem(deepnet.BATCH, "cpu", 4)
+    torch.testing.assert_close(deepnet.embed(slices, model), whole, rtol=1e-5, atol=1e-5)
+    assert sizes == [4, 2, 1, 1, 1, 1]
+
+
+def test_double_precision_is_a_copy(slices, weights):
+    model = deepnet.load_model(weights, "cpu")
+    embeddings = deepnet.embed(slices[:1], deepnet.double_precision(model))
+    assert embeddings.dtype == torch.float64
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_cosines_keep_their_range():
+    matrix = deepnet.cosine_matrix(torch.tensor([[3.0, 4.0], [-6.0, -8.0], [3e-30, 4e-30], [1.0, 1.0]]))
+    assert matrix.dtype == torch.float32
+    assert torch.equal(matrix, matrix.T)
+    assert matrix[0, 1] == -1
+    assert matrix.diagonal().tolist() == [1, 1, 1, 1]
+
+
+def test_unknown_features_are_refused(slices, weights):
+    with pytest.raises(UsageError, match="fc7"):
+        deepnet.embed(slices, deepnet.load_model(weights, "cpu"), "fc7")
+
+
+class Payload:
+    def __reduce__(self):
+        return Path.touch, (Path("payload-ran"),)
+
+
+def broken_files(folder: Path, weights: Path) -> dict[str, Path]:
+    state = torch.load(weights, weights_only=True)
+    lacking = {name: value for name, value in state.items() if name != "fc.bias"}
+    other = state | {"fc.weight": torch.zeros(10, 2048)}
+    for name, value in (("lacking", lacking), ("other", other), ("list", [1]), ("epoch", {"epoch": 3})):
+        torch.save(value, folder / f"{name}.pth")
+    (folder / "payload.pth").write_bytes(pickle.dumps(Payload()))
+    (folder / "text.pth").write_text("these are no weights")
+    (folder / "empty.pth").touch()
+    (folder / "cut.pth").write_bytes(weights.read_bytes()[:100_000])
+    (folder / "text.safetensors").write_text("these are no weights")
+    (folder / "folder.pth").mkdir()
+    return {path.name: path for path in folder.iterdir()} | {"missing": folder / "missing.pth"}
+
+
+def test_unusable_weights_are_named_in_one_line(tmp_path, weights, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "files").mkdir()
+    for name, path in broken_files(tmp_path / "files", weights).items():
+        with pytest.raises(InputError, match="--weights") as caught:
+            deepnet.load_model(path, "cpu")
+        assert str(path) in str(caught.value), name
+        assert "\n" not in str(caught.value), name
+    assert not (tmp_path / "payload-ran").exists()
+
+
+def test_weights_that_give_nan_are_refused(tmp_path, slices, weights):
+    state = torch.load(weights, weights_only=True)
+    state["conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(InputError, match="finite"):
+        deepnet.embed(slices, deepnet.load_model(tmp_path / "nan.pth", "cpu"))
+
+
+def test_without_a_network_the_error_says_how_to_get_the_weights(tmp_path, monkeypatch, capsys):
+    def unreachable(*_arguments, **_options):
+        raise URLError("unreachable")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(InputError, match=r"https://.*resnet50-0676ba61\.pth into .*checkpoints, or give --weights"):
+        deepnet.load_model(None, "cpu")
+    assert capsys.readouterr().out == ""  # --json owns stdout
+
+
+def test_cached_imagenet_weights_are_taken(tmp_path, monkeypatch, weights):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "resnet50-0676ba61.pth").symlink_to(weights)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    model = deepnet.load_model(None, "cpu")
+    torch.testing.assert_close(model.state_dict(), torch.load(weights, weights_only=True))
+    assert not model.training
