@@ -13,7 +13,8 @@
 //     what
 //                      the others lack is its count. On CT that is the air, a third to a half of the pixels, and it is
 //                      where the lanes of a warp would wait for each other.
-// Bin numbers and entropies of single slices are computed once (mi_bins, mi_marginals).
+// Bin numbers and entropies of single slices are computed once (mi_bins, mi_marginals). CuPy compiles with -ftz=true:
+// float32 values below 1.2e-38 count as 0.
 
 constexpr int MAX_BINS = 256;
 constexpr int TABLE = 256;  // values of a byte

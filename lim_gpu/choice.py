@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.parts import UnitResult
-from lim_gpu.picture import matrix_thumbnail
-from lim_gpu.pruning import every_n, leader, random_choice, rank
+from lim_gpu.picture import matrix_thumbnail, thumbnail_places
+from lim_gpu.pruning import Indices, Ranking, every_n, leader, random_choice, rank
 from lim_gpu.request import Request, Unit
 from lim_gpu.stored_matrix import StoredMatrix, reading
 
@@ -86,29 +86,71 @@ def _nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.in
     return np.where(nearer_before & (kept[before] <= places), kept[before], kept[after]), [None] * n
 
 
+class _Matrix:
+    """Similarities of all pairs."""
+
+    def __init__(self, matrix: NDArray[np.float32]) -> None:
+        self.matrix = matrix
+
+    def rank(self, order: Indices) -> Ranking:
+        return rank(self.matrix[np.ix_(order, order)])
+
+    def leader(self, order: Indices, threshold: float) -> Indices:
+        return leader(self.matrix[np.ix_(order, order)], threshold)
+
+    def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
+        covered_by = kept[np.argmax(self.matrix[:, kept], axis=1)]  # argmax takes the first: ties to the lowest index
+        covered_by[kept] = kept
+        return covered_by, [float(value) for value in self.matrix[np.arange(len(covered_by)), covered_by]]
+
+    def picture(self) -> dict[str, Any]:
+        return matrix_thumbnail(self.matrix)
+
+
+class _Hashes:
+    """The same from hashes, of which no matrix is ever needed."""
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        from lim_gpu import hash_pruning  # compiled code: not for a plan or a help text
+
+        self.hashes = hashes
+        self.pruning = hash_pruning
+
+    def rank(self, order: Indices) -> Ranking:
+        return self.pruning.rank_hashes(self.hashes[order])
+
+    def leader(self, order: Indices, threshold: float) -> Indices:
+        return self.pruning.leader_hashes(self.hashes[order], self.pruning.BITS * (1 - threshold))
+
+    def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
+        covered_by, distance = self.pruning.nearest_kept(self.hashes, kept)
+        return covered_by, [1 - bits / self.pruning.BITS for bits in distance.tolist()]
+
+    def picture(self) -> dict[str, Any]:
+        from lim_gpu.similarity.hash import matrix_of_hashes
+
+        return matrix_thumbnail(matrix_of_hashes(self.hashes[thumbnail_places(len(self.hashes))]))
+
+
 def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix) -> _Choice:
-    matrix, borderline = engine.compute(volumes, request.similarity_threshold)
-    n = len(matrix)
+    threshold, borderline = request.similarity_threshold, 0
+    pairs: _Matrix | _Hashes
+    if request.method == "hash":
+        pairs = _Hashes(engine.hashes(volumes))
+    else:
+        matrix, borderline = engine.compute(volumes, threshold)
+        pairs = _Matrix(matrix)
+    n = unit.slices
     order = np.array(sorted(range(n), key=str)) if request.order == "lexicographic" else np.arange(n)
-    walked = matrix[np.ix_(order, order)] if request.order == "lexicographic" else matrix
     dropped, removals, stop = NONE, NO_VALUES, 0
     if request.rule == "leader":
-        assert request.similarity_threshold is not None
-        kept = np.sort(order[leader(walked, request.similarity_threshold)])
+        assert threshold is not None
+        kept = np.sort(order[pairs.leader(order, threshold)])
     else:
-        ranking = rank(walked)
+        ranking = pairs.rank(order)
         dropped, removals = order[ranking.dropped], ranking.similarity
-        stop = ranking.stop(request.keep, request.keep_count, request.similarity_threshold)
+        stop = ranking.stop(request.keep, request.keep_count, threshold)
         kept = np.sort(order[ranking.survivors(stop)])
-    covered_by = kept[np.argmax(matrix[:, kept], axis=1)]  # argmax takes the first: ties to the lowest index
-    covered_by[kept] = kept
-    return _Choice(
-        kept,
-        covered_by,
-        [float(value) for value in matrix[np.arange(n), covered_by]],
-        dropped,
-        removals,
-        float(removals[stop - 1]) if stop else None,
-        borderline,
-        matrix_thumbnail(matrix),
-    )
+    covered_by, similarity = pairs.nearest(kept)
+    resolved = float(removals[stop - 1]) if stop else None
+    return _Choice(kept, covered_by, similarity, dropped, removals, resolved, borderline, pairs.picture())

@@ -23,12 +23,17 @@ def matrix_thumbnail(matrix: NDArray[Any]) -> dict[str, Any]:
     from PIL import Image
 
     low, high = finite_range(matrix)
-    step = np.linspace(0, len(matrix), min(len(matrix), THUMBNAIL) + 1).astype(int)[:-1]
+    step = thumbnail_places(len(matrix))
     small = np.nan_to_num(matrix[np.ix_(step, step)], neginf=low)
     grey = np.clip((small - low) / ((high - low) or 1.0) * 255, 0, 255).round().astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(grey).save(out, format="PNG")
     return {"png": base64.b64encode(out.getvalue()).decode("ascii"), "low": low, "high": high}
+
+
+def thumbnail_places(n: int) -> NDArray[np.int64]:
+    """Which of n slices the small picture shows: all, or `THUMBNAIL` at equal distances."""
+    return np.linspace(0, n, min(n, THUMBNAIL) + 1).astype(np.int64)[:-1]
 
 
 def finite_range(matrix: NDArray[Any]) -> tuple[float, float]:

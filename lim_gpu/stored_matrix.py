@@ -97,6 +97,19 @@ class StoredMatrix:
             return self._from_features(volumes, threshold)
         return self._from_pixels(volumes, threshold)
 
+    def hashes(self, volumes: Sequence[Volume]) -> NDArray[np.uint64]:
+        """The difference hashes (n,) of all slices of `volumes`, in order."""
+        from lim_gpu.pruning import to_numpy
+
+        blocks = (block for volume in volumes for block in self._blocks(volume))
+        if self.device.type == "cuda":
+            from lim_gpu.similarity.cuda.hash import dhash as dhash_on_gpu
+
+            return np.concatenate([to_numpy(dhash_on_gpu(block)).view(np.uint64) for block in blocks])
+        from lim_gpu.similarity.hash import dhash
+
+        return np.concatenate([dhash(block) for block in blocks])
+
     def images(self, volume: Volume, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Slices (k, H, W) as the method sees them, 0..255."""
         with reading(volume):
@@ -108,10 +121,9 @@ class StoredMatrix:
 
         from lim_gpu.similarity import deepnet, hash, refine
 
-        blocks = (block for volume in volumes for block in self._blocks(volume))
         if self.criterion.method == "hash":
-            hashes = np.concatenate([self._hashes(block) for block in blocks])
-            return hash.matrix_of_hashes(hashes), 0
+            return hash.matrix_of_hashes(self.hashes(volumes)), 0
+        blocks = (block for volume in volumes for block in self._blocks(volume))
         model = self._network()
         embeddings = torch.cat([deepnet.embed(block, model, self.criterion.features) for block in blocks])
         matrix = deepnet.cosine_matrix(embeddings).cpu().numpy()
@@ -126,17 +138,6 @@ class StoredMatrix:
             model=model,
             features=self.criterion.features,
         )
-
-    def _hashes(self, block: Any) -> NDArray[np.uint64]:
-        from lim_gpu.pruning import to_numpy
-
-        if self.device.type == "cuda":
-            from lim_gpu.similarity.cuda.hash import dhash as dhash_on_gpu
-
-            return to_numpy(dhash_on_gpu(block)).view(np.uint64)
-        from lim_gpu.similarity.hash import dhash
-
-        return dhash(block)
 
     def _from_pixels(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[NDArray[np.float32], int]:
         """SSIM and MI: slices of one shape are compared with each other."""

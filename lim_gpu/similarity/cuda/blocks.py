@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -78,8 +77,7 @@ def over_pairs(
             continue
         except torch.OutOfMemoryError as error:
             cause = str(error).split(". ")[0]
-        rows = None  # outside of the handler, whose traceback holds what was allocated
-        gc.collect()
+        rows = None  # not in the handler: until its end the traceback holds what was allocated
         block = max(pairs.rows[1] - pairs.rows[0], pairs.columns[1] - pairs.columns[0]) // 2
         if block == 0:
             raise LimGpuError(f"out of memory for two slices ({cause}). Free memory on the GPU, or use --device cpu")

@@ -112,10 +112,10 @@ def bound(
     device = arguments[arrays[0].name].device
     for parameter in arrays:
         _check(parameter, arguments[parameter.name], sizes)
-        if arguments[parameter.name].device != device or device.type != device_type:
-            raise ValueError(
-                f"{parameter.name} lies on {arguments[parameter.name].device}, not on one {device_type} device"
-            )
+        place = arguments[parameter.name].device
+        if place != device or place.type != device_type:
+            where = device if device.type == device_type else device_type
+            raise ValueError(f"{parameter.name} lies on {place}, the kernel runs on {where}")
     return device, [_value(parameter, arguments, sizes) for parameter in signature.parameters]
 
 
@@ -203,8 +203,8 @@ class CudaModule(Module):
                 function(grid, block, addresses, shared_mem=shared)
         except (RuntimeError, self._cupy.cuda.compiler.CompileException) as error:
             raise LimGpuError(
-                f"{self.name}.cu: {signature.kernel} cannot run on {torch.cuda.get_device_name(device)}: "
-                f"{' '.join(str(error).split())}. See lim-gpu doctor"
+                f"{self.name}.cu: {signature.kernel} cannot run on {device}: {' '.join(str(error).split())}. "
+                "See lim-gpu doctor"
             ) from error
 
 
