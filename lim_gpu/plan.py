@@ -65,12 +65,17 @@ def make_plan(units: Sequence[Unit], request: Request, parts: Path) -> Plan:
 
 
 def _memory(unit: Unit, method: str) -> int:
-    """Peak of one unit on the CPU: pixels, fields, the matrix, and the 40 bytes a pair that ranking takes."""
+    """Peak of one unit on the CPU: pixels, fields, the matrix, and the 40 bytes a pair that ranking it takes."""
     if method in BASELINES:
         return 0
     pixels = sum(e.shape[0] * e.shape[1] * e.shape[2] for e in unit.volumes)
-    held = {"ssim": 9 * pixels, "mi": 2 * pixels, "deepnet": 4 * BLOCK_BYTES, "hash": 2 * BLOCK_BYTES}[method]
-    return held + unit.slices**2 * (4 + 20)
+    matrix = unit.slices**2 * (4 + 20)
+    return {
+        "ssim": 9 * pixels + matrix,
+        "mi": 2 * pixels + matrix,
+        "deepnet": 4 * BLOCK_BYTES + matrix,
+        "hash": 2 * BLOCK_BYTES + 64 * unit.slices,
+    }[method]
 
 
 def _seconds(unit: Unit, method: str) -> float:
