@@ -9,7 +9,7 @@ from typing import Any
 from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
-from lim_gpu.phantom import write_data_set
+from lim_gpu.phantom import DATA_SET, write_data_set
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction import reduce
 from lim_gpu.selection import Selection
@@ -42,64 +42,70 @@ class DemoResult:
 
 def run_demo(folder: Path, seed: int, device: str, reporter: Reporter) -> DemoResult:
     """Make, ingest and reduce the data set under `folder`; what stands there already is not made again."""
+    reporter.note(f"making {len(DATA_SET)} procedural CT volumes in {folder}")
     write_data_set(folder / "sources", seed)
     weights = _seeded_weights(folder / WEIGHTS.format(seed=seed), seed)
     ingest([folder / "sources"], folder / "slices", keep_identifiers=True, overwrite=True, reporter=reporter)
-    rows = []
     with SliceStore(folder / "slices") as store:
-        for method, options in RUNS:
-            extra: dict[str, Any] = {"weights": weights} if method == "deepnet" else {}
-            name = "-".join([method, *(str(value) for key, value in options.items() if key != "keep")])
-            output = folder / "selections" / f"{name}.csv"
-            selection = reduce(
-                store,
-                method,
-                **options,
-                **extra,
-                seed=seed,
-                device=device,
-                output=output,
-                overwrite=True,
-                reporter=reporter,
-            )
-            rows.append((method, options, selection, output))
+        runs = [_reduced(store, method, options, weights, folder, seed, device, reporter) for method, options in RUNS]
         picture = folder / "matrix.png"
-        chest = max(store.volumes, key=lambda entry: entry.shape[0]).key
-        write_matrix(store, chest, Criterion("ssim", Intensity.parse()), device, KEEP, picture)
+        longest = max(store.volumes, key=lambda entry: entry.shape[0])
+        write_matrix(store, longest.key, Criterion("ssim", Intensity.parse()), device, KEEP, picture)
+        table = _table([_short_name(entry.name) for entry in store.volumes], runs)
     values = {
         "picture": str(picture),
         "store": str(folder / "slices"),
-        "selections": {str(output): selection.record["counts"] for _m, _o, selection, output in rows},
+        "selections": {str(run.output): run.selection.record["counts"] for run in runs},
     }
-    return DemoResult(
-        values,
-        [
-            *_table(rows),
-            "",
-            f"store       {folder / 'slices'}",
-            f"selections  {folder / 'selections'}",
-            f"picture     {picture}",
-        ],
-    )
+    places = (("store", folder / "slices"), ("selections", folder / "selections"), ("picture", picture))
+    return DemoResult(values, [*table, "", *(f"{what:12s}{path}" for what, path in places)])
 
 
-def _table(rows: list[tuple[str, dict[str, Any], Selection, Path]]) -> list[str]:
+@dataclass(frozen=True)
+class _Run:
+    method: str
+    asked: str
+    selection: Selection
+    output: Path
+
+
+def _reduced(
+    store: SliceStore,
+    method: str,
+    options: dict[str, Any],
+    weights: Path,
+    folder: Path,
+    seed: int,
+    device: str,
+    reporter: Reporter,
+) -> _Run:
+    asked = " ".join(f"{key} {value}" for key, value in options.items())
+    reporter.note(f"reduce {method} {asked}".rstrip())
+    output = folder / "selections" / f"{'-'.join([method, *map(str, options.values())])}.csv"
+    more: dict[str, Any] = {"weights": weights} if method == "deepnet" else {}
+    more |= {"seed": seed, "device": device, "output": output, "overwrite": True, "reporter": reporter}
+    return _Run(method, asked, reduce(store, method, **options, **more), output)
+
+
+def _short_name(name: str) -> str:
+    """The phantom's name within that of its source."""
+    return next((volume.name for volume in DATA_SET if volume.name in name), name)
+
+
+def _table(names: list[str], runs: list[_Run]) -> list[str]:
     """A line a run: the kept slices of each volume, in store order, and of all."""
-    names = [volume.key[:8] for volume in rows[0][2].volumes]
-    lines = [
-        f"{'method':10s}{'asked':26s}" + "".join(f"{name:>10s}" for name in names) + f"{'all':>10s}{'seconds':>9s}"
-    ]
-    for method, options, selection, _output in rows:
-        asked = " ".join(f"{key} {value}" for key, value in options.items())
-        counts = [f"{volume.kept.sum()}/{len(volume.kept)}" for volume in selection.volumes]
-        total = f"{selection.record['counts']['kept']}/{selection.record['counts']['slices']}"
-        lines.append(
-            f"{method:10s}{asked:26s}"
-            + "".join(f"{c:>10s}" for c in [*counts, total])
-            + f"{selection.record['seconds']:9.2f}"
-        )
+    lines = [_row("method", "asked", [*names, "all"], "seconds")]
+    for run in runs:
+        counts = run.selection.record["counts"]
+        cells = [f"{volume.kept.sum()}/{len(volume.kept)}" for volume in run.selection.volumes]
+        total = f"{counts['kept']}/{counts['slices']}"
+        lines.append(_row(run.method, run.asked, [*cells, total], f"{run.selection.record['seconds']:.2f}"))
     lines.append("deepnet ran on seeded random weights, not ImageNet's: its choice shows that it works, not how well")
     return lines
+
+
+def _row(method: str, asked: str, cells: list[str], seconds: str) -> str:
+    return f"{method:9s}{asked:25s}" + "".join(f"{cell:>9s}" for cell in cells) + f"{seconds:>9s}"
 
 
 def _seeded_weights(path: Path, seed: int) -> Path:
