@@ -15,6 +15,11 @@ using i64 = long long;
 constexpr int WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffff;
 
+// NaN stays NaN, where fmin and fmax would hide it.
+__device__ inline double clamped(double value, double low, double high) {
+    return value < low ? low : value > high ? high : value;
+}
+
 // ------------------------------------------------------------------------------------------------ tiles of a matrix
 
 #ifndef BAND

@@ -7,8 +7,7 @@
 // time from the L2 cache.
 
 __device__ inline u8 to_8_bits(double value, double low, double high) {
-    value = fmin(fmax(value, low), high);
-    return (u8)rint((value - low) / (high - low) * 255);
+    return (u8)rint((clamped(value, low, high) - low) / (high - low) * 255);
 }
 
 extern "C" __global__ void intensity_minmax(const i16* __restrict__ slices,  // (n, pixels), HU

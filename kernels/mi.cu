@@ -85,15 +85,55 @@ extern "C" __global__ void mi_marginals(const u8* __restrict__ numbers,   // (n,
 
 // ------------------------------------------------------------------------------------------------ pairs
 
+// Rows first .. first + rows of a joint histogram in shared memory.
+struct Rows {
+    u32* counts;  // (rows, bins)
+    int first, rows, bins;
+
+    __device__ void add(int x, int y) const {
+        if (x >= first && x < first + rows) {
+            atomicAdd(&counts[(x - first) * bins + y], 1u);
+        }
+    }
+};
+
+struct EveryPixel {
+    const u8 *x, *y;  // (pixels)
+    i64 pixels;
+
+    __device__ void count(const Rows& histogram) const {
+        for (i64 k = threadIdx.x; k < pixels; k += blockDim.x) {
+            histogram.add(x[k], y[k]);
+        }
+    }
+};
+
+struct AllButOneBin {
+    const u32 *x, *y;  // (pixels), four at a time
+    i64 pixels;
+    int x_left_out, y_left_out;
+
+    __device__ void count(const Rows& histogram) const {
+        for (i64 k = 4 * threadIdx.x; k < pixels; k += 4 * blockDim.x) {
+            u32 four_x = x[k / 4], four_y = y[k / 4];
+            for (int byte = 0; byte < 4; ++byte) {
+                int x_bin = four_x >> 8 * byte & 255, y_bin = four_y >> 8 * byte & 255;
+                if (k + byte < pixels && !(x_bin == x_left_out && y_bin == y_left_out)) {
+                    histogram.add(x_bin, y_bin);
+                }
+            }
+        }
+    }
+};
+
 struct Joint {
     i64 sum;    // of c log c over the bins
     i64 count;  // of the pixels in them
 };
 
-// The joint histogram, rows_per_pass rows at a time. `for_pixels(add)` calls add(bin of x, bin of y) for the pixels
-// that this thread counts. The sums are whole in thread 0.
-template <class ForPixels>
-__device__ Joint joint(ForPixels for_pixels, u32* counts, const i64* c_log_c, int bins, int rows_per_pass,
+// The joint histogram of `pixels`, rows_per_pass rows at a time. The sums are whole in thread 0.
+template <class Pixels>
+__device__ Joint joint(const Pixels& pixels, u32* counts, const i64* c_log_c, int bins, int rows_per_pass,
                        i64* scratch) {
     Joint result = {0, 0};
     for (int first = 0; first < bins; first += rows_per_pass) {
@@ -102,11 +142,7 @@ __device__ Joint joint(ForPixels for_pixels, u32* counts, const i64* c_log_c, in
             counts[k] = 0;
         }
         __syncthreads();
-        for_pixels([&](int x, int y) {
-            if (x >= first && x < first + rows) {
-                atomicAdd(&counts[(x - first) * bins + y], 1u);
-            }
-        });
+        pixels.count({counts, first, rows, bins});
         __syncthreads();
         for (int k = threadIdx.x; k < rows * bins; k += blockDim.x) {
             result.sum += c_log_c[counts[k]];  // a thread clears in the next pass what it has read here
@@ -118,7 +154,7 @@ __device__ Joint joint(ForPixels for_pixels, u32* counts, const i64* c_log_c, in
 
 __device__ inline void store(float* matrix, int n, i64 i, i64 j, i64 both, i64 entropy) {
     double value = entropy > 0 ? (double)both / (double)entropy : 2;
-    matrix[i * n + j] = matrix[j * n + i] = fmin(fmax(value, 1.0), 2.0);
+    matrix[i * n + j] = matrix[j * n + i] = clamped(value, 1, 2);
 }
 
 extern "C" __global__ void mi_pairs_plain(const u8* __restrict__ numbers,     // (n, pitch)
@@ -132,13 +168,8 @@ extern "C" __global__ void mi_pairs_plain(const u8* __restrict__ numbers,     //
     if (i >= j) {
         return;
     }
-    const u8 *x = numbers + i * pitch, *y = numbers + j * pitch;
-    auto for_pixels = [&](auto add) {
-        for (i64 k = threadIdx.x; k < pixels; k += blockDim.x) {
-            add(x[k], y[k]);
-        }
-    };
-    Joint all = joint(for_pixels, counts, c_log_c, bins, rows_per_pass, scratch);
+    EveryPixel pair{numbers + i * pitch, numbers + j * pitch, pixels};
+    Joint all = joint(pair, counts, c_log_c, bins, rows_per_pass, scratch);
     if (threadIdx.x == 0) {
         store(matrix, n, i, j, entropies[i] + entropies[j], c_log_c[pixels] - all.sum);
     }
@@ -156,25 +187,14 @@ extern "C" __global__ void mi_pairs(const u8* __restrict__ x_numbers,     // (a,
                                     int x_first, int y_first) {
     DYNAMIC_SHARED(u32, counts);  // (rows_per_pass, bins)
     __shared__ i64 scratch[WARP];
-    Tile pair = tile_of(blockIdx.x, a, b);
-    i64 i = pair.row, j = pair.column;
+    Tile tile = tile_of(blockIdx.x, a, b);
+    i64 i = tile.row, j = tile.column;
     if (x_first + i >= y_first + j) {
         return;
     }
     const u32 *x = (const u32*)(x_numbers + i * pitch), *y = (const u32*)(y_numbers + j * pitch);
-    int x_mode = x_modes[i], y_mode = y_modes[j];
-    auto for_pixels = [&](auto add) {
-        for (i64 k = 4 * threadIdx.x; k < pixels; k += 4 * blockDim.x) {
-            u32 four_x = x[k / 4], four_y = y[k / 4];
-            for (int byte = 0; byte < 4; ++byte) {
-                int x_bin = four_x >> 8 * byte & 255, y_bin = four_y >> 8 * byte & 255;
-                if (k + byte < pixels && !(x_bin == x_mode && y_bin == y_mode)) {
-                    add(x_bin, y_bin);
-                }
-            }
-        }
-    };
-    Joint others = joint(for_pixels, counts, c_log_c, bins, rows_per_pass, scratch);
+    AllButOneBin pair{x, y, pixels, x_modes[i], y_modes[j]};
+    Joint others = joint(pair, counts, c_log_c, bins, rows_per_pass, scratch);
     if (threadIdx.x == 0) {
         i64 sum = others.sum + c_log_c[pixels - others.count];
         store(matrix, n, x_first + i, y_first + j, x_entropies[i] + y_entropies[j], c_log_c[pixels] - sum);

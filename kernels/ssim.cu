@@ -2,11 +2,10 @@
 //
 //     SSIM(x, y) = (2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sxx + syy + C2)),   C1 = (K1 L)^2, C2 = (K2 L)^2
 //
-// mx: Gaussian mean of x, sxy: Gaussian mean of (x - mx)(y - my), 11 x 11 windows, weights that sum to 1, L: data
-// range.
+// mx: Gaussian mean of x, sxy: Gaussian mean of (x - mx)(y - my), 11 x 11 windows, weights of sum 1, L: data range.
 //
-// Small differences of large numbers are avoided, so that float32 is enough (error < 1e-6 against float64). Along an
-// axis
+// Small differences of large numbers are avoided, so that float32 is enough (error < 1e-6 against float64). Along a row
+// or a column,
 //
 //     mean(p)[c] - p[c] = sum over m = 1..5 of tail[m] (step[c+m-1] - step[c-m]),   step[c] = p[c+1] - p[c],
 //                         tail[m] = w[m] + ... + w[5]
@@ -20,13 +19,12 @@
 // slice's values is taken off (`offset`), which sxy does not see and the means get back.
 //
 // Versions
-//     ssim_plain     a thread a window, the four sums of 121 products each: the readable specification
-//     ssim_pairs     d and sxx belong to a slice and are computed once (ssim_fields); a pair costs the filtered
-//     product, in
-//                    two passes of 10 multiply-adds, and the formula: about 46 instructions a pixel instead of 484, and
-//                    X_TILE x Y_TILE pairs in one block read X_TILE + Y_TILE slices. The block marches down the rows:
-//                    the vertical pass is a transposed filter in registers, the horizontal one reads a row of shared
-//                    memory.
+//     ssim_plain    A thread a window, five sums of 121 products: the readable specification.
+//     ssim_pairs    d and sxx belong to a slice and are computed once (ssim_fields). A pair costs the filtered product
+//                   and the formula: 49 floating-point instructions a pixel, 86 with loads and addresses (sm_90), where
+//                   ssim_plain has over 1,000. X_TILE x Y_TILE pairs in one block read X_TILE + Y_TILE slices. The
+//                   block marches down the rows: the pass along columns is a filter in registers, the one along rows
+//                   reads shared memory.
 //
 // The value of a pair depends on its two slices alone, in either order, bit for bit. Equal slices give exactly 1: the
 // products and sums that this rests on are written as intrinsics, which the compiler must not contract.
@@ -86,7 +84,7 @@ __device__ void plain(const Pixel* slices, const float* weights, float* matrix, 
     }
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) {
-        matrix[(i64)i * n + j] = matrix[(i64)j * n + i] = fmin(fmax(sum / windows, -1.0), 1.0);
+        matrix[(i64)i * n + j] = matrix[(i64)j * n + i] = clamped(sum / windows, -1, 1);
     }
 }
 
@@ -141,7 +139,7 @@ extern "C" __global__ void ssim_center_f32(const float* __restrict__ slices,  //
 
 // ------------------------------------------------------------------------------------------------ the march
 
-__device__ inline void load(const float* from, float (&to)[COLUMNS]) {
+__device__ inline void load(const float* from, float* to) {
     float2 both = *(const float2*)from;
     to[0] = both.x;
     to[1] = both.y;
@@ -155,16 +153,16 @@ struct Vertical {
     __device__ float next(float p, const float (&tail)[RADIUS]) {
         float step = p - previous;
         previous = p;
-        float excess = fmaf(tail[4], step, partial[0]);
+        float excess = fmaf(tail[RADIUS - 1], step, partial[0]);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            partial[k] = fmaf(tail[3 - k], step, partial[k + 1]);
+        for (int k = 0; k < RADIUS - 1; ++k) {
+            partial[k] = fmaf(tail[RADIUS - 2 - k], step, partial[k + 1]);
         }
 #pragma unroll
-        for (int k = 4; k < 8; ++k) {
-            partial[k] = fmaf(-tail[k - 4], step, partial[k + 1]);
+        for (int k = 0; k < RADIUS - 1; ++k) {
+            partial[RADIUS - 1 + k] = fmaf(-tail[k], step, partial[RADIUS + k]);
         }
-        partial[8] = -tail[4] * step;
+        partial[2 * RADIUS - 2] = -tail[RADIUS - 1] * step;
         return excess;
     }
 };
@@ -175,7 +173,7 @@ __device__ inline void add_horizontal(const float* row, const float (&tail)[RADI
     float value[2 * BEFORE + COLUMNS], step[2 * BEFORE + COLUMNS - 1];
 #pragma unroll
     for (int k = 0; k < 2 * BEFORE + COLUMNS; k += COLUMNS) {
-        load(row - BEFORE + k, (float (&)[COLUMNS])value[k]);
+        load(row - BEFORE + k, &value[k]);
     }
 #pragma unroll
     for (int k = 0; k < 2 * BEFORE + COLUMNS - 1; ++k) {
@@ -378,7 +376,7 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
     work.flush();
     double windows = (double)(H - 2 * RADIUS) * (W - 2 * RADIUS);
     for (int p = 0; p < PAIRS; ++p) {
-        double value = fmin(fmax(1 + block_sum(work.total[p * MAX_THREADS], scratch) / windows, -1.0), 1.0);
+        double value = clamped(1 + block_sum(work.total[p * MAX_THREADS], scratch) / windows, -1, 1);
         int s = i + p / Y_TILE, u = j + p % Y_TILE;
         i64 row = x_first + s, column = y_first + u;
         if (threadIdx.x == 0 && s < a && u < b && row < column) {

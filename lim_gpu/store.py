@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import fingerprint, locked, parse_json, read_json, remove_stale, write_text
 from lim_gpu.progress import Reporter
-from lim_gpu.volume_file import DTYPES, KEY, VolumeFile, VolumeHeader, VolumeWriter
+from lim_gpu.volume_file import MAX_SIDE, MAX_SLICES, VolumeFile, VolumeWriter
+from lim_gpu.volume_header import DTYPES, KEY, VolumeHeader
 from lim_gpu.workers import run_in_children
 
 if TYPE_CHECKING:

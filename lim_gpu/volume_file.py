@@ -7,13 +7,13 @@ SHA-256 as well.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,114 +24,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, LimGpuError
-from lim_gpu.files import canonical_json, parse_json, sync
+from lim_gpu.files import sync
+from lim_gpu.hdf5_guards import check_attributes, check_decoded_size, check_members, check_storage
+from lim_gpu.volume_header import DTYPES
+from lim_gpu.volume_header import VolumeHeader as VolumeHeader  # writers need both
 
 FORMAT, VERSION = b"lim-gpu-slices", 1
-KEY = re.compile(r"[0-9a-f]{16}\Z")
 LIBVER = ("v110", "v110")  # readable by HDF5 1.10 and newer
 COMPRESSIONS = ("deflate", "zstd", "lz4")
-FILTERS = {"fletcher32": 3, "shuffle": 2, "deflate": 1, "zstd": 32015, "lz4": 32004}
 MAX_SIDE, MAX_SLICES, MAX_BYTES = 4096, 20_000, 32 << 30
-DEFLATE_LIMIT = 1032  # the largest ratio deflate can reach; more is a bomb
-DTYPES = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
+DATASETS = {"slices", "slice_sha256", "z", "header"}
+ATTRIBUTES = {"format": "S", "version": "iu", "digest": "S", "complete": "iu"}  # and their NumPy kinds
+MAX_HEADER = 16 << 20  # bytes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: the kernel's ENOTSUPP, from Lustre and DVS
 
 
-@dataclass(frozen=True)
-class VolumeHeader:
-    """Everything about a volume but its pixels. No name, date or identifier of a patient.
+class _Disk(io.FileIO):
+    """A file in which nothing fails: HDF5 2.0 crashes, soon or at exit, once it has met a full disk.
 
-    key, patient     16 hex digits, keyed hashes (plain ones with --keep-identifiers)
-    name             a readable name with --keep-identifiers, else ""
-    source           "dicom", "nifti" or "image"
-    modality         "CT", "MR", "PT", ...; "" for images
-    shape, dtype     (n, H, W); "int16" or "uint8"
-    unit             "HU", "stored", "8-bit" or "16-bit"
-    spacing          mm between slices, rows, columns; None where unknown
-    affine           4 x 4, voxel (column, row, slice) to LPS mm; None where unknown
-    orientation      "axial", "coronal", "sagittal", "oblique" or ""
-    photometric      "MONOCHROME2", "MONOCHROME1" (values not inverted) or ""
-    transfer_syntax  its name, "" if none
-    padding, clamped pixels set to -1024 HU, pixels clamped to int16
-    defects          what is wrong with the geometry or the source, by name
-    fingerprint      of the source files and of what changes pixels
-    selected_from    digest of the volume that the slices were selected from, else ""
+    What failed is added to `failures`, where `VolumeWriter` looks.
     """
 
-    key: str
-    patient: str
-    name: str
-    source: str
-    modality: str
-    shape: tuple[int, int, int]
-    dtype: str
-    unit: str
-    spacing: tuple[float, float, float] | None
-    affine: list[list[float]] | None
-    orientation: str
-    photometric: str
-    transfer_syntax: str
-    padding: int
-    clamped: int
-    defects: dict[str, Any]
-    fingerprint: str
-    selected_from: str = ""
+    def __init__(self, path: Path, failures: list[OSError]) -> None:
+        super().__init__(path, "w+")
+        self._failures = failures
 
-    def to_json(self) -> bytes:
-        """Canonical, so that equal headers are equal bytes."""
-        return canonical_json(asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls, text: bytes, path: Path) -> VolumeHeader:
-        """Raises InputError, naming `path`, for anything that `to_json` does not write."""
+    def write(self, data: Any) -> int:
+        """All of `data`, or as much as fits."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
         try:
-            values = parse_json(text.decode("utf-8"), path)
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: the header is no text") from None
-        if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
-            raise InputError(f"{path}: the header has other fields")
-        wrong = [name for name, value in values.items() if not _HEADER_CHECKS[name](value)]
-        if wrong:
-            raise InputError(f"{path}: header field {wrong[0]} is ill-formed")
-        for name in ("shape", "spacing"):
-            values[name] = tuple(values[name]) if values[name] is not None else None
-        return cls(**values)
+            while len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self._failures.append(error)
+        return size
 
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str) and bool(KEY.match(value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_row(value: Any, length: int) -> bool:
-    return isinstance(value, list) and len(value) == length and all(type(item) in (int, float) for item in value)
-
-
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(_is_row(row, 4) for row in value)
-
-
-_HEADER_CHECKS: dict[str, Any] = {
-    **dict.fromkeys(("key", "patient"), _is_key),
-    **dict.fromkeys(("name", "source", "modality", "unit", "orientation", "photometric"), _is_text),
-    **dict.fromkeys(("transfer_syntax", "fingerprint", "selected_from"), _is_text),
-    **dict.fromkeys(("padding", "clamped"), _is_count),
-    "shape": lambda value: _is_row(value, 3) and all(_is_count(item) for item in value),
-    "dtype": lambda value: value in DTYPES,
-    "spacing": lambda value: value is None or _is_row(value, 3),
-    "affine": lambda value: value is None or _is_matrix(value),
-    "defects": lambda value: isinstance(value, dict),
-}
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._failures.append(error)
+            return size or 0
 
 
 class VolumeWriter:
-    """Writes `FOLDER/KEY.h5` slice by slice under a temporary name. For child processes: a full disk may crash HDF5.
+    """Writes `FOLDER/KEY.h5` slice by slice under a temporary name.
 
         with VolumeWriter(folder, key, n, height, width, "int16", None) as writer:
             writer.append(slice)         # (H, W), at most n times
@@ -143,44 +83,46 @@ class VolumeWriter:
     def __init__(
         self, folder: Path, key: str, n: int, height: int, width: int, dtype: str, compression: str | None
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{key}.h5"
         self._temporary = folder / f".{key}.h5.{os.getpid()}.tmp"
         self._digests: list[bytes] = []
         self._dtype = DTYPES[dtype]
-        with self._disk():
-            self._file = h5py.File(self._temporary, "w", libver=LIBVER)
-            shape = (n, height, width)
-            self._slices = self._file.create_dataset(
-                "slices", shape, self._dtype, maxshape=shape, chunks=(1, height, width), **_filters(compression)
-            )
+        self._shape = (n, height, width)
+        self._failures: list[OSError] = []
+        layout = {"maxshape": self._shape, "chunks": (1, height, width), **_filters(compression)}
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._disk = _Disk(self._temporary, self._failures)
+        self._file = h5py.File(self._disk, "w", libver=LIBVER)
+        self._slices = self._file.create_dataset("slices", self._shape, self._dtype, **layout)
 
     def __enter__(self) -> VolumeWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError, RuntimeError):  # a full disk has been reported already
+        with suppress(OSError, RuntimeError):  # of a file that is thrown away, or was closed before
             self._file.close()
+            self._disk.close()
         self._temporary.unlink(missing_ok=True)
 
     def append(self, pixels: NDArray[Any]) -> None:
         """Write the next slice (H, W) of the volume's dtype."""
         pixels = np.ascontiguousarray(pixels)
-        if pixels.dtype.newbyteorder("<") != self._dtype or pixels.shape != self._slices.shape[1:]:
-            raise LimGpuError(
-                f"a slice is {pixels.dtype}{pixels.shape}, the volume {self._dtype}{self._slices.shape[1:]}"
-            )
-        with self._disk():
+        if pixels.dtype.newbyteorder("<") != self._dtype or pixels.shape != self._shape[1:]:
+            raise LimGpuError(f"a slice is {pixels.dtype}{pixels.shape}, the volume {self._dtype}{self._shape[1:]}")
+        if len(self._digests) == self._shape[0]:
+            raise LimGpuError(f"{self.path}: more than the {self._shape[0]} slices announced")
+        with self._writing():
             self._slices[len(self._digests)] = pixels
         self._digests.append(slice_digest(pixels))
 
     def finish(self, header: VolumeHeader, z: NDArray[np.float64]) -> str:
         """Write header and z (m,), close, read everything back, sync, rename. Returns the digest (hex)."""
         count = len(self._digests)
-        if not count or header.shape != (count, *self._slices.shape[1:]) or len(z) != count:
+        if not count or header.shape != (count, *self._shape[1:]) or len(z) != count:
             raise LimGpuError(f"{self.path}: {count} slices, header {header.shape}, z {len(z)}")
         digest = volume_digest(header.to_json(), z, self._digests)
-        with self._disk():
+        with self._writing():
             self._slices.resize(count, axis=0)
             self._add("slice_sha256", np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32))
             self._add("z", np.asarray(z, dtype="<f8"))
@@ -190,6 +132,8 @@ class VolumeWriter:
             self._file.attrs.create("digest", np.bytes_(digest))
             self._file.attrs.create("complete", np.int64(1))
             self._file.close()
+            self._disk.close()
+        with self._writing():
             with VolumeFile(self._temporary, header.key, digest) as written:
                 written.verify()
             sync(self._temporary)
@@ -201,15 +145,23 @@ class VolumeWriter:
         self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
 
     @contextmanager
-    def _disk(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk refuses, within the block or before, into one line with the file's name and the remedy."""
+        error: Exception | None = None
         try:
             yield
-        except (OSError, RuntimeError) as error:  # HDF5 raises either
-            number = getattr(error, "errno", None)
-            cause = os.strerror(number) if number else str(error).split("\n", 1)[0]
-            raise LimGpuError(
-                f"{self.path}: cannot be written ({cause}). Free some disk space and run again"
-            ) from error
+        except Exception as caught:
+            error = caught
+        if self._failures:
+            error = self._failures[0]
+        if error is None:
+            return
+        if not isinstance(error, OSError | RuntimeError):
+            raise error
+        number = getattr(error, "errno", None)
+        cause = os.strerror(number) if number else str(error).split("\n", 1)[0]
+        remedy = "Free some disk space" if number in DISK_FULL else "Check the folder"
+        raise LimGpuError(f"{self.path}: cannot be written ({cause}). {remedy} and run again") from error
 
 
 def _filters(compression: str | None) -> dict[str, Any]:
@@ -241,30 +193,36 @@ class VolumeFile:
 
     def __init__(self, path: Path, key: str, digest: str | None = None) -> None:
         self.path = path
-        with self._guarded():
+        with self._guarded("Run lim-gpu ingest again for this volume"):
             if not stat.S_ISREG(os.lstat(path).st_mode):
                 raise InputError("not a regular file")
-            self._file = h5py.File(path, "r")
+            self._file = _open(path)
             try:
-                self._open(key, digest)
+                self._check(key, digest)
             except BaseException:
                 self._file.close()
                 raise
 
-    def _open(self, key: str, digest: str | None) -> None:
-        _check_links(self._file)
-        self.digest = _check_attributes(self._file)
+    def _check(self, key: str, digest: str | None) -> None:
+        check_members(self._file, DATASETS)
+        check_attributes(self._file, ATTRIBUTES)
+        attributes = self._file.attrs
+        if attributes["format"] != FORMAT or attributes["version"] != VERSION or attributes["complete"] != 1:
+            raise InputError("not a complete volume of this version of lim-gpu")
+        self.digest = bytes(attributes["digest"]).decode("ascii")
         self._slices = self._file["slices"]
-        _check_slices(self._slices)
+        self._codec = _check_slices(self._slices)
         n = self._slices.shape[0]
-        self._digests = _small(self._file, "slice_sha256", np.dtype("u1"), (n, 32))
-        self.z = _small(self._file, "z", np.dtype("<f8"), (n,)).astype(np.float64)
-        text = _small(self._file, "header", np.dtype("u1"), None).tobytes()
+        self._digests = _small(self._file["slice_sha256"], np.dtype("u1"), (n, 32))
+        self.z = _small(self._file["z"], np.dtype("<f8"), (n,)).astype(np.float64)
+        text = _small(self._file["header"], np.dtype("u1"), None).tobytes()
         self.header = VolumeHeader.from_json(text, self.path)
         if self.header.key != key:
             raise InputError(f"holds volume {self.header.key}")
         if self.header.shape != self._slices.shape or DTYPES[self.header.dtype] != self._slices.dtype:
             raise InputError("header and pixels disagree")
+        if not np.isfinite(self.z).all():
+            raise InputError("a position is not finite")
         rows = [row.tobytes() for row in self._digests]
         if self.digest != volume_digest(text, self.z, rows) or digest not in (None, self.digest):
             raise InputError("its digest does not match")
@@ -285,8 +243,11 @@ class VolumeFile:
         stop = n if stop is None else stop
         if not 0 <= start <= stop <= n:
             raise IndexError(f"slices {start}..{stop} of {n}")
-        out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
-        with self._guarded():
+        with self._guarded(DELETE):
+            out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
+            if self._codec is not None:
+                for i in range(start, stop):
+                    check_decoded_size(self._slices, (i, 0, 0), self._codec)
             if stop > start:
                 self._slices.read_direct(out, np.s_[start:stop])
         return out
@@ -295,90 +256,49 @@ class VolumeFile:
         """Read every slice and compare its SHA-256."""
         for i, digest in enumerate(self._digests):
             if slice_digest(self.read(i, i + 1)[0]) != digest.tobytes():
-                raise InputError(f"{self.path}: slice {i} is not what was written. Run lim-gpu ingest again")
+                raise InputError(f"{self.path}: slice {i} is not what was written. {DELETE}")
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self, remedy: str) -> Iterator[None]:
         """Turn whatever HDF5 raises into one line with the file's name and the remedy."""
         try:
             yield
         except BlockingIOError:
             raise InputError(f"{self.path}: locked by another program. Wait for it") from None
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            cause = str(error).removeprefix(f"{self.path}: ") or type(error).__name__
-            if getattr(error, "errno", None) == 524:
-                cause += ": this file system has no locks; set HDF5_USE_FILE_LOCKING=BEST_EFFORT"
-            raise InputError(f"{self.path}: {cause}. Run lim-gpu ingest again for this volume") from None
+        except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+            cause = str(error).removeprefix(f"{self.path}: ").split("\n", 1)[0] or type(error).__name__
+            raise InputError(f"{self.path}: {cause}. {remedy}") from None
 
 
-DATASETS = {"slices", "slice_sha256", "z", "header"}
-ATTRIBUTES = {"format", "version", "digest", "complete"}
+DELETE = "Delete the file and run lim-gpu ingest again"  # ingest takes a file that opens well for a whole one
 
 
-def _check_links(file: h5py.File) -> None:
-    """Only our datasets, and only by hard links: nothing leads out of the file."""
-    if set(file) != DATASETS:
-        raise InputError("not a volume of lim-gpu")
-    for name in DATASETS:
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise InputError(f"{name} is a link to somewhere else")
-        if file.get(name, getclass=True) is not h5py.Dataset:
-            raise InputError(f"{name} is no dataset")
+def _open(path: Path) -> h5py.File:
+    """Without a chunk cache, which only costs memory: every chunk is a slice, and is read whole."""
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=0)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return h5py.File(path, "r", rdcc_nbytes=0, locking=False)  # never written again, so no lock is missed
 
 
-def _check_attributes(file: h5py.File) -> str:
-    if set(file.attrs) != ATTRIBUTES:
-        raise InputError("not a volume of lim-gpu, or cut")
-    kinds = {name: file.attrs.get_id(name).dtype.kind for name in ATTRIBUTES}  # before a value is read
-    if any(kinds[name] != "S" for name in ("format", "digest")) or any(
-        kinds[name] not in "iu" for name in ("version", "complete")
-    ):
-        raise InputError("foreign attributes")
-    if file.attrs["format"] != FORMAT or file.attrs["version"] != VERSION or file.attrs["complete"] != 1:
-        raise InputError("not a complete volume of this version of lim-gpu")
-    return bytes(file.attrs["digest"]).decode("ascii")
-
-
-def _check_storage(dataset: h5py.Dataset) -> None:
-    """Own bytes in this file, through known filters, each once."""
-    if dataset.external is not None or dataset.is_virtual:
-        raise InputError(f"{dataset.name} is stored outside the file")
-    plist = dataset.id.get_create_plist()
-    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-    if (
-        FILTERS["fletcher32"] not in filters
-        or len(set(filters)) != len(filters)
-        or set(filters) - set(FILTERS.values())
-    ):
-        raise InputError(f"{dataset.name} has foreign filters")
-    if {FILTERS["zstd"], FILTERS["lz4"]} & set(filters):
-        import hdf5plugin  # noqa: F401  (registers them)
-    declared, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-    if FILTERS["deflate"] in filters and declared > DEFLATE_LIMIT * max(stored, 1):
-        raise InputError(f"{dataset.name} declares {declared} bytes in {stored}")
-
-
-def _check_slices(slices: h5py.Dataset) -> None:
+def _check_slices(slices: h5py.Dataset) -> int | None:
+    """Check the pixels' dataset before a pixel is read; returns the compressing filter."""
     if slices.ndim != 3 or slices.dtype not in DTYPES.values() or not slices.size:
         raise InputError(f"slices are {slices.dtype}{slices.shape}")
     n, height, width = slices.shape
     if n > MAX_SLICES or max(height, width) > MAX_SIDE or slices.size * slices.dtype.itemsize > MAX_BYTES:
         raise InputError(f"declares {n} slices of {height} x {width}, more than is read")
-    if slices.chunks != (1, height, width):
-        raise InputError("slices are not stored one a chunk")
-    _check_storage(slices)
-    if slices.id.get_num_chunks() != n:
-        raise InputError("slices are missing")
+    return check_storage(slices, (1, height, width))
 
 
-def _small(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
-    """Read one of the small datasets after the same checks; `shape` None: a text of at most 64 MiB."""
-    dataset = file[name]
+def _small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """Read one of the small datasets, stored in one piece, after the same checks; `shape` None: a text."""
     if dataset.dtype != dtype or (shape is not None and dataset.shape != shape):
-        raise InputError(f"{name} is {dataset.dtype}{dataset.shape}")
-    if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= 64 << 20):
-        raise InputError(f"{name} is {dataset.shape}")
-    if dataset.chunks != dataset.shape or dataset.id.get_num_chunks() != 1:
-        raise InputError(f"{name} is not stored in one piece")
-    _check_storage(dataset)
+        raise InputError(f"{dataset.name} is {dataset.dtype}{dataset.shape}")
+    if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= MAX_HEADER):
+        raise InputError(f"{dataset.name} is {dataset.shape}")
+    if check_storage(dataset, dataset.shape) is not None:
+        raise InputError(f"{dataset.name} is compressed")
     return np.asarray(dataset[()])

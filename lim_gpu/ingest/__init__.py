@@ -11,37 +11,34 @@ convert     one planned volume into the store, in a child process (schedule: all
 from __future__ import annotations
 
 import os
-import re
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import locked
-from lim_gpu.ingest.convert import Settings, pixel_digests
+from lim_gpu.ingest.convert import pixel_digests
+from lim_gpu.ingest.failures import Failure
 from lim_gpu.ingest.plan import Keys, SliceSource, VolumePlan
 from lim_gpu.ingest.planning import Planned, plan_volumes
-from lim_gpu.ingest.records import Failure, Frame
+from lim_gpu.ingest.records import Frame
 from lim_gpu.ingest.report import IngestReport
 from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, read_headers, walk
 from lim_gpu.ingest.schedule import store_volumes
 from lim_gpu.ingest.series import FrameId, frame_id
+from lim_gpu.ingest.settings import Settings, default_workers
 from lim_gpu.progress import Reporter
-from lim_gpu.store import private_key, read_index, write_index
-from lim_gpu.volume_file import COMPRESSIONS
+from lim_gpu.store import Index, private_key, read_index, write_index
 from lim_gpu.workers import CONTEXT, run_in_children
 
 __all__ = ["Failure", "IngestReport", "ingest"]
 
-MODALITIES = ("CT", "MR", "PT", "any")
 MOST_LINES = 3  # for one kind of defect
 PRELOADED = ["lim_gpu.ingest.convert", "lim_gpu.ingest.dicom"]  # by the fork server: a child then starts in 5 ms
-MOST_WORKERS = 16  # a child takes some 100 MB
 
 
 def ingest(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | str | Path,
     output: str | Path,
     *,
     modality: str = "CT",
@@ -69,74 +66,41 @@ def ingest(
     through `reporter` as well. Raises UsageError for a contradiction or another store at `output` without `overwrite`,
     InputError when nothing can be taken, LimGpuError when the disk is full or another run writes there.
     """
-    store, reporter = Path(output), reporter or Reporter(quiet=True)
-    _check_call(sources, store, modality, compression, patient_pattern, workers)
+    sources = [sources] if isinstance(sources, str | Path) else sources
+    if not sources:
+        raise UsageError("ingest: no source. Give a folder or a file")
+    settings = Settings(
+        Path(os.path.abspath(output)),
+        modality,
+        skip_bad_slices,
+        keep_identifiers,
+        assume_hu,
+        compression,
+        patient_pattern,
+        default_workers() if workers is None else workers,
+    )
+    settings.check()
     CONTEXT.set_forkserver_preload(PRELOADED)
-    workers = workers or min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-    planned = _read(sources, store, modality, skip_bad_slices, assume_hu, patient_pattern, workers, reporter)
-    parameters = {"modality": modality, "skip_bad_slices": skip_bad_slices, "keep_identifiers": keep_identifiers}
-    parameters |= {"assume_hu": assume_hu, "compression": compression}
-    report = IngestReport(store, counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
+    reporter = reporter or Reporter(quiet=True)
+    planned = _read(sources, settings, reporter)
+    report = IngestReport(Path(output), counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
     if dry_run:
-        plans = Keys(secrets.token_bytes(32)).complete(planned.volumes, parameters)
+        plans = sorted(planned.volumes, key=lambda plan: plan.order)
         report.planned = [(plan.label, plan.shape) for plan in plans]
         report.slices = sum(len(plan.slices) for plan in plans)
-        return report
-    with locked(store):
-        keys = Keys(None if keep_identifiers else private_key(store))
-        plans = keys.complete(planned.volumes, parameters | {"patient_pattern": patient_pattern})
-        settings = Settings(store, assume_hu, skip_bad_slices, keep_identifiers, compression)
-        _write(plans, settings, parameters, keys, overwrite, workers, report, reporter)
+    else:
+        with locked(settings.store):
+            _write(planned.volumes, settings, overwrite, report, reporter)
     return report
 
 
-def _check_call(
-    sources: Sequence[str | Path],
-    store: Path,
-    modality: str,
-    compression: str | None,
-    patient_pattern: str | None,
-    workers: int | None,
-) -> None:
-    if not sources:
-        raise UsageError("ingest: no source. Give a folder or a file")
-    if modality not in MODALITIES:
-        raise UsageError(f"--modality {modality}: unknown. Give one of {', '.join(MODALITIES)}")
-    if compression is not None and compression not in COMPRESSIONS:
-        raise UsageError(f"--compression {compression}: unknown. Give one of none, {', '.join(COMPRESSIONS)}")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: give 1 or more")
-    try:
-        re.compile(patient_pattern or "")
-    except re.error as error:
-        raise UsageError(f"--patient-pattern {patient_pattern!r}: no regular expression ({error})") from None
-    if store.exists() and not store.is_dir():
-        raise UsageError(f"{store}: is a file. Choose another -o")
-    names = {path.name for path in store.iterdir()} if store.exists() else set()
-    if names and not names & {"store.json", "volumes", ".lock"}:
-        raise UsageError(f"{store}: holds other files. Choose another -o")
-
-
-def _read(
-    sources: Sequence[str | Path],
-    store: Path,
-    modality: str,
-    skip_bad_slices: bool,
-    assume_hu: bool,
-    patient_pattern: str | None,
-    workers: int,
-    reporter: Reporter,
-) -> Planned:
+def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter) -> Planned:
     """Walk, scan and plan. Raises InputError when there is no volume in it."""
-    private = Path(f"{store.resolve()}.private")
-    walked = walk(sources, leave_out=[store, private])
+    private = Path(f"{settings.store.resolve()}.private")
+    walked = walk(sources, leave_out=[settings.store, private])
     with reporter.track("read headers", len(walked.files), "files") as advance:
-        scanned = read_headers(walked.files, modality, assume_hu, workers, advance)
-
-    def digests(frames: Sequence[Frame]) -> Mapping[FrameId, str]:
-        return _digests(frames, assume_hu, workers)
-
-    planned = plan_volumes(scanned, modality, skip_bad_slices, patient_pattern, digests)
+        scanned = read_headers(walked.files, settings.modality, settings.assume_hu, settings.workers, advance)
+    planned = plan_volumes(scanned, settings, partial(_digests, settings=settings))
     planned.counted += walked.counted
     planned.failures[:0] = walked.failures
     for failure in planned.failures:
@@ -150,37 +114,29 @@ def _read(
     return planned
 
 
-def _digests(frames: Sequence[Frame], assume_hu: bool, workers: int) -> dict[FrameId, str]:
+def _digests(frames: Sequence[Frame], settings: Settings) -> dict[FrameId, str]:
     """Digests of the pixels of colliding frames; a frame that cannot be decoded has none."""
     chunks = [frames[i : i + CHUNK] for i in range(0, len(frames), CHUNK)]
-    tasks = [
-        ([SliceSource(f.instance.found.path, f.index, f.instance.sop) for f in chunk], assume_hu) for chunk in chunks
-    ]
+    sources = [[SliceSource(f.instance.found.path, f.index, f.instance.sop) for f in chunk] for chunk in chunks]
+    tasks = [(chunk, settings.assume_hu) for chunk in sources]
+    limits = {"workers": settings.workers, "timeout": SECONDS, "memory_limit": MEMORY}
     result: dict[FrameId, str] = {}
-    for outcome in run_in_children(pixel_digests, tasks, workers=workers, timeout=SECONDS, memory_limit=MEMORY):
+    for outcome in run_in_children(pixel_digests, tasks, **limits):
         for frame, digest in zip(chunks[outcome.task], outcome.value or [], strict=False):
             result[frame_id(frame)] = digest
     return result
 
 
 def _write(
-    plans: Sequence[VolumePlan],
-    settings: Settings,
-    parameters: dict[str, Any],
-    keys: Keys,
-    overwrite: bool,
-    workers: int,
-    report: IngestReport,
-    reporter: Reporter,
+    volumes: Sequence[VolumePlan], settings: Settings, overwrite: bool, report: IngestReport, reporter: Reporter
 ) -> None:
+    """Bring the planned volumes into the store, and its index up to date."""
     store = settings.store
+    keys = Keys(None if settings.keep_identifiers else private_key(store))
+    plans = keys.complete(volumes, settings.parameters() | {"patient_pattern": settings.patient_pattern})
     origin = keys.digest("store", *(part for plan in plans for part in (plan.key, plan.fingerprint)))
-    before = read_index(store) if (store / "store.json").exists() else None
-    if before is not None and before.origin != origin and not overwrite:
-        raise UsageError(
-            f"{store}: holds a store of other sources or options. Give --overwrite (equal volumes stay), or another -o"
-        )
-    stored = store_volumes(plans, settings, workers, reporter)
+    before = _index_before(store, origin, overwrite)
+    stored = store_volumes(plans, settings, reporter)
     for failure in stored.failures:
         reporter.error(failure)
     _say_defects(stored.defects, reporter)
@@ -188,14 +144,29 @@ def _write(
     report.defects = [(volume, text) for volume, _kind, text in stored.defects]
     if not stored.entries:
         raise InputError(f"{store}: no volume could be read, {len(report.failures)} failed")
-    entries = [stored.entries[plan.key] for plan in plans if plan.key in stored.entries]
+    entries = tuple(stored.entries[plan.key] for plan in plans if plan.key in stored.entries)
     report.written, report.reused = stored.written, len(entries) - stored.written
     report.slices = sum(entry.shape[0] for entry in entries)
     skipped = report.counted | ({"failed": len(report.failures)} if report.failures else {})
-    same = before is not None and (list(before.volumes), before.origin, before.skipped) == (entries, origin, skipped)
-    report.unchanged = same and not stored.written
+    report.unchanged = not stored.written and before == Index(entries, settings.parameters(), skipped, origin)
     if not report.unchanged:
-        write_index(store, entries, parameters, skipped, origin)
+        write_index(store, entries, settings.parameters(), skipped, origin)
+
+
+def _index_before(store: Path, origin: str, overwrite: bool) -> Index | None:
+    """The index that stands there, if there is one. Raises UsageError for one of another origin, unless `overwrite`."""
+    if not (store / "store.json").exists():
+        return None
+    try:
+        before = read_index(store)
+    except InputError as error:
+        if overwrite:
+            return None
+        raise UsageError(f"{error}. With --overwrite it is made anew") from None
+    if before.origin != origin and not overwrite:
+        remedy = "Give --overwrite (equal volumes stay), or another -o"
+        raise UsageError(f"{store}: holds a store of other sources or options. {remedy}")
+    return before
 
 
 def _say_defects(defects: Sequence[tuple[str, str, str]], reporter: Reporter) -> None:

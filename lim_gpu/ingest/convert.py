@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lim_gpu.errors import InputError
+from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
 from lim_gpu.ingest.part10 import open_dicom, silence, text
@@ -23,36 +23,26 @@ from lim_gpu.ingest.pictures import decode_picture
 from lim_gpu.ingest.pixels import decode
 from lim_gpu.ingest.plan import SliceSource, VolumePlan
 from lim_gpu.ingest.records import Decoded, SourceError
+from lim_gpu.ingest.settings import Settings
 from lim_gpu.store import write_sources
-from lim_gpu.volume_file import VolumeHeader, VolumeWriter
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a child must know beside the plan."""
-
-    store: Path
-    assume_hu: bool
-    skip_bad_slices: bool
-    keep_identifiers: bool
-    compression: str | None
-    threads: int = 1  # that decode ahead of the writing, in each child
+from lim_gpu.volume_file import VolumeWriter
+from lim_gpu.volume_header import VolumeHeader
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A volume in the store; `lost` are its slices that are not: path and reason."""
+    """A volume in the store (no header: it failed), and the sources of slices that are not in it."""
 
-    header: VolumeHeader
+    header: VolumeHeader | None
     digest: str
-    lost: list[tuple[str, SourceError]]
+    failures: list[Failure]
 
 
 def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
     """Write the volume, its slices one at a time, and the private list of its sources.
 
-    `ticks` is a file that grows by a byte with every slice, for the parent's progress bar. Raises `InputError` that
-    names the first bad slice; with `skip_bad_slices` the volume goes on without them and records the loss.
+    `ticks` is a file that grows by a byte with every slice, for the parent's progress bar. The volume fails on a bad
+    slice; with `skip_bad_slices` it goes on without and records the loss. Either way all bad slices are found.
     """
     silence()
     counts: Counter[str] = Counter()
@@ -70,7 +60,7 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
                     counts += decoded.counts
             return _finish(writer, plan, settings, counts, bad)
     except SourceError as error:
-        raise InputError(f"{plan.path}: {error}") from None
+        return Converted(None, "", [Failure(plan.path, str(error))])
 
 
 def _finish(
@@ -80,15 +70,15 @@ def _finish(
     counts: Counter[str],
     bad: list[tuple[int, SourceError]],
 ) -> Converted:
+    skipping = settings.skip_bad_slices and len(bad) < len(plan.slices)
     lost = [(plan.slices[index].path, error) for index, error in bad]
-    if bad and (not settings.skip_bad_slices or len(bad) == len(plan.slices)):
-        path, reason = lost[0]
-        remedy = "" if settings.skip_bad_slices else ". --skip-bad-slices takes the volume without"
-        raise InputError(f"{path}: {reason} ({len(bad)} bad of {len(plan.slices)} slices{remedy})")
+    failures = name_bad_files(lost, len(plan.files), SKIPPED if skipping else SKIPPABLE)
+    if bad and not skipping:
+        return Converted(None, "", failures)
     rest = plan.without([(index, error.cause) for index, error in bad]) if bad else plan
     header, z = _header(rest, counts, settings.keep_identifiers)
     write_sources(settings.store, plan.key, [source.row() for source in rest.slices])
-    return Converted(header, writer.finish(header, z), lost)
+    return Converted(header, writer.finish(header, z), failures)
 
 
 def _contradiction(decoded: Decoded, plan: VolumePlan) -> SourceError | None:

@@ -6,6 +6,8 @@ No pixel is decoded; but that the file holds all of them is checked, so that a c
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
@@ -15,6 +17,7 @@ from lim_gpu.ingest.part10 import (
     SPLITS,
     DicomFile,
     if_usable,
+    items,
     number,
     numbers,
     open_dicom,
@@ -35,6 +38,7 @@ NOT_IMAGES = """
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame children
 # A projection or a picture of a screen is no slice, whatever plane it claims. Vendors say so in values 3 and on.
 NO_SLICE = re.compile("MIP|MINIP|(MAX|MIN)(IMUM)?_IP|PROJECTION|VRT|VOLREN|VOLUME.REND|SSD|SCREEN|DOSE")
+Value = TypeVar("Value")
 AXIAL = 0.8  # |normal z| from which a plane is axial: as for "oblique" in geometry.py
 
 
@@ -62,17 +66,19 @@ def read_instance(found: Found, modality: str, assume_hu: bool) -> Content:
 
 
 def _not_wanted(header: Dataset, modality: str) -> str:
-    """The kind under which an object of another modality is counted; a value that is no code is not repeated."""
+    """The kind under which an object of another modality is counted, "" for one that is wanted."""
     found = text(header, "Modality")
     if not found:
         raise SourceError("no Modality", "the file may be cut. Copy it again")
-    if found == modality or (modality == "any" and found not in NOT_IMAGES.split()):
-        return ""
-    return found if re.fullmatch("[A-Z0-9]{2,16}", found) else "unknown modality"
+    if not re.fullmatch("[A-Z][A-Z0-9]{1,15}", found):
+        raise SourceError("unusable Modality", "not a code")
+    wanted = found == modality or (modality == "any" and found not in NOT_IMAGES.split())
+    return "" if wanted else found
 
 
 def _read_image(file: DicomFile, found: Found, assume_hu: bool) -> Content:
-    series = SeriesId(*(text(file.header, k) for k in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")))
+    names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    series = _shared(SeriesId(*(text(file.header, name) for name in names)))
     try:
         if kind := _set_apart(file):
             return Counted(kind)
@@ -117,7 +123,7 @@ def _check_frames(file: DicomFile) -> int:
         limit = f"1 to {MAX_SLICES} of at most {MAX_SIDE} x {MAX_SIDE}"
         raise SourceError("impossible size", f"{frames} frames of {rows} x {columns} where {limit} are read")
     check_pixels(file, rows, columns, frames)
-    if frames > 1 and len(file.header.get("PerFrameFunctionalGroupsSequence") or []) != frames:
+    if frames > 1 and len(items(file.header, "PerFrameFunctionalGroupsSequence")) != frames:
         raise SourceError("no functional groups", f"{frames} frames without their positions. Convert it with dcm2niix")
     return frames
 
@@ -137,7 +143,7 @@ def _instance(file: DicomFile, found: Found, series: SeriesId, marks: frozenset[
         found=found,
         series=series,
         sop=text(header, "SOPInstanceUID"),
-        modality=modality if re.fullmatch("[A-Z0-9]{2,16}", modality) else "",
+        modality=modality,
         rows=required(header, "Rows"),
         columns=required(header, "Columns"),
         eight_bit=grey8 and modality != "CT",
@@ -161,8 +167,16 @@ def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
         instance=instance,
         index=index,
         position=numbers(file.group("PlanePositionSequence", index), "ImagePositionPatient", 3),
-        orientation=orientation,
-        spacing=spacing if spacing and min(spacing) > 0 else None,
+        orientation=_shared(orientation),
+        spacing=_shared(spacing if spacing and min(spacing) > 0 else None),
         thickness=if_usable(number, measures, "SliceThickness"),
-        splits=tuple("\\".join(texts(content, enhanced) or texts(file.header, plain)) for plain, enhanced in SPLITS),
+        splits=_shared(
+            tuple("\\".join(texts(content, enhanced) or texts(file.header, plain)) for plain, enhanced in SPLITS)
+        ),
     )
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: Value) -> Value:
+    """One object for equal values: it is pickled, and kept, once for all frames of a series."""
+    return value

@@ -13,17 +13,18 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pydicom.config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from lim_gpu.ingest.records import SourceError
@@ -42,6 +43,7 @@ SPLITS = (
     ("TriggerTime", "NominalCardiacTriggerDelayTime"),
     ("DiffusionBValue", "DiffusionBValue"),
     ("ConvolutionKernel", "ConvolutionKernel"),
+    ("ImageType", "FrameType"),
 )
 # The only elements that are read: no name, date or free text ever enters the program.
 KEYWORDS = """
@@ -99,10 +101,10 @@ class DicomFile:
         """
         if not self.enhanced:
             return self.header
-        frames = self.header.get("PerFrameFunctionalGroupsSequence") or []
-        shared = self.header.get("SharedFunctionalGroupsSequence") or []
+        frames = items(self.header, "PerFrameFunctionalGroupsSequence")
+        shared = items(self.header, "SharedFunctionalGroupsSequence")
         for item in [*frames[index : index + 1], *shared[:1]]:
-            if found := item.get(name):
+            if found := items(item, name):
                 return found[0]
         return Dataset()
 
@@ -193,14 +195,24 @@ def _pixel_element(stream: BinaryIO, implicit: bool, little: bool) -> PixelEleme
     return PixelElement(stream.tell(), None if length == 0xFFFFFFFF else length, vr)
 
 
-def texts(header: Dataset, keyword: str) -> list[str]:
-    """All values of an element as text; none when it is absent or empty."""
+def _value(header: Dataset, keyword: str) -> Any:
     try:
-        value = header.get(keyword)
+        return header.get(keyword)
     except RecursionError:
         raise
-    except Exception:
+    except Exception:  # pydicom raises many kinds, and their texts quote values
         raise SourceError(f"unreadable {keyword}") from None
+
+
+def items(header: Dataset, keyword: str) -> MutableSequence[Dataset]:
+    """The items of a sequence; none when it is absent."""
+    value = _value(header, keyword)
+    return value if isinstance(value, Sequence) else []
+
+
+def texts(header: Dataset, keyword: str) -> list[str]:
+    """All values of an element as text; none when it is absent or empty."""
+    value = _value(header, keyword)
     values = value if isinstance(value, MultiValue | list | tuple) else [value]
     return [stripped for v in values if v is not None and (stripped := str(v).strip(" \0"))]
 

@@ -112,6 +112,8 @@ def decode_picture(path: str, sixteen_bit: bool) -> Decoded:
     """One picture (H, W): uint8 as it is, or 16-bit grey - 32768 as int16. Raises `SourceError`."""
     try:
         with Image.open(path, formats=FORMATS) as image:
+            image.verify()  # the CRC of every PNG chunk, which load() passes by
+        with Image.open(path, formats=FORMATS) as image:
             image.load()
             if sixteen_bit:
                 return Decoded((np.asarray(image).astype(np.int32) - OFFSET_16).astype(np.int16))

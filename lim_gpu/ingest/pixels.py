@@ -156,12 +156,31 @@ def rescale(file: DicomFile, index: int, assume_hu: bool) -> Rescale:
 
 def stored_values(file: DicomFile, index: int) -> np.ndarray:
     """Frame `index` as it is stored: (rows, columns) integers, unused bits as they come. Raises `SourceError`."""
+    options = _decode_options(file)
+    file.stream.seek(file.pixels.start)
+    chosen = plugin(file.syntax, options["bits_stored"]) or ""
+    try:
+        values, _ = get_decoder(file.syntax).as_array(
+            file.stream, index=index, raw=True, decoding_plugin=chosen, **options
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a codec raises on a damaged stream
+        reason = " ".join(str(error).split()).rpartition("available plugins: ")[2][:120]
+        raise SourceError("pixels cannot be decoded", reason or type(error).__name__) from None
+    expected = options["rows"], options["columns"]
+    if values.shape != expected:
+        raise SourceError("pixels contradict the header", f"{values.shape} decoded where {expected} belongs")
+    return values
+
+
+def _decode_options(file: DicomFile) -> dict[str, Any]:
+    """What pydicom's decoders must be told of a stream (they are not given the header)."""
     header = file.header
     frames = whole(header, "NumberOfFrames") or 1
-    rows, columns = required(header, "Rows"), required(header, "Columns")
     options: dict[str, Any] = {
-        "rows": rows,
-        "columns": columns,
+        "rows": required(header, "Rows"),
+        "columns": required(header, "Columns"),
         "samples_per_pixel": 1,
         "photometric_interpretation": text(header, "PhotometricInterpretation"),
         "bits_allocated": required(header, "BitsAllocated"),
@@ -176,20 +195,7 @@ def stored_values(file: DicomFile, index: int) -> np.ndarray:
         first = file.fragments[0][0]  # one fragment a frame: found without walking through the frames before
         offsets = [position - first for position, _ in file.fragments]
         options["extended_offsets"] = (offsets, [length for _, length in file.fragments])
-    file.stream.seek(file.pixels.start)
-    chosen = plugin(file.syntax, options["bits_stored"]) or ""
-    try:
-        values, _ = get_decoder(file.syntax).as_array(
-            file.stream, index=index, raw=True, decoding_plugin=chosen, **options
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a codec raises on a damaged stream
-        reason = " ".join(str(error).split())[-160:]
-        raise SourceError("pixels cannot be decoded", f"{reason or type(error).__name__}") from None
-    if values.shape != (rows, columns):
-        raise SourceError("pixels contradict the header", f"{values.shape} decoded where {(rows, columns)} belongs")
-    return values
+    return options
 
 
 def decode(file: DicomFile, index: int, assume_hu: bool = False) -> Decoded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,19 +118,21 @@ class Keys:
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
 
     def complete(self, plans: Iterable[VolumePlan], parameters: dict[str, Any]) -> list[VolumePlan]:
-        """Order the volumes and give each its key, its patient's and its fingerprint; equal identities are numbered."""
+        """Order the volumes and give each its key, its patient's and its fingerprint; equal ones are numbered."""
         settings = canonical_json({"version": VERSION} | parameters)
-        seen: dict[str, int] = {}
+        seen: Counter[tuple[str, str]] = Counter()
         result = []
         for plan in sorted(plans, key=lambda plan: plan.order):
-            count = seen[plan.identity] = seen.get(plan.identity, 0) + 1
-            unique = plan.identity if count == 1 else f"{plan.identity}\0{count}"
+            seen.update([("identity", plan.identity), ("name", plan.name)])
+            same, namesakes = seen["identity", plan.identity], seen["name", plan.name]
+            unique = plan.identity if same == 1 else f"{plan.identity}\0{same}"
             files = [[f.name, f.size, f.mtime_ns] for f in plan.files]
             frames = [[s.frame, s.sop, s.position] for s in plan.slices]
             content = canonical_json([files, frames, plan.shape, plan.dtype, plan.defects])
             result.append(
                 replace(
                     plan,
+                    name=plan.name if namesakes == 1 else f"{plan.name} ({namesakes})",
                     key=self.digest("volume", unique)[:16],
                     patient=self.digest("patient", plan.patient_identity)[:16],
                     fingerprint=self.digest("fingerprint", settings, content),

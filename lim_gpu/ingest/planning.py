@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.nifti import nifti_plan
 from lim_gpu.ingest.pictures import picture_plans
 from lim_gpu.ingest.plan import VolumePlan
 from lim_gpu.ingest.records import (
     BrokenInstance,
     Counted,
-    Failure,
     Found,
     Frame,
     NiftiVolume,
@@ -22,6 +22,7 @@ from lim_gpu.ingest.records import (
     SourceError,
 )
 from lim_gpu.ingest.series import FrameId, Stack, collisions, dicom_plan, resolve, stacks
+from lim_gpu.ingest.settings import Settings
 
 # The digests of the pixels of frames; decoding them is the caller's business.
 Digests = Callable[[Sequence[Frame]], Mapping[FrameId, str]]
@@ -40,9 +41,7 @@ class Planned:
         self.failures.append(Failure(found.path, str(error)))
 
 
-def plan_volumes(
-    scanned: Iterable[Scanned], modality: str, skip_bad_slices: bool, patient_pattern: str | None, digests: Digests
-) -> Planned:
+def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digests) -> Planned:
     """Plan the volumes of all scanned files."""
     planned = Planned()
     frames: list[Frame] = []
@@ -57,22 +56,22 @@ def plan_volumes(
         elif isinstance(content, BrokenInstance):
             broken[content.series].append((file.found, content.error))
         elif isinstance(content, NiftiVolume):
-            _add_nifti(planned, content, modality, patient_pattern)
+            _add_nifti(planned, content, settings)
         elif isinstance(content, Picture):
             pictures.append(content)
         else:
             frames += content
-    _add_series(planned, frames, broken, skip_bad_slices, digests)
-    plans, failed = picture_plans(pictures, patient_pattern)
+    _add_series(planned, frames, broken, settings.skip_bad_slices, digests)
+    plans, failed = picture_plans(pictures, settings.patient_pattern)
     planned.volumes += plans
     for found, error in failed:
         planned.fail(found, error)
     return planned
 
 
-def _add_nifti(planned: Planned, volume: NiftiVolume, modality: str, patient_pattern: str | None) -> None:
+def _add_nifti(planned: Planned, volume: NiftiVolume, settings: Settings) -> None:
     try:
-        plan = nifti_plan(volume, modality, patient_pattern)
+        plan = nifti_plan(volume, settings.modality, settings.patient_pattern)
         plan.check_size()
         planned.volumes.append(plan)
     except SourceError as error:
@@ -124,7 +123,7 @@ def _broken_series(
     groups: Sequence[Stack],
     skip_bad_slices: bool,
 ) -> set[SeriesId]:
-    """Report series with bad files, a line a cause; returns those that fail.
+    """Report the bad files of series; returns the series that fail.
 
     With `skip_bad_slices` their stacks go on and know what they lost. To which stack of a series a bad file belongs may
     be unknown, so all of them say so.
@@ -133,15 +132,10 @@ def _broken_series(
     for series, files in broken.items():
         own = [stack for stack in groups if stack.frames[0].instance.series == series]
         total = len(files) + len({f.instance.found.path for stack in own for f in stack.frames})
-        causes: dict[str, list[tuple[Found, SourceError]]] = defaultdict(list)
-        for found, error in files:
-            causes[error.cause].append((found, error))
         if not (skip_bad_slices and own):
             failing.add(series)
-        remedy = ". --skip-bad-slices takes the volume without" if own and not skip_bad_slices else ""
-        for cause, members in causes.items():
-            found, error = members[0]
-            planned.fail(found, f"{error} ({len(members)} bad of {total} files of its series{remedy})")
-            for stack in own:
-                stack.lost[cause] += len(members)
+        bad = [(found.path, error) for found, error in files]
+        planned.failures += name_bad_files(bad, total, SKIPPED if skip_bad_slices else SKIPPABLE)
+        for stack in own:
+            stack.lost.update(error.cause for _, error in files)
     return failing

@@ -93,7 +93,7 @@ class Frame:
     orientation: tuple[float, ...] | None  # 6: direction of a row, direction of a column
     spacing: tuple[float, ...] | None  # 2: between rows, between columns
     thickness: float | None
-    splits: tuple[str, ...]  # see dicom.SPLITS
+    splits: tuple[str, ...]  # see part10.SPLITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +140,6 @@ class Scanned:
 
     found: Found
     content: Content
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file or volume that did not reach the store."""
-
-    path: str
-    cause: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.cause}"
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.ingest.records import Failure
+from lim_gpu.ingest.failures import Failure
 
 
 @dataclass

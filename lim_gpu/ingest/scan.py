@@ -11,10 +11,11 @@ from pathlib import Path
 
 from lim_gpu.errors import InputError
 from lim_gpu.ingest.dicom import read_instance
+from lim_gpu.ingest.failures import Failure
 from lim_gpu.ingest.nifti import read_nifti
 from lim_gpu.ingest.part10 import silence
 from lim_gpu.ingest.pictures import SIGNATURES, read_picture
-from lim_gpu.ingest.records import Counted, Failure, Found, Scanned, SourceError
+from lim_gpu.ingest.records import Counted, Found, Scanned, SourceError
 from lim_gpu.workers import Outcome, run_in_children
 
 CHUNK = 32  # files a task

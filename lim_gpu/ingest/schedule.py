@@ -7,18 +7,18 @@ import re
 import shutil
 import tempfile
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lim_gpu.errors import InputError, LimGpuError
-from lim_gpu.ingest.convert import Converted, Settings, convert
+from lim_gpu.ingest.convert import Converted, convert
 from lim_gpu.ingest.defects import sentences
+from lim_gpu.ingest.failures import SKIPPED, Failure
 from lim_gpu.ingest.plan import VolumePlan
-from lim_gpu.ingest.records import Failure, SourceError
 from lim_gpu.ingest.scan import MEMORY, SECONDS
+from lim_gpu.ingest.settings import Settings
 from lim_gpu.progress import Advance, Reporter
 from lim_gpu.store import VolumeEntry, private_folder, volume_path
 from lim_gpu.volume_file import VolumeFile
@@ -40,21 +40,18 @@ class Stored:
     defects: list[tuple[str, str, str]] = field(default_factory=list)  # volume, kind, sentence
 
     def add(self, plan: VolumePlan, done: Converted) -> None:
-        """Take in a volume, its defects, and the slices that it lost."""
+        """Take in a volume, its defects, and what it lost."""
+        self.failures += done.failures
         header = done.header
+        if header is None:
+            return
         self.entries[plan.key] = VolumeEntry.of(header, done.digest)
         n, rows, columns = header.shape
         clamped = header.clamped / (n * rows * columns)
         self.defects += [(plan.label, kind, text) for kind, text in sentences(header.defects, clamped).items()]
-        causes: dict[str, list[tuple[str, SourceError]]] = defaultdict(list)
-        for path, error in done.lost:
-            causes[error.cause].append((path, error))
-        for members in causes.values():
-            path, error = members[0]
-            self.failures.append(Failure(path, f"{error} ({len(members)} of {len(plan.slices)} slices skipped)"))
 
 
-def store_volumes(plans: Sequence[VolumePlan], settings: Settings, workers: int, reporter: Reporter) -> Stored:
+def store_volumes(plans: Sequence[VolumePlan], settings: Settings, reporter: Reporter) -> Stored:
     """Bring every planned volume into the store. A volume that cannot be converted is a failure; the others go on.
 
     Raises LimGpuError when the disk is full: the next volume would fail too.
@@ -65,21 +62,21 @@ def store_volumes(plans: Sequence[VolumePlan], settings: Settings, workers: int,
     _check_space(waiting, settings)
     waiting.sort(key=lambda plan: -plan.size)  # the longest first, so that none is left alone at the end
     slices = sum(len(plan.slices) for plan in waiting)
-    settings = replace(settings, threads=max(1, min(MOST_THREADS, workers // max(1, len(waiting)))))
+    threads = max(1, min(MOST_THREADS, settings.workers // max(1, len(waiting))))
     with (
         tempfile.NamedTemporaryFile() as ticks,
         reporter.track("convert", slices, "slices") as advance,
         _following(ticks.name, advance),
     ):
-        new = _convert_all(waiting, settings, Path(ticks.name), workers)
+        try:
+            new = _convert_all(waiting, replace(settings, threads=threads), Path(ticks.name))
+        finally:
+            _remove_temporaries(settings.store)  # of children that were killed
     stored = Stored()
     for plan in plans:
         done = standing[plan.key] or new[plan.key]
-        if isinstance(done, str):
-            stored.failures.append(_failure(plan, done))
-        else:
-            stored.add(plan, done)
-            stored.written += plan.key in new
+        stored.add(plan, done)
+        stored.written += plan.key in new and plan.key in stored.entries
     return stored
 
 
@@ -92,29 +89,23 @@ def _remove_temporaries(store: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _convert_all(
-    waiting: Sequence[VolumePlan], settings: Settings, ticks: Path, workers: int
-) -> dict[str, Converted | str]:
-    """What became of each volume, by key: the volume or the error."""
+def _convert_all(waiting: Sequence[VolumePlan], settings: Settings, ticks: Path) -> dict[str, Converted]:
+    """What became of each volume, by key."""
     timeout = SECONDS + SECONDS_A_SLICE * max((len(plan.slices) for plan in waiting), default=0)
     memory = MEMORY + 8 * max((plan.size for plan in waiting if plan.nifti), default=0)  # it is mapped as a whole
     tasks = [(plan, settings, ticks) for plan in waiting]
-    done: dict[str, Converted | str] = {}
-    for outcome in run_in_children(convert, tasks, workers=workers, timeout=timeout, memory_limit=memory):
+    done: dict[str, Converted] = {}
+    for outcome in run_in_children(convert, tasks, workers=settings.workers, timeout=timeout, memory_limit=memory):
         if outcome.error and _disk_is_full(outcome.error, settings.store):
             raise LimGpuError(f"{settings.store}: {outcome.error}")
-        done[waiting[outcome.task].key] = outcome.error or outcome.value
+        plan = waiting[outcome.task]
+        died = Converted(None, "", [Failure(plan.path, f"{outcome.error} (at a volume of {len(plan.slices)} slices)")])
+        done[plan.key] = died if outcome.error else outcome.value
     return done
 
 
 def _disk_is_full(error: str, store: Path) -> bool:
     return "cannot be written" in error or shutil.disk_usage(store).free < SPARE
-
-
-def _failure(plan: VolumePlan, error: str) -> Failure:
-    """The error names the bad file, or nothing when the child died."""
-    path = next((found.path for found in plan.files if error.startswith(f"{found.path}: ")), None)
-    return Failure(path, error[len(path) + 2 :]) if path else Failure(plan.label, error)
 
 
 def _standing(plan: VolumePlan, store: Path) -> Converted | None:
@@ -128,12 +119,15 @@ def _standing(plan: VolumePlan, store: Path) -> Converted | None:
     if header.fingerprint != plan.fingerprint or not sources.exists():
         return None
     before = {row["cause"]: row["count"] for row in plan.defects.get("skipped_slices", [])}
-    lost = [
-        (plan.path, SourceError(row["cause"]))
-        for row in header.defects.get("skipped_slices", [])
-        for _ in range(row["count"] - before.get(row["cause"], 0))
+    lost = {
+        row["cause"]: row["count"] - before.get(row["cause"], 0) for row in header.defects.get("skipped_slices", [])
+    }
+    failures = [
+        Failure(plan.path, f"{cause} (slices of the volume{SKIPPED}: {count})")
+        for cause, count in lost.items()
+        if count
     ]
-    return Converted(header, digest, lost)
+    return Converted(header, digest, failures)
 
 
 def _check_space(waiting: Sequence[VolumePlan], settings: Settings) -> None:

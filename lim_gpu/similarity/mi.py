@@ -35,7 +35,7 @@ def mi_matrix(slices: NDArray[Any], bins: int = BINS) -> NDArray[np.float32]:
     """
     n = len(slices)
     numbers = bin_numbers(slices, bins).reshape(n, -1)
-    table = _c_log_c(numbers.shape[1])
+    table = c_log_c(numbers.shape[1])
     entropies, upper = np.empty(n, np.int64), np.zeros((n, n))
     with Threads() as pool:
         pool.run(_marginal_entropies, np.arange(n), numbers, table, entropies)
@@ -67,12 +67,16 @@ def bin_numbers(slices: NDArray[Any], bins: int = BINS, threads: int | None = No
 def _number(share: NDArray[np.int64], slices: NDArray[Any], bins: int, numbers: NDArray[np.uint8]) -> None:
     for i in share:
         pixels = slices[i]
-        ends = np.array([[pixels.min()], [pixels.max()]])  # one dimension, in the dtype of the slices as for NumPy
-        edges = np.histogramdd(ends, bins=bins)[1][0]
+        edges = bin_edges(pixels.min(), pixels.max(), bins)
         if pixels.dtype == np.uint8:
             numbers[i] = _place(edges, np.arange(256, dtype=np.uint8))[pixels]
         else:
             numbers[i] = _place(edges, pixels)
+
+
+def bin_edges(low: np.generic, high: np.generic, bins: int) -> NDArray[Any]:
+    """NumPy's edges (bins + 1,) of a histogram over low..high, scalars of the slices' dtype."""
+    return np.histogramdd(np.array([[low], [high]]), bins=bins)[1][0]
 
 
 def _place(edges: NDArray[Any], values: NDArray[Any]) -> NDArray[np.int64]:
@@ -86,7 +90,7 @@ def _entropy(counts: NDArray[np.int64]) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def _c_log_c(pixels: int) -> NDArray[np.int64]:
+def c_log_c(pixels: int) -> NDArray[np.int64]:
     """c log c for c = 0 .. pixels, int64, in the finest fixed point whose sums cannot overflow."""
     counts = np.arange(pixels + 1, dtype=np.float64)
     values = counts * np.log(np.maximum(counts, 1))

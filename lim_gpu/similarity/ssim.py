@@ -32,8 +32,8 @@ from lim_gpu.similarity.blocks import Threads, aligned, compiled, pair_blocks, s
 RADIUS, SIGMA, K1, K2 = 5, 1.5, 0.01, 0.03
 WINDOW = 2 * RADIUS + 1
 
-ROWS, COLUMNS = 16, 256  # of a tile: 60 KiB a slice with its fields
-BLOCK = 4  # slices: two blocks and the scratch fit in an L2 cache of 1 MiB
+ROWS, COLUMNS = 16, 512  # of a tile: 120 KiB a slice with its fields
+BLOCK = 4  # slices: two blocks fill an L2 cache of 1 MiB
 LANES = 16  # float32 in an AVX-512 register; tile widths are multiples
 
 

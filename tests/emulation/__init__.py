@@ -115,7 +115,9 @@ def _build(source: str) -> ctypes.CDLL:
 
 
 def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "-march=native", "-Q", "--help=target"], capture_output=True, check=True).stdout.hex()
+    """What -march=native means: the folder of libraries may outlive the machine."""
+    command = [compiler, "-march=native", "-Q", "--help=target", "--version"]
+    return subprocess.run(command, capture_output=True, check=True).stdout.hex()
 
 
 def _entry(signature: Signature) -> str:

@@ -147,6 +147,7 @@ def test_no_other_decoder_is_ever_used(tmp_path, kind):
         decode_picture(str(path), False)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_bombs_and_what_pillow_would_lose_are_refused_before_they_are_loaded(tmp_path):
     cases = {
         "bomb": (png(tmp_path / "1.png", 12000, 12000, 8, 0), "impossible size: 12000 x 12000"),

@@ -77,6 +77,27 @@ def test_another_store_is_refused_and_with_overwrite_equal_volumes_stay(tmp_path
     }
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}'])
+def test_an_index_that_cannot_be_read_needs_overwrite(tmp_path, text):
+    sources, store = make_sources(tmp_path / "in", 1), tmp_path / "out"
+    ingest([sources], store, workers=1)
+    (store / "store.json").write_text(text)
+    with pytest.raises(UsageError, match="With --overwrite it is made anew"):
+        ingest([sources], store, workers=1)
+    assert ingest([sources], store, workers=1, overwrite=True).reused == 3
+
+
+@pytest.mark.parametrize("compression", ["deflate", "zstd", "lz4"])
+def test_compressed_stores_hold_the_same(tmp_path, compression):
+    sources = make_sources(tmp_path / "in", 1)
+    ingest([sources], tmp_path / "plain", workers=1, keep_identifiers=True)
+    ingest([sources], tmp_path / "packed", workers=1, keep_identifiers=True, compression=compression)
+    with SliceStore(tmp_path / "plain") as plain, SliceStore(tmp_path / "packed") as packed:
+        for a, b in zip(plain, packed, strict=True):
+            np.testing.assert_array_equal(a.read(), b.read())
+        assert packed.parameters["compression"] == compression
+
+
 def test_a_touched_source_is_read_again(tmp_path):
     sources, store = make_sources(tmp_path / "in"), tmp_path / "out"
     ingest([sources], store, workers=1)
@@ -166,7 +187,7 @@ def test_one_crashed_child_costs_one_volume(tmp_path, monkeypatch):
     report = ingest([sources], store, workers=1)
     assert report.written == 2
     assert [str(f) for f in report.failures] == [
-        f"{sources}/nifti0.nii.gz (3 x 4 x 5): the child process crashed (SIGSEGV)"
+        f"{sources}/nifti0.nii.gz: the child process crashed (SIGSEGV) (at a volume of 3 slices)"
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from dicom_files import ct, save, series, stored_slice
@@ -40,6 +42,26 @@ def test_a_relative_source_has_the_name_of_its_folder(tmp_path, monkeypatch):
     (tmp_path / "data" / "1").write_text("")
     monkeypatch.chdir(tmp_path / "data")
     assert names(".") == ["data/1"]
+
+
+def test_relative_paths_are_those_of_the_moment(tmp_path, monkeypatch):
+    """The fork server, and so its children, keep the working directory in which they were started."""
+    for name in ("a", "b"):
+        series(tmp_path / name / "in", 2)
+        monkeypatch.chdir(tmp_path / name)
+        report = ingest("in", "out", workers=1)
+        assert (report.written, report.store) == (1, Path("out"))
+        assert len(list((tmp_path / name / "out" / "volumes").glob("*.h5"))) == 1
+
+
+def test_equal_names_below_two_sources_are_two_volumes(tmp_path, run):
+    for i in range(2):
+        image = nib.Nifti1Image(np.full((3, 3, 3), i, np.int16), np.eye(4))
+        (tmp_path / str(i) / "data").mkdir(parents=True)
+        nib.save(image, tmp_path / str(i) / "data" / "a.nii")
+    volumes = run(tmp_path / "0" / "data", tmp_path / "1" / "data", keep_identifiers=True).volumes
+    assert len({volume.key for volume in volumes}) == 2
+    assert [int(volume.read().max()) for volume in volumes] == [0, 1]
 
 
 def test_very_deep_folders(tmp_path):

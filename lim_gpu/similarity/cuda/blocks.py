@@ -12,6 +12,8 @@ from lim_gpu.errors import LimGpuError
 SHARE = 0.8  # of the free memory: torch's allocator rounds up and splits
 MOST = 4 << 30  # bytes for blocks; more would not be faster, and 5,000 slices of 512 x 512 stay below 8 GiB in all
 
+MOST_SLICES = 1 << 15  # in a block: the pairs of two are blocks of threads, at most 2^31 of them
+
 T = TypeVar("T")
 
 
@@ -39,8 +41,9 @@ def memory_for_blocks(device: torch.device) -> int:
 
 
 def block_size(n: int, bytes_per_slice: int, budget: int) -> int:
-    """Slices in a block: all, where they fit in `budget` bytes, else as many as fit twice; at least 1."""
-    return n if n * bytes_per_slice <= budget else max(1, budget // (2 * bytes_per_slice))
+    """Slices in a block: all, where they fit in `budget` bytes, else as many as fit twice; 1 to MOST_SLICES."""
+    fitting = n if n * bytes_per_slice <= budget else budget // (2 * bytes_per_slice)
+    return max(1, min(fitting, MOST_SLICES))
 
 
 def square_matrix(n: int, diagonal: float, device: torch.device) -> torch.Tensor:

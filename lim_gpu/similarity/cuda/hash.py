@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lim_gpu.similarity.cuda.lanczos import lanczos_weights, rows_first
@@ -42,7 +44,7 @@ def matrix_of_hashes(x: torch.Tensor, y: torch.Tensor | None = None, *, module: 
     return similarities
 
 
-def _launch_over(kernel: str, result: torch.Tensor, module: Module | None, **arguments: torch.Tensor) -> None:
+def _launch_over(kernel: str, result: torch.Tensor, module: Module | None, **arguments: Any) -> None:
     (module or load("hash")).launch(kernel, _blocks(result.numel()), THREADS, **arguments)
 
 
@@ -68,6 +70,6 @@ def _blocks(threads: int) -> int:
     return min(-(-threads // THREADS), MOST_BLOCKS)
 
 
-def _weights(size: int, outputs: int, precision: int, device: torch.device) -> dict[str, torch.Tensor]:
+def _weights(size: int, outputs: int, precision: int, device: torch.device) -> dict[str, Any]:
     tables = lanczos_weights(size, outputs, precision)._asdict()
     return {name: torch.from_numpy(table).to(device) for name, table in tables.items()}

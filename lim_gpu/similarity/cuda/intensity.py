@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lim_gpu.errors import InputError
@@ -26,7 +28,7 @@ def to_uint8(slices: torch.Tensor, intensity: Intensity, *, module: Module | Non
     if not slices.numel():
         return mapped
     module = module or load("intensity")
-    flat = {"slices": slices.flatten(1), "mapped": mapped.flatten(1)}
+    flat: dict[str, Any] = {"slices": slices.flatten(1), "mapped": mapped.flatten(1)}
     if intensity.limits is None:
         module.launch("intensity_minmax", len(slices), SLICE_THREADS, **flat)
     else:

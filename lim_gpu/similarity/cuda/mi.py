@@ -1,8 +1,11 @@
-"""Normalized mutual information of every pair of slices on the GPU: kernels/mi.cu. Defined in lim_gpu/similarity/mi.py."""
+"""Normalized mutual information of every pair of slices on the GPU: kernels/mi.cu.
+
+The definition, the edges and the table of c log c stand in lim_gpu/similarity/mi.py.
+"""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,21 +14,15 @@ import torch
 from lim_gpu.errors import UsageError
 from lim_gpu.similarity.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
 from lim_gpu.similarity.cuda.module import SHARED_BYTES, Module, load
-from lim_gpu.similarity.mi import BINS, MAX_BINS
-from lim_gpu.similarity.mi import _c_log_c as c_log_c
-
-
-def bin_edges(low, high, bins):
-    return np.histogramdd(np.array([[low], [high]]), bins=bins)[1][0]
-
+from lim_gpu.similarity.mi import BINS, MAX_BINS, bin_edges, c_log_c
 
 THREADS = 512
-STATIC_BYTES = 1024  # of shared memory that the kernels take beside the histogram, and the driver on newer GPUs
+STATIC_BYTES = 1024  # of shared memory left to the kernels beside the histogram
 COUNT_BYTES = 4
 
 
 class Numbers(NamedTuple):
-    """Bin numbers (k, pitch) of k slices, their entropies (k) times the pixels in fixed point, their fullest bins (k)."""
+    """Of k slices: bin numbers (k, pitch), entropies (k) times the pixels in fixed point, fullest bins (k)."""
 
     numbers: torch.Tensor
     entropies: torch.Tensor
@@ -97,7 +94,7 @@ def _numbers(slices: torch.Tensor, bins: int, table: torch.Tensor, module: Modul
     """What belongs to single slices (k, pixels) on the device, computed once."""
     n, pixels = slices.shape
     low, high = (ends.cpu().numpy() for ends in torch.aminmax(slices, dim=1))
-    edges = np.stack([bin_edges(*ends, bins) for ends in zip(low, high, strict=True)]).astype(np.float64)
+    edges = np.stack([_edges(*ends, bins) for ends in zip(low, high, strict=True)]).astype(np.float64)
     numbers = torch.empty((n, _pitch(pixels)), dtype=torch.uint8, device=slices.device)
     kernel = "mi_bins_u8" if slices.dtype == torch.uint8 else "mi_bins_f32"
     parts = min(32, -(-pixels // 1024))
@@ -113,6 +110,9 @@ def _pitch(pixels: int) -> int:
     return -(-pixels // 4) * 4
 
 
-@cache
+_edges = lru_cache(maxsize=1024, typed=True)(bin_edges)  # slices mapped to 8 bits mostly share 0..255
+
+
+@lru_cache(maxsize=8)
 def _table(pixels: int) -> torch.Tensor:
     return torch.from_numpy(c_log_c(pixels))

@@ -37,7 +37,7 @@ TORCH_TYPES = {  # torch has no arithmetic on uint64: hashes travel as int64
 NUMBERS: dict[str, type[np.generic]] = {"int": np.int32, "i64": np.int64, "float": np.float32, "double": np.float64}
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = 1024
-SHARED_BYTES = 48 * 1024  # more, in a launch, must be asked for
+SHARED_BYTES = 48 * 1024  # that a block has on every GPU
 
 Grid = int | tuple[int, ...]
 
@@ -178,7 +178,8 @@ class CudaModule(Module):
     def __init__(self, name: str, cupy: ModuleType) -> None:
         super().__init__(name)
         self._cupy = cupy
-        self._module = cupy.RawModule(code=self.source, options=OPTIONS)
+        self._function = cache(cupy.RawModule(code=self.source, options=OPTIONS).get_function)
+        self._shared: dict[tuple[str, int | None], int] = {}  # the most asked for, by kernel and device
 
     def shared_limit(self, device: torch.device) -> int:
         """The most bytes of shared memory that a block may ask for on `device`."""
@@ -197,9 +198,10 @@ class CudaModule(Module):
         stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
         try:
             with self._cupy.cuda.Device(device.index), self._cupy.cuda.Stream.from_external(stream):
-                function = self._module.get_function(signature.kernel)
-                if shared > SHARED_BYTES:
-                    function.max_dynamic_shared_size_bytes = shared
+                function = self._function(signature.kernel)
+                if shared > self._shared.get((signature.kernel, device.index), 0):
+                    function.max_dynamic_shared_size_bytes = shared  # beyond 48 KiB it must be asked for
+                    self._shared[signature.kernel, device.index] = shared
                 function(grid, block, addresses, shared_mem=shared)
         except (RuntimeError, self._cupy.cuda.compiler.CompileException) as error:
             raise LimGpuError(

@@ -28,7 +28,8 @@ class Extent:
     plus: int
 
     def __str__(self) -> str:
-        return f"{self.name} {self.plus:+d}" if self.name and self.plus else self.name or str(self.plus)
+        sign = "-" if self.plus < 0 else "+"
+        return f"{self.name} {sign} {abs(self.plus)}" if self.name and self.plus else self.name or str(self.plus)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""What an HDF5 file must show before any of its data is read, since anyone may have made it.
+
+h5py follows links and external storage to other files without a word, a kilobyte can declare terabytes, a filter may
+load code, and HDF5 2.0 fills a slice from foreign memory when its stored bytes decode to fewer than were declared. Every
+check raises InputError without the file's name, which the caller knows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lim_gpu.errors import InputError
+
+FILTERS = {"fletcher32": 3, "shuffle": 2, "deflate": 1, "zstd": 32015, "lz4": 32004}
+CODECS = {FILTERS[name] for name in ("deflate", "zstd", "lz4")}
+CHECKSUM = 4  # bytes that fletcher32 adds to a chunk
+DEFLATE_LIMIT = 1032  # the largest ratio deflate can reach; more is a bomb
+
+
+def check_members(file: h5py.File, names: set[str]) -> None:
+    """The root holds these datasets and nothing else, by hard links only: nothing leads out of the file."""
+    if set(file) != names:
+        raise InputError("not a volume of lim-gpu")
+    for name in names:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise InputError(f"{name} is a link to somewhere else")
+        if file.get(name, getclass=True) is not h5py.Dataset:
+            raise InputError(f"{name} is no dataset")
+
+
+def check_attributes(file: h5py.File, kinds: Mapping[str, str]) -> None:
+    """The root has these attributes and no other: scalars of the NumPy kinds given, none of variable length."""
+    if set(file.attrs) != set(kinds):
+        raise InputError("not a volume of lim-gpu, or cut")
+    for name, kind in kinds.items():
+        attribute = file.attrs.get_id(name)
+        if attribute.shape != () or attribute.dtype.kind not in kind:
+            raise InputError(f"attribute {name} is foreign")
+
+
+def check_storage(dataset: h5py.Dataset, chunk: tuple[int, ...]) -> int | None:
+    """Own bytes in this file, in chunks of the shape given, each stored once, through known filters.
+
+    Returns the filter that compresses them, or None.
+    """
+    if dataset.external is not None or dataset.is_virtual:
+        raise InputError(f"{dataset.name} is stored outside the file")
+    if dataset.chunks != chunk:
+        raise InputError(f"{dataset.name} is not stored in chunks of {chunk}")
+    codec = _codec(dataset)
+    expected = [length // step for length, step in zip(dataset.shape, chunk, strict=True)]
+    _check_chunks(dataset, int(np.prod(expected)), int(np.prod(chunk)) * dataset.dtype.itemsize, codec)
+    return codec
+
+
+def _codec(dataset: h5py.Dataset) -> int | None:
+    """The compressing filter. There is always a checksum, and no filter twice (gzip twice: 8 KB to 2 GB)."""
+    plist = dataset.id.get_create_plist()
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if len(set(filters)) != len(filters) or set(filters) - set(FILTERS.values()):
+        raise InputError(f"{dataset.name} has foreign filters")
+    codecs = CODECS & set(filters)
+    if filters[-1:] != [FILTERS["fletcher32"]] or len(codecs) > 1:
+        raise InputError(f"{dataset.name} has other filters than a codec and then a checksum")
+    if codecs & {FILTERS["zstd"], FILTERS["lz4"]}:
+        import hdf5plugin  # noqa: F401  (registers them)
+    return next(iter(codecs), None)
+
+
+def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | None) -> None:
+    """Each of `count` chunks of `size` bytes lies once in the file, apart from the others, all filters applied."""
+    chunks: list[Any] = []
+
+    def note(chunk: Any) -> bool | None:
+        chunks.append(chunk)
+        return True if len(chunks) > count else None  # True stops
+
+    dataset.id.chunk_iter(note)
+    if len(chunks) != count or len({chunk.chunk_offset for chunk in chunks}) != count:
+        raise InputError(f"{dataset.name} is missing chunks")
+    least, most = _stored_sizes(size, codec)
+    if any(chunk.filter_mask or not least <= chunk.size - CHECKSUM <= most for chunk in chunks):
+        raise InputError(f"{dataset.name} has chunks of another size than it declares")
+    end = 0
+    for chunk in sorted(chunks, key=lambda chunk: chunk.byte_offset):
+        if chunk.byte_offset < end:
+            raise InputError(f"{dataset.name} has chunks that overlap")
+        end = chunk.byte_offset + chunk.size
+    if end > dataset.file.id.get_filesize():
+        raise InputError(f"{dataset.name} has chunks beyond the end of the file")
+
+
+def _stored_sizes(size: int, codec: int | None) -> tuple[int, int]:
+    """The fewest and the most bytes that `size` bytes take in the file; no codec adds more than 1 % and a header."""
+    if codec is None:
+        return size, size
+    return size // DEFLATE_LIMIT if codec == FILTERS["deflate"] else 1, size + size // 50 + 1024
+
+
+def check_decoded_size(dataset: h5py.Dataset, offset: tuple[int, ...], codec: int) -> None:
+    """A compressed chunk decodes to the size that its dataset declares: no more (a bomb), and no less.
+
+    deflate does not tell, and is decoded for it, up to that size; zstd (RFC 8878, 3.1.1.1) and the lz4 filter do.
+    """
+    size = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+    _mask, stored = dataset.id.read_direct_chunk(offset)
+    if codec == FILTERS["deflate"]:
+        try:
+            decoded = len(zlib.decompressobj().decompress(stored, size + 1))
+        except zlib.error as error:
+            raise InputError(f"{dataset.name} cannot be decoded ({error})") from None
+    else:
+        decoded = _zstd_size(stored) if codec == FILTERS["zstd"] else int.from_bytes(stored[:8], "big")
+    if decoded != size:
+        raise InputError(f"{dataset.name} decodes to another size than it declares")
+
+
+def _zstd_size(frame: bytes) -> int:
+    """Frame_Content_Size, or -1 where the frame has none."""
+    descriptor = frame[4] if frame[:4] == b"\x28\xb5\x2f\xfd" else 0
+    width = (1 if descriptor & 0x20 else 0, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (not descriptor & 0x20) + (0, 1, 2, 4)[descriptor & 3]
+    if not width or len(frame) < start + width:
+        return -1
+    return int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
