@@ -1,8 +1,8 @@
 """What an HDF5 file must show before any of its data is read, since anyone may have made it.
 
 h5py follows links and external storage to other files without a word, a kilobyte can declare terabytes, a filter may
-load code, and HDF5 2.0 fills a slice from foreign memory when its stored bytes decode to fewer than were declared. Every
-check raises InputError without the file's name, which the caller knows.
+load code, and HDF5 2.0 fills a slice from foreign memory when its stored bytes decode to fewer than were declared.
+Every check raises InputError without the file's name, which the caller knows.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ slices.private/             mode 0700: the key of the hashes, and where every sl
 from __future__ import annotations
 
 import json
+import operator
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "lim-gpu-store", 1
 AGAIN = "Run lim-gpu ingest again"
+MOST_OPEN = 128  # files of a store: each takes a descriptor, of which many systems give 1,024, and a megabyte
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,11 @@ class VolumeEntry:
             or values["dtype"] not in DTYPES
         ):
             raise InputError(f"{path}: an entry is ill-formed. {AGAIN}")
-        shape = values["shape"]
-        if not isinstance(shape, list) or len(shape) != 3 or not all(type(i) is int and i > 0 for i in shape):
+        shape, limits = values["shape"], (MAX_SLICES, MAX_SIDE, MAX_SIDE)
+        if not isinstance(shape, list) or len(shape) != 3 or not all(type(i) is int for i in shape):
             raise InputError(f"{path}: an entry has no shape. {AGAIN}")
+        if not all(0 < length <= limit for length, limit in zip(shape, limits, strict=True)):
+            raise InputError(f"{path}: an entry has {shape[0]} slices of {shape[1]} x {shape[2]}. {AGAIN}")
         return cls(**(values | {"shape": tuple(shape)}))
 
 
@@ -76,11 +81,11 @@ class Volume:
     Pickles without its handle. Every method raises InputError, one line with the file's name, for a damaged file.
     """
 
-    def __init__(self, path: Path, entry: VolumeEntry) -> None:
+    def __init__(self, path: Path, entry: VolumeEntry, used: Callable[[Volume], None] | None = None) -> None:
         self.path = path
         self.entry = entry
-        self._file: VolumeFile | None = None
-        self._process = 0
+        self._used = used  # tells the store, which limits how many files are open
+        self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
 
     def __enter__(self) -> Volume:
         return self
@@ -89,13 +94,17 @@ class Volume:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "entry": self.entry, "_file": None, "_process": 0}
+        return {"path": self.path, "entry": self.entry, "_used": None, "_held": None}
 
     def close(self) -> None:
         """Close the file; it opens again when it is needed."""
-        if self._file is not None and self._process == os.getpid():
-            self._file.close()
-        self._file = None
+        held, self._held = self._held, None
+        if held is not None and held[0] == os.getpid():
+            held[1].close()
+
+    def release(self) -> None:
+        """Let go of the file: it closes when no thread reads it any more."""
+        self._held = None
 
     @property
     def key(self) -> str:
@@ -125,12 +134,19 @@ class Volume:
         self._opened().verify()
 
     def _opened(self) -> VolumeFile:
-        if self._file is None or self._process != os.getpid():
-            self._file = VolumeFile(self.path, self.key, self.entry.digest)
-            self._process = os.getpid()
-            if self._file.header.shape != self.entry.shape or self._file.header.dtype != self.entry.dtype:
-                raise InputError(f"{self.path}: is not the volume of the index. {AGAIN}")
-        return self._file
+        held = self._held
+        if held is None or held[0] != os.getpid():
+            held = self._held = (os.getpid(), self._open())
+        if self._used is not None:
+            self._used(self)
+        return held[1]
+
+    def _open(self) -> VolumeFile:
+        file = VolumeFile(self.path, self.key, self.entry.digest)
+        if file.header.shape != self.entry.shape or file.header.dtype != self.entry.dtype:
+            file.close()
+            raise InputError(f"{self.path}: is not the volume of the index. {AGAIN}")
+        return file
 
 
 class SliceStore:
@@ -141,7 +157,8 @@ class SliceStore:
     fingerprint  SHA-256 (hex) of the ordered keys and digests: changes with any pixel or position
     parameters   how it was ingested; skipped: what was left out then, by kind
 
-    Indexing by key or position, and iterating, give `Volume`. Raises InputError when there is no readable index.
+    Indexing by key or position, and iterating, give `Volume`; at most 128 of them are open, the others open again when
+    they are used. Pickles without handles. Raises InputError when there is no readable index.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -151,7 +168,7 @@ class SliceStore:
         self.parameters = index.parameters
         self.skipped = index.skipped
         self.fingerprint = fingerprint([[entry.key, entry.digest] for entry in self.volumes])
-        self._volumes = {entry.key: Volume(volume_path(self.path, entry.key), entry) for entry in self.volumes}
+        self._close_all()
 
     def __enter__(self) -> SliceStore:
         return self
@@ -160,6 +177,26 @@ class SliceStore:
         for volume in self._volumes.values():
             volume.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_volumes", "_recent")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._close_all()
+
+    def _close_all(self) -> None:
+        """Begin with every volume closed."""
+        self._recent: OrderedDict[str, Volume] = OrderedDict()  # those open, the latest used last
+        self._volumes = {
+            entry.key: Volume(volume_path(self.path, entry.key), entry, self._note_use) for entry in self.volumes
+        }
+
+    def _note_use(self, volume: Volume) -> None:
+        self._recent[volume.key] = volume
+        self._recent.move_to_end(volume.key)
+        while len(self._recent) > MOST_OPEN:
+            self._recent.popitem(last=False)[1].release()
+
     def __len__(self) -> int:
         return len(self.volumes)
 
@@ -167,8 +204,7 @@ class SliceStore:
         return iter(self._volumes.values())
 
     def __getitem__(self, which: str | int) -> Volume:
-        key = self.volumes[which].key if isinstance(which, int) else which
-        return self._volumes[key]
+        return self._volumes[which if isinstance(which, str) else self.volumes[operator.index(which)].key]
 
 
 @dataclass(frozen=True)
@@ -199,7 +235,7 @@ def read_index(store: Path) -> Index:
     if values.get("version") != VERSION:
         raise InputError(f"{path}: store version {values.get('version')!r}, this program reads {VERSION}")
     parts = (values.get("volumes"), values.get("parameters"), values.get("skipped"), values.get("origin"))
-    if [type(part) for part in parts] != [list, dict, dict, str]:
+    if [type(part) for part in parts] != [list, dict, dict, str] or set(map(type, parts[2].values())) - {int}:
         raise InputError(f"{path}: damaged. {AGAIN}")
     volumes = tuple(VolumeEntry.parse(entry, path) for entry in values["volumes"])
     if len({entry.key for entry in volumes}) != len(volumes):
@@ -224,9 +260,16 @@ def write_index(
 
 def private_folder(store: Path) -> Path:
     """`STORE.private` beside the store, made with mode 0700 where it is missing."""
-    folder = store.resolve().with_name(store.resolve().name + ".private")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = _private_path(store)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LimGpuError(f"{folder}: cannot be made ({error.strerror}). Choose another place for the store") from error
     return folder
+
+
+def _private_path(store: Path) -> Path:
+    return store.resolve().with_name(store.resolve().name + ".private")
 
 
 def private_key(store: Path) -> bytes:
@@ -251,13 +294,18 @@ def write_sources(store: Path, key: str, rows: Sequence[dict[str, Any]]) -> None
 
 
 def read_sources(store: Path, key: str) -> list[dict[str, Any]]:
-    """The rows of `write_sources`, one a slice. Raises InputError when they are not there."""
-    path = private_folder(store) / "sources" / f"{key}.jsonl"
+    """The rows of `write_sources`, one a slice. Raises InputError when they are not there, or damaged."""
+    path = _private_path(store) / "sources" / f"{key}.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         raise InputError(f"{path}: the private sources are not beside the store") from None
-    return [parse_json(line, path) for line in lines]
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: damaged. {AGAIN}") from None
+    rows = [parse_json(line, path) for line in lines]
+    if not all(isinstance(row, dict) and isinstance(row.get("path"), str) for row in rows):
+        raise InputError(f"{path}: damaged. {AGAIN}")
+    return rows
 
 
 def standing_volume(store: Path, key: str, origin: str) -> VolumeEntry | None:
@@ -276,12 +324,16 @@ def write_selected(
     *,
     overwrite: bool = False,
     reporter: Reporter | None = None,
-) -> None:
+) -> list[str]:
     """Copy the kept slices of `selections` into a new store at `folder`; volumes that stand already are used again.
 
-    Raises UsageError when another store stands there and `overwrite` is not given, LimGpuError when a copy fails.
+    Returns a line for each volume that cannot be read: it is said through `reporter` and left out. Raises UsageError
+    for the store itself, or another store at `folder` without `overwrite`; InputError when no volume can be read;
+    LimGpuError when the disk is full.
     """
     reporter = reporter or Reporter(quiet=True)
+    if folder.resolve() == store.path.resolve():
+        raise UsageError(f"{folder}: is the store that is read. Choose another --write")
     tasks = [
         (store.path, folder, store[selection.key].entry, np.flatnonzero(selection.kept).tolist())
         for selection in selections
@@ -289,39 +341,60 @@ def write_selected(
     ]
     origin = fingerprint([[entry.digest, kept] for _path, _folder, entry, kept in tasks])
     if (folder / "store.json").exists():
-        if read_index(folder).origin == origin:
+        standing = read_index(folder)
+        if standing.origin == origin and len(standing.volumes) == len(tasks):
             reporter.note(f"unchanged: {folder}")
-            return
-        if not overwrite:
+            return []
+        if standing.origin != origin and not overwrite:
             raise UsageError(f"{folder}: holds another store. Give --overwrite, or another --write")
-    entries: dict[int, VolumeEntry] = {}
-    with locked(folder), reporter.track("write", len(tasks), "volumes") as advance:
+    with locked(folder):
         remove_stale(folder / "volumes")
+        entries, failures = _copy_all(tasks, reporter)
+        if not entries:
+            raise InputError(f"{store.path}: no volume can be read. {AGAIN}")
+        parameters = store.parameters | {"selected_from": store.fingerprint}
+        write_index(folder, entries, parameters, store.skipped, origin)
+        remove_unlisted(folder)
+    return failures
+
+
+def _copy_all(
+    tasks: Sequence[tuple[Path, Path, VolumeEntry, list[int]]], reporter: Reporter
+) -> tuple[list[VolumeEntry], list[str]]:
+    """The entries of the copies, in order, and a line for each volume that cannot be read."""
+    done: dict[int, VolumeEntry | InputError] = {}
+    with reporter.track("write", len(tasks), "volumes") as advance:
         for outcome in run_in_children(copy_selected, tasks, workers=1):
             if outcome.error is not None:
                 raise LimGpuError(outcome.error)
-            entries[outcome.task] = outcome.value
+            if isinstance(outcome.value, InputError):
+                reporter.error(outcome.value)
+            done[outcome.task] = outcome.value
             advance(1)
-        parameters = store.parameters | {"selected_from": store.fingerprint}
-        write_index(folder, [entries[i] for i in range(len(tasks))], parameters, store.skipped, origin)
-        remove_unlisted(folder)
+    results = [done[i] for i in range(len(tasks))]
+    entries = [result for result in results if isinstance(result, VolumeEntry)]
+    return entries, [str(result) for result in results if isinstance(result, InputError)]
 
 
-def copy_selected(store: Path, folder: Path, entry: VolumeEntry, kept: list[int]) -> VolumeEntry:
-    """Write the slices `kept` of one volume as a volume of the store `folder`; runs in a child process."""
+def copy_selected(store: Path, folder: Path, entry: VolumeEntry, kept: list[int]) -> VolumeEntry | InputError:
+    """Write the slices `kept` of one volume as a volume of the store `folder`; runs in a child process.
+
+    Returns what is wrong with the volume when it cannot be read. Raises LimGpuError when the disk refuses.
+    """
     origin = fingerprint([entry.digest, kept])
     standing = standing_volume(folder, entry.key, origin)
     if standing is not None:
         return standing
-    with Volume(volume_path(store, entry.key), entry) as volume:
-        _, height, width = entry.shape
-        header = replace(
-            volume.header, shape=(len(kept), height, width), fingerprint=origin, selected_from=entry.digest
-        )
-        with VolumeWriter(folder / "volumes", entry.key, len(kept), height, width, entry.dtype, None) as writer:
-            for i in kept:
-                writer.append(volume.read_slice(i))
-            digest = writer.finish(header, volume.z[kept])
+    _, height, width = entry.shape
+    try:
+        with Volume(volume_path(store, entry.key), entry) as volume:
+            header = volume.header.selected(kept, volume.z, entry.digest, origin)
+            with VolumeWriter(folder / "volumes", entry.key, len(kept), height, width, entry.dtype, None) as writer:
+                for i in kept:
+                    writer.append(volume.read_slice(i))
+                digest = writer.finish(header, volume.z[kept])
+    except InputError as error:
+        return error
     return VolumeEntry.of(header, digest)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
 from lim_gpu.files import canonical_json, parse_json
 
 KEY = re.compile(r"[0-9a-f]{16}\Z")
 DTYPES = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
+UNEVEN = 0.01  # of the median step, or mm: more is recorded, as at ingest
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,30 @@ class VolumeHeader:
         for name in ("shape", "spacing"):
             values[name] = tuple(values[name]) if values[name] is not None else None
         return cls(**values)
+
+    def selected(self, kept: Sequence[int], z: NDArray[np.float64], digest: str, fingerprint: str) -> VolumeHeader:
+        """The header of the slices `kept`, ascending, of the volume `digest` with positions `z` (n,).
+
+        Spacing and affine become those of the median step between kept slices; gaps become uneven spacing.
+        """
+        header = replace(
+            self,
+            shape=(len(kept), *self.shape[1:]),
+            defects={name: value for name, value in self.defects.items() if name not in ("gaps", "uneven_spacing")},
+            fingerprint=fingerprint,
+            selected_from=digest,
+        )
+        if self.spacing is None or self.affine is None or len(kept) < 2:
+            return header if kept[0] == 0 else replace(header, affine=None)
+        steps = np.diff(z[kept])
+        step = float(np.median(steps))
+        if np.abs(steps - step).max() > max(UNEVEN * step, UNEVEN):
+            header.defects["uneven_spacing"] = {"min": round(float(steps.min()), 3), "max": round(float(steps.max()), 3)}
+        affine = np.array(self.affine)
+        direction = affine[:3, 2] / self.spacing[0]  # the way along which z grows by 1 mm
+        affine[:3, 3] += direction * (z[kept[0]] - z[0])
+        affine[:3, 2] = direction * step
+        return replace(header, spacing=(step, *self.spacing[1:]), affine=affine.tolist())
 
 
 def _is_key(value: Any) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked
 from lim_gpu.ingest.convert import pixel_digests
 from lim_gpu.ingest.failures import Failure
@@ -89,8 +89,11 @@ def ingest(
         report.planned = [(plan.label, plan.shape) for plan in plans]
         report.slices = sum(len(plan.slices) for plan in plans)
     else:
-        with locked(settings.store):
-            _write(planned.volumes, settings, overwrite, report, reporter)
+        try:
+            with locked(settings.store):
+                _write(planned.volumes, settings, overwrite, report, reporter)
+        except OSError as error:
+            raise LimGpuError(f"{error.filename or settings.store}: cannot be written: {error.strerror}") from error
     return report
 
 

@@ -12,12 +12,14 @@
 
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -66,7 +68,8 @@ static Fiber* current;
 static unsigned alive;  // threads of the block; the vector may hold more
 static ucontext_t scheduler;
 static std::function<void()> kernel;
-static std::vector<char> dynamic_shared;
+static char* dynamic_shared;  // ends at a page that cannot be touched
+static size_t dynamic_bytes;
 static std::string error;
 static sigjmp_buf trapped;
 
@@ -104,20 +107,17 @@ T exchange(T value, unsigned mask, unsigned source, int line) {
 
 inline unsigned lane() { return current->rank % LANES; }
 
-// Whether the fibers of a range all wait at one place, in `state`.
-static bool together(unsigned first, unsigned last, State state) {
+// Lets the fibers of a range go on if all wait in `state` at one line.
+static bool open(unsigned first, unsigned last, State state) {
     for (unsigned k = first; k < last; ++k) {
         if (fibers[k].state != state || fibers[k].line != fibers[first].line) {
             return false;
         }
     }
-    return true;
-}
-
-static void release(unsigned first, unsigned last) {
     for (unsigned k = first; k < last; ++k) {
         fibers[k].state = RUNNABLE;
     }
+    return true;
 }
 
 static void begin() {
@@ -140,35 +140,41 @@ static void create_fibers() {
     }
 }
 
-// Lets every runnable thread run once, in a shuffled order, then opens what all have reached. False at the end.
-static bool advance(std::vector<unsigned>& order, std::mt19937& random) {
-    bool ran = false;
-    std::shuffle(order.begin(), order.end(), random);
-    for (unsigned k : order) {
-        if (fibers[k].state == RUNNABLE && error.empty()) {
-            current = &fibers[k];
-            threadIdx = current->index;
-            swapcontext(&scheduler, &current->context);
-            ran = true;
+// Lets a warp run until all its threads wait for the block or are done, its lanes in a shuffled order between
+// exchanges.
+static void run_warp(unsigned first, std::mt19937& random) {
+    unsigned last = std::min(first + LANES, alive);
+    std::vector<unsigned> order(last - first);
+    std::iota(order.begin(), order.end(), first);
+    do {
+        std::shuffle(order.begin(), order.end(), random);
+        for (unsigned k : order) {
+            if (fibers[k].state == RUNNABLE && error.empty()) {
+                current = &fibers[k];
+                threadIdx = current->index;
+                swapcontext(&scheduler, &current->context);
+            }
         }
-    }
-    bool opened = false;
+    } while (error.empty() && open(first, last, IN_WARP));
+}
+
+// Lets the warps run one after another, in a shuffled order, between the barriers of the block: no order is farther
+// from all at once, so that a race shows.
+static void run_warps(std::mt19937& random) {
+    std::vector<unsigned> firsts;
     for (unsigned first = 0; first < alive; first += LANES) {
-        unsigned last = std::min(first + LANES, alive);
-        if (together(first, last, IN_WARP)) {
-            release(first, last);
-            opened = true;
+        firsts.push_back(first);
+    }
+    do {
+        std::shuffle(firsts.begin(), firsts.end(), random);
+        for (unsigned first : firsts) {
+            run_warp(first, random);
         }
+    } while (error.empty() && open(0, alive, AT_BARRIER));
+    auto stuck = std::find_if(fibers.begin(), fibers.begin() + alive, [](Fiber& f) { return f.state != DONE; });
+    if (error.empty() && stuck != fibers.begin() + alive) {
+        error = name(*stuck) + " waits at line " + std::to_string(stuck->line) + " for threads that do not come";
     }
-    if (!opened && together(0, alive, AT_BARRIER)) {
-        release(0, alive);
-        opened = true;
-    }
-    if (!opened && error.empty() && !together(0, alive, DONE) && !ran) {
-        Fiber& stuck = *std::find_if(fibers.begin(), fibers.begin() + alive, [](Fiber& f) { return f.state != DONE; });
-        error = name(stuck) + " waits at line " + std::to_string(stuck.line) + " for threads that do not come";
-    }
-    return error.empty() && (ran || opened);
 }
 
 extern "C" char __start_emulated_shared[] __attribute__((weak)), __stop_emulated_shared[] __attribute__((weak));
@@ -177,14 +183,17 @@ static void run_block(std::mt19937& random) {
     if (__start_emulated_shared) {
         memset(__start_emulated_shared, POISON, __stop_emulated_shared - __start_emulated_shared);
     }
-    std::fill(dynamic_shared.begin(), dynamic_shared.end(), POISON);
+    memset(dynamic_shared, POISON, dynamic_bytes);
     create_fibers();
-    std::vector<unsigned> order(alive);
-    for (unsigned k = 0; k < alive; ++k) {
-        order[k] = k;
-    }
-    while (advance(order, random)) {
-    }
+    run_warps(random);
+}
+
+static void allocate_shared(size_t bytes) {
+    constexpr size_t ROOM = 1 << 18, PAGE = 1 << 16;
+    static char* room = (char*)mmap(nullptr, ROOM + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(room + ROOM, PAGE, PROT_NONE);
+    dynamic_bytes = bytes;
+    dynamic_shared = room + ROOM - bytes;
 }
 
 static void trap(int) { siglongjmp(trapped, 1); }
@@ -198,12 +207,10 @@ static const char* run(dim3 grid, dim3 block, size_t shared, unsigned seed, std:
         sigaction(signals[k], &action, &before[k]);
     }
     kernel = body, gridDim = grid, blockDim = block, error.clear();
-    dynamic_shared.assign(shared, POISON);
+    allocate_shared(shared);
     std::mt19937 random(seed);
     std::vector<unsigned> order((size_t)grid.x * grid.y * grid.z);
-    for (size_t k = 0; k < order.size(); ++k) {
-        order[k] = k;
-    }
+    std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random);
     if (sigsetjmp(trapped, 1) == 0) {
         for (size_t k = 0; k < order.size() && error.empty(); ++k) {

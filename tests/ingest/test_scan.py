@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dicom_files import ct, save, series, stored_slice
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.ingest import ingest
 from lim_gpu.ingest.records import Counted, Found, Scanned
 from lim_gpu.ingest.scan import natural_key, read_headers, walk
@@ -183,6 +183,13 @@ def test_an_output_that_is_something_else_is_refused(tmp_path):
             ingest([tmp_path / "in"], tmp_path / name, overwrite=True)
     assert Path(tmp_path / "folder" / "thesis.tex").read_text() == "mine"
     assert not (tmp_path / "folder.private").exists()
+
+
+def test_an_output_that_cannot_be_made(tmp_path):
+    series(tmp_path / "in", 1)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(LimGpuError, match=r"file/out: cannot be written: Not a directory$"):
+        ingest([tmp_path / "in"], tmp_path / "file" / "out", workers=1)
 
 
 def test_a_tree_of_junk_is_one_line_with_the_counts(tmp_path):
