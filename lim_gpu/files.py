@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 from lim_gpu.errors import InputError, LimGpuError
 
+STALE = re.compile(r"\.\d+\.tmp\Z")  # .NAME.PID.tmp
 JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows in the CSV
 
 
@@ -45,10 +47,9 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`."""
+    """Remove the temporary files that killed runs left in `folder`. For the holder of its lock: nobody else writes."""
     for path in folder.glob(".*.tmp"):
-        owner = path.name.rsplit(".", 2)[-2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        if STALE.search(path.name):
             path.unlink(missing_ok=True)
 
 

@@ -75,14 +75,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_text(tmp_path / "file" / "a.txt", "x")
 
 
-def test_stale_temporary_files_go_and_live_ones_stay(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / f".a.json.{dead.pid}.tmp").write_text("")
-    (tmp_path / f".b.json.{os.getpid()}.tmp").write_text("")
-    (tmp_path / ".mine.tmp").write_text("")
+def test_stale_temporary_files_go_and_foreign_ones_stay(tmp_path):
+    for name in (".a.json.123.tmp", f".b.json.{os.getpid()}.tmp", ".mine.tmp", "c.json.5.tmp", "d.json"):
+        (tmp_path / name).write_text("")
     remove_stale(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f".b.json.{os.getpid()}.tmp", ".mine.tmp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.tmp", "c.json.5.tmp", "d.json"]
 
 
 def test_two_runs_do_not_write_one_folder(tmp_path):

@@ -12,7 +12,8 @@ and with d = mean - centre of each slice
 
     cov(x, y) = (mean(x y) - xc yc) - (xc dy + yc dx + dx dy)
 
-so nothing large is subtracted from something large: a flat region, saturated or not, has exactly no variance.
+so nothing large is subtracted from something large: a flat region, saturated or not, has exactly no variance. The
+middle of each slice's values is taken off first, which no covariance sees, and given back to the means.
 
 How it is fast. d and the variance belong to a slice and are computed once; a pair costs the filtered product and the
 formula. Slices are cut into tiles that stay in cache, and blocks of slices meet blocks of slices.
@@ -72,12 +73,15 @@ def _upper(
     tail = np.cumsum(gaussian()[::-1])[:RADIUS][::-1].astype(dtype)  # tail[m - 1] = w[m] + ... + w[5]
     x = aligned((tiles, n, ROWS + 2 * RADIUS, columns + LANES), dtype)
     deviation, variance = aligned((2, tiles, n, ROWS, columns), dtype)
+    middle = _middles(slices, dtype)
+    raised = middle * dtype(scale)
     blocks, totals = pair_blocks(n, BLOCK), np.zeros((n, n))
     with Threads(threads) as pool:
         for top in range(0, inner_height, ROWS):
-            pool.run(_prepare, np.arange(n), slices, top, dtype(scale), tail, c2 / dtype(2), x, deviation, variance)
+            share = np.arange(n)
+            pool.run(_prepare, share, slices, middle, top, dtype(scale), tail, c2 / dtype(2), x, deviation, variance)
             rows = min(ROWS, inner_height - top)
-            pool.run(_add_pairs, blocks, x, deviation, variance, tail, c1, c2, rows, inner_width, totals)
+            pool.run(_add_pairs, blocks, x, raised, deviation, variance, tail, c1, c2, rows, inner_width, totals)
     return totals / (inner_height * inner_width)
 
 
@@ -112,8 +116,15 @@ def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-unty
             )
 
 
+def _middles(slices: NDArray[Any], dtype: type[np.floating]) -> NDArray[Any]:
+    """The middle (n,) between the lowest and highest value of each slice."""
+    flat = slices.reshape(len(slices), -1)
+    low, high = (values.astype(dtype) for values in (flat.min(axis=1), flat.max(axis=1)))
+    return low / dtype(2) + high / dtype(2)
+
+
 @compiled()
-def _prepare(share, slices, top, scale, tail, half_c2, x, deviation, variance):  # type: ignore[no-untyped-def]
+def _prepare(share, slices, middle, top, scale, tail, half_c2, x, deviation, variance):  # type: ignore[no-untyped-def]
     """Cut rows top.. of the slices in `share` into tiles, with deviation = mean - centre, and variance + C2 / 2."""
     tiles, _, depth, breadth = x.shape
     rows, columns = deviation.shape[2:]
@@ -124,7 +135,7 @@ def _prepare(share, slices, top, scale, tail, half_c2, x, deviation, variance): 
         for i in share:
             for r in range(min(depth, slices.shape[1] - top)):
                 for c in range(min(breadth, slices.shape[2] - left)):
-                    x[t, i, r, c] = slices[i, top + r, left + c] * scale
+                    x[t, i, r, c] = (slices[i, top + r, left + c] - middle[i]) * scale
             d, v = deviation[t, i], variance[t, i]
             _excess(x[t], i, ones, 0, tail, step, smooth, above, d)
             _excess(x[t], i, x[t], i, tail, step, smooth, above, v)
@@ -135,13 +146,13 @@ def _prepare(share, slices, top, scale, tail, half_c2, x, deviation, variance): 
 
 
 @compiled()  # no fused multiply-add: in x dy + y dx it would tell x from y, and (i, j) would differ from (j, i)
-def _add_ssim(x, deviation, variance, i, j, product, c1, c2, rows, sums):  # type: ignore[no-untyped-def]
+def _add_ssim(x, raised, deviation, variance, i, j, product, c1, c2, rows, sums):  # type: ignore[no-untyped-def]
     """Add the SSIM of every pixel of one tile to `sums` (columns,)."""
     for r in range(rows):
         for c in range(sums.shape[0]):
             xc, yc = x[i, r + 5, c + 5], x[j, r + 5, c + 5]
             dx, dy = deviation[i, r, c], deviation[j, r, c]
-            mx, my = xc + dx, yc + dy
+            mx, my = (raised[i] + xc) + dx, (raised[j] + yc) + dy
             covariance = product[r, c] - (xc * dy + yc * dx + dx * dy)
             luminance = mx * my + mx * my + c1
             apart = mx - my
@@ -159,7 +170,7 @@ def _total(values, count):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _add_pairs(share, x, deviation, variance, tail, c1, c2, rows, inner_width, totals):  # type: ignore[no-untyped-def]
+def _add_pairs(share, x, raised, deviation, variance, tail, c1, c2, rows, inner_width, totals):  # type: ignore[no-untyped-def]
     """Add the tiles of one strip of rows to `totals` for the pairs i < j of the blocks in `share`."""
     tiles, n, depth, breadth = x.shape
     columns = deviation.shape[3]
@@ -172,5 +183,5 @@ def _add_pairs(share, x, deviation, variance, tail, c1, c2, rows, inner_width, t
                 for j in range(max(share[b, 1], i + 1), min(share[b, 1] + BLOCK, n)):
                     _excess(xt, i, xt, j, tail, step, smooth, above, product)
                     sums[:] = 0
-                    _add_ssim(xt, dt, vt, i, j, product, c1, c2, rows, sums)
+                    _add_ssim(xt, raised, dt, vt, i, j, product, c1, c2, rows, sums)
                     totals[i, j] += _total(sums, min(columns, inner_width - t * columns))

@@ -61,6 +61,11 @@ def test_any_data_range(scale, offset):
     assert np.abs(ssim_matrix(slices, scale) - reference_matrix(slices, scale)).max() < TOLERANCE
 
 
+def test_values_far_from_zero():
+    slices = (1000 + 8 * np.random.default_rng(4).standard_normal((3, 40, 56))).astype(np.float32)
+    assert np.abs(ssim_matrix(slices, 40) - reference_matrix(slices, 40)).max() < MEASURED
+
+
 def test_tiny_differences_on_a_bright_ground():
     slices = (1 + 1e-3 * np.random.default_rng(2).standard_normal((4, 48, 48))).astype(np.float32)
     assert np.abs(ssim_matrix(slices, 1) - reference_matrix(slices, 1)).max() < MEASURED
