@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -24,7 +25,8 @@ class SliceDataset(Dataset[Any]):
     intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W)
 
     Works with any number of DataLoader workers, forked or spawned: each opens its own files.
-    Raises InputError for a selection of another store, or one that names a slice that is not there.
+    Raises InputError for a selection of another store, or one that names a slice that is not there; an item raises it
+    for a damaged file.
     """
 
     def __init__(
@@ -37,14 +39,16 @@ class SliceDataset(Dataset[Any]):
         self.store = SliceStore(store)
         self.transform = transform
         self.intensity = intensity
-        self.places = self._all() if selection is None else self._selected(Path(selection))
+        places = self._all() if selection is None else self._selected(Path(selection))
+        # (n, 2), number of the volume and slice: of a list, every forked worker would soon hold a copy
+        self._places = np.array(places, dtype=np.int32).reshape(-1, 2)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Any:
-        key, i = self.places[index]
-        pixels = self.store[key].read_slice(i)[None]
+        volume, i = self._places[index]
+        pixels = self.store[volume].read_slice(int(i))[None]
         if self.intensity is not None:
             pixels = self.intensity.to_uint8(pixels)
         item = torch.from_numpy(pixels)
@@ -52,18 +56,21 @@ class SliceDataset(Dataset[Any]):
 
     def place(self, index: int) -> tuple[str, int]:
         """(volume key, slice) of an item."""
-        return self.places[index]
+        volume, i = self._places[index]
+        return self.store.volumes[volume].key, int(i)
 
-    def _all(self) -> list[tuple[str, int]]:
-        return [(entry.key, i) for entry in self.store.volumes for i in range(entry.shape[0])]
+    def _all(self) -> list[tuple[int, int]]:
+        return [(number, i) for number, entry in enumerate(self.store.volumes) for i in range(entry.shape[0])]
 
-    def _selected(self, path: Path) -> list[tuple[str, int]]:
+    def _selected(self, path: Path) -> list[tuple[int, int]]:
         selection = Selection.load(path)
         if selection.store_fingerprint != self.store.fingerprint:
             raise InputError(f"{path}: was made from another store than {self.store.path}. Run lim-gpu reduce on it")
-        places = selection.kept()
-        missing = set(places) - set(self._all())
-        if missing:
-            key, i = min(missing)
-            raise InputError(f"{path}: names slice {i} of volume {key}, which {self.store.path} does not hold")
+        known = {entry.key: (number, entry.shape[0]) for number, entry in enumerate(self.store.volumes)}
+        places = []
+        for key, i in selection.kept():
+            number, n = known.get(key, (0, 0))
+            if i >= n:
+                raise InputError(f"{path}: names slice {i} of volume {key}, which {self.store.path} does not hold")
+            places.append((number, i))
         return places

@@ -9,144 +9,30 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import fingerprint, locked, parse_json, read_json, remove_stale, write_text
 from lim_gpu.progress import Reporter
-from lim_gpu.volume_file import MAX_SIDE, MAX_SLICES, VolumeFile, VolumeWriter
-from lim_gpu.volume_header import DTYPES, KEY, VolumeHeader
+from lim_gpu.volume import AGAIN
+from lim_gpu.volume import Volume as Volume
+from lim_gpu.volume import VolumeEntry as VolumeEntry
+from lim_gpu.volume_file import VolumeFile, VolumeWriter
+from lim_gpu.volume_header import KEY
 from lim_gpu.workers import run_in_children
 
 if TYPE_CHECKING:
     from lim_gpu.selection import VolumeSelection
 
 FORMAT, VERSION = "lim-gpu-store", 1
-AGAIN = "Run lim-gpu ingest again"
 MOST_OPEN = 128  # files of a store: each takes a descriptor, of which many systems give 1,024, and a megabyte
-
-
-@dataclass(frozen=True)
-class VolumeEntry:
-    """A volume as the index knows it. shape (n, H, W); digest: SHA-256 (hex) of the whole volume."""
-
-    key: str
-    patient: str
-    name: str
-    shape: tuple[int, int, int]
-    dtype: str
-    modality: str
-    digest: str
-
-    @classmethod
-    def of(cls, header: VolumeHeader, digest: str) -> VolumeEntry:
-        """The entry of a volume that was written."""
-        values = {field.name: getattr(header, field.name) for field in fields(cls) if field.name != "digest"}
-        return cls(digest=digest, **values)
-
-    @classmethod
-    def parse(cls, values: Any, path: Path) -> VolumeEntry:
-        """Raises InputError, naming `path`, for anything but an entry; a key can never lead out of the folder."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            raise InputError(f"{path}: an entry has other fields. {AGAIN}")
-        texts = all(isinstance(values[name], str) for name in names - {"shape"})
-        if (
-            not texts
-            or not KEY.match(values["key"])
-            or not KEY.match(values["patient"])
-            or values["dtype"] not in DTYPES
-        ):
-            raise InputError(f"{path}: an entry is ill-formed. {AGAIN}")
-        shape, limits = values["shape"], (MAX_SLICES, MAX_SIDE, MAX_SIDE)
-        if not isinstance(shape, list) or len(shape) != 3 or not all(type(i) is int for i in shape):
-            raise InputError(f"{path}: an entry has no shape. {AGAIN}")
-        if not all(0 < length <= limit for length, limit in zip(shape, limits, strict=True)):
-            raise InputError(f"{path}: an entry has {shape[0]} slices of {shape[1]} x {shape[2]}. {AGAIN}")
-        return cls(**(values | {"shape": tuple(shape)}))
-
-
-class Volume:
-    """A volume of a store; its file is opened and checked at the first use, once in each process.
-
-    Pickles without its handle. Every method raises InputError, one line with the file's name, for a damaged file.
-    """
-
-    def __init__(self, path: Path, entry: VolumeEntry, used: Callable[[Volume], None] | None = None) -> None:
-        self.path = path
-        self.entry = entry
-        self._used = used  # tells the store, which limits how many files are open
-        self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
-
-    def __enter__(self) -> Volume:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "entry": self.entry, "_used": None, "_held": None}
-
-    def close(self) -> None:
-        """Close the file; it opens again when it is needed."""
-        held, self._held = self._held, None
-        if held is not None and held[0] == os.getpid():
-            held[1].close()
-
-    def release(self) -> None:
-        """Let go of the file: it closes when no thread reads it any more."""
-        self._held = None
-
-    @property
-    def key(self) -> str:
-        """16 hex digits."""
-        return self.entry.key
-
-    @property
-    def header(self) -> VolumeHeader:
-        """Geometry, intensity and defects."""
-        return self._opened().header
-
-    @property
-    def z(self) -> NDArray[np.float64]:
-        """Positions (n,) along the normal in mm, ascending."""
-        return self._opened().z
-
-    def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Slices start..stop-1, (m, H, W), int16 or uint8."""
-        return self._opened().read(start, stop)
-
-    def read_slice(self, i: int) -> NDArray[Any]:
-        """Slice i, (H, W)."""
-        return self._opened().read(i, i + 1)[0]
-
-    def verify(self) -> None:
-        """Read every slice and compare its SHA-256."""
-        self._opened().verify()
-
-    def _opened(self) -> VolumeFile:
-        held = self._held
-        if held is None or held[0] != os.getpid():
-            held = self._held = (os.getpid(), self._open())
-        if self._used is not None:
-            self._used(self)
-        return held[1]
-
-    def _open(self) -> VolumeFile:
-        file = VolumeFile(self.path, self.key, self.entry.digest)
-        if file.header.shape != self.entry.shape or file.header.dtype != self.entry.dtype:
-            file.close()
-            raise InputError(f"{self.path}: is not the volume of the index. {AGAIN}")
-        return file
 
 
 class SliceStore:
@@ -234,9 +120,11 @@ def read_index(store: Path) -> Index:
         raise InputError(f"{path}: not a store of lim-gpu")
     if values.get("version") != VERSION:
         raise InputError(f"{path}: store version {values.get('version')!r}, this program reads {VERSION}")
-    parts = (values.get("volumes"), values.get("parameters"), values.get("skipped"), values.get("origin"))
-    if [type(part) for part in parts] != [list, dict, dict, str] or set(map(type, parts[2].values())) - {int}:
+    kinds = {"volumes": list, "parameters": dict, "skipped": dict, "origin": str}
+    if any(type(values.get(name)) is not kind for name, kind in kinds.items()):
         raise InputError(f"{path}: damaged. {AGAIN}")
+    if any(type(count) is not int for count in values["skipped"].values()):
+        raise InputError(f"{path}: a count is no number. {AGAIN}")
     volumes = tuple(VolumeEntry.parse(entry, path) for entry in values["volumes"])
     if len({entry.key for entry in volumes}) != len(volumes):
         raise InputError(f"{path}: a volume stands twice. {AGAIN}")
@@ -334,8 +222,8 @@ def write_selected(
     reporter = reporter or Reporter(quiet=True)
     if folder.resolve() == store.path.resolve():
         raise UsageError(f"{folder}: is the store that is read. Choose another --write")
-    tasks = [
-        (store.path, folder, store[selection.key].entry, np.flatnonzero(selection.kept).tolist())
+    tasks = [  # absolute paths: the children keep the working directory in which the first of them started
+        (store.path.resolve(), folder.resolve(), store[selection.key].entry, np.flatnonzero(selection.kept).tolist())
         for selection in selections
         if selection.kept.any()
     ]

@@ -65,13 +65,14 @@ def reduce_from_options(
             lines = plan.lines(request) + ([f"unchanged: {csv_path}"] if standing else [])
             return Outcome(plan.values() | {"unchanged": standing is not None}, lines)
         selection = reduce(store, **options, device=device, output=csv_path, overwrite=overwrite, reporter=reporter)
+        unread: list[str] = []
         if write_to is not None:
-            write_selected(store, selection.volumes, write_to, overwrite=overwrite, reporter=reporter)
+            unread = write_selected(store, selection.volumes, write_to, overwrite=overwrite, reporter=reporter)
         if private_list is not None:
             sources = ((volume.key, read_sources(store.path, volume.key)) for volume in selection.volumes)
             write_text(private_list, kept_list(selection, sources), mode=0o600)
     values = {"csv": str(csv_path), "json": str(json_path)} | selection.record
-    return Outcome(values, _summary(selection, csv_path, write_to), bool(selection.record["failures"]))
+    return Outcome(values, _summary(selection, csv_path, write_to), bool(selection.record["failures"] or unread))
 
 
 def _request(options: dict[str, Any]) -> Request:

@@ -290,7 +290,7 @@ def _check_slices(slices: h5py.Dataset) -> int | None:
     n, height, width = slices.shape
     if n > MAX_SLICES or max(height, width) > MAX_SIDE or slices.size * slices.dtype.itemsize > MAX_BYTES:
         raise InputError(f"declares {n} slices of {height} x {width}, more than is read")
-    return check_storage(slices, (1, height, width))
+    return check_storage(slices, (1, height, width), MAX_SLICES)
 
 
 def _small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
@@ -299,6 +299,6 @@ def _small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] |
         raise InputError(f"{dataset.name} is {dataset.dtype}{dataset.shape}")
     if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= MAX_HEADER):
         raise InputError(f"{dataset.name} is {dataset.shape}")
-    if check_storage(dataset, dataset.shape) is not None:
+    if check_storage(dataset, dataset.shape, dataset.shape[0]) is not None:
         raise InputError(f"{dataset.name} is compressed")
     return np.asarray(dataset[()])

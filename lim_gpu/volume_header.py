@@ -96,7 +96,8 @@ class VolumeHeader:
         steps = np.diff(z[kept])
         step = float(np.median(steps))
         if np.abs(steps - step).max() > max(UNEVEN * step, UNEVEN):
-            header.defects["uneven_spacing"] = {"min": round(float(steps.min()), 3), "max": round(float(steps.max()), 3)}
+            extremes = {"min": round(float(steps.min()), 3), "max": round(float(steps.max()), 3)}
+            header.defects["uneven_spacing"] = extremes
         affine = np.array(self.affine)
         direction = affine[:3, 2] / self.spacing[0]  # the way along which z grows by 1 mm
         affine[:3, 3] += direction * (z[kept[0]] - z[0])

@@ -23,6 +23,7 @@ from lim_gpu.errors import LimGpuError
 from lim_gpu.progress import one_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
+SECONDS_TO_DIE = 5  # for a child that closed its pipe; one that hangs on its way out is killed
 
 
 @dataclass(frozen=True)
@@ -131,36 +132,56 @@ def _collect(child: _Child) -> tuple[Outcome, bool]:
     try:
         value, error = child.connection.recv()
     except (EOFError, ConnectionResetError):
-        child.process.join()
+        child.process.join(SECONDS_TO_DIE)
         return Outcome(child.task, error=_cause_of_death(child.process.exitcode)), False
     return Outcome(child.task, value, error), True
 
 
 def _cause_of_death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return f"the child process crashed ({signal.Signals(-exitcode).name})"
-    return f"the child process ended (exit code {exitcode})"
+    if exitcode is None or exitcode >= 0:
+        return f"the child process ended (exit code {exitcode})"
+    if exitcode == -signal.SIGKILL:
+        return "the child process was killed (SIGKILL), perhaps because memory ran out"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"the child process crashed ({names.get(-exitcode, f'signal {-exitcode}')})"
 
 
 def _serve(connection: Connection, memory_limit: int | None) -> None:
     """Body of a child: take tasks until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold pixels and names
     if memory_limit is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
+        _limit_memory(memory_limit)
     while True:
         try:
-            function, arguments = connection.recv()
+            answer = _attempt(*connection.recv())
         except EOFError:
             return
-        connection.send(_attempt(function, arguments))
+        except Exception as error:  # the task cannot be unpickled here
+            answer = None, _text(error)
+        try:
+            connection.send(answer)
+        except BrokenPipeError:  # the parent was killed
+            return
+        except Exception as error:  # the value cannot be pickled; nothing was sent
+            connection.send((None, _text(error)))
+
+
+def _limit_memory(limit: int) -> None:
+    """Never above what the user's own limit allows."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
     try:
         return function(*arguments), None
-    except LimGpuError as error:
-        return None, one_line(error)
-    except MemoryError:
-        return None, "needs more memory than a child process may take"
     except Exception as error:
-        return None, one_line(f"{type(error).__name__}: {error}")
+        return None, _text(error)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "needs more memory than a child process may take"
+    return one_line(error if isinstance(error, LimGpuError) else f"{type(error).__name__}: {error}")

@@ -13,9 +13,9 @@ import lim_gpu
 
 PACKAGE = Path(lim_gpu.__file__).parent
 ORDER = (
-    "errors files progress workers hdf5_guards volume_header volume_file store intensity ingest similarity pruning "
-    "hash_pruning selection picture stored_matrix parts request choice reduction data phantom plan verbs demo info "
-    "doctor command cli"
+    "errors files progress workers hdf5_guards volume_header volume_file volume store intensity ingest similarity "
+    "pruning hash_pruning selection picture stored_matrix parts request choice reduction data phantom plan verbs demo "
+    "info doctor command cli"
 ).split()
 
 

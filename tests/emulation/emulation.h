@@ -1,13 +1,13 @@
-// CUDA C++ on the CPU, so that the kernels' own source is tested where there is no GPU. It is included before a .cu
-// file.
+// CUDA C++ on the CPU, so that the kernels' own source is tested where there is no GPU. Included before a .cu file.
 //
-// A thread is a fiber (ucontext) that runs until it meets a barrier, a shuffle or its end. The order of the threads
-// between two barriers, and of the blocks, is shuffled by a seed: a result that needs an order that no barrier gives
-// differs from seed to seed. Shared memory holds a pattern at the start of every block, so that nothing is left from
-// the block before.
+// A thread is a fiber (ucontext) that runs until it meets a barrier, a shuffle or its end. The warps of a block run one
+// after another from barrier to barrier, in an order shuffled by a seed; so are the lanes between two shuffles, and the
+// blocks. A result that needs an order that no barrier gives is wrong, or differs from seed to seed. Shared memory
+// holds a pattern at the start of every block, so that nothing is left from the block before.
 //
 // Reported as errors: a barrier or a shuffle that some threads of the block or warp do not meet, a shuffle from a lane
-// that is not there, and whatever the CPU traps on: the arrays of a launch lie against pages that cannot be touched.
+// that is not there, and whatever the CPU traps on: arrays and dynamic shared memory lie against pages that cannot be
+// touched.
 #pragma once
 
 #include <setjmp.h>
@@ -30,7 +30,7 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("emulated_shared")))
-#define DYNAMIC_SHARED(type, name) type* name = (type*)emulation::dynamic_shared.data()
+#define DYNAMIC_SHARED(type, name) type* name = (type*)emulation::dynamic_shared
 
 struct dim3 {
     unsigned x, y, z;
@@ -140,8 +140,7 @@ static void create_fibers() {
     }
 }
 
-// Lets a warp run until all its threads wait for the block or are done, its lanes in a shuffled order between
-// exchanges.
+// Lets the lanes of a warp run, from exchange to exchange, until all wait for the block or are done.
 static void run_warp(unsigned first, std::mt19937& random) {
     unsigned last = std::min(first + LANES, alive);
     std::vector<unsigned> order(last - first);
@@ -158,8 +157,7 @@ static void run_warp(unsigned first, std::mt19937& random) {
     } while (error.empty() && open(first, last, IN_WARP));
 }
 
-// Lets the warps run one after another, in a shuffled order, between the barriers of the block: no order is farther
-// from all at once, so that a race shows.
+// Lets the warps run one after another from barrier to barrier: the farthest from all at once, so that a race shows.
 static void run_warps(std::mt19937& random) {
     std::vector<unsigned> firsts;
     for (unsigned first = 0; first < alive; first += LANES) {
