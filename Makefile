@@ -27,7 +27,7 @@ test: $(SETUP) ## all tests that need no GPU
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
 test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
-	$(PYTHON) -m pytest -q -m gpu
+	$(PYTHON) -m pytest -q -m gpu tests/similarity
 
 bench: $(SETUP) ## each method on the CPU against its library baseline
 	$(PYTHON) -m pytest -q bench

@@ -51,6 +51,8 @@ def check_storage(dataset: h5py.Dataset, chunk: tuple[int, ...], most: int) -> i
     """
     if dataset.external is not None or dataset.is_virtual:
         raise InputError(f"{dataset.name} is stored outside the file")
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype)):  # a dtype tells no precision
+        raise InputError(f"{dataset.name} has a foreign data type")
     rows, *rest = dataset.maxshape
     if tuple(rest) != dataset.shape[1:] or rows is None or not dataset.shape[0] <= rows <= most:
         raise InputError(f"{dataset.name} may grow to {dataset.maxshape}")
@@ -89,7 +91,14 @@ def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | Non
         chunks.append(chunk)
         return True if len(chunks) > count else None  # True stops
 
-    dataset.id.read_direct_chunk((0,) * dataset.ndim)  # fails on an empty index, which chunk_iter walks for ever
+    try:
+        dataset.id.read_direct_chunk((0,) * dataset.ndim)
+    except (
+        MemoryError,
+        OSError,
+        RuntimeError,
+    ):  # an empty index: of a made up length, chunk_iter would walk it for ever
+        raise InputError(f"{dataset.name} has no first chunk") from None
     dataset.id.chunk_iter(note)
     if len(chunks) != count or len({chunk.chunk_offset for chunk in chunks}) != count:
         raise InputError(f"{dataset.name} is missing chunks")

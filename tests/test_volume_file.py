@@ -250,6 +250,17 @@ def missing_chunks(file):
     file.create_dataset("slices", (5, 12, 9), "<i2", chunks=(1, 12, 9), fletcher32=True)[0] = 1
 
 
+def two_bits(file):
+    """HDF5 then reads two bits of every pixel; its dtype is int16 all the same."""
+    kind = h5py.h5t.STD_I16LE.copy()
+    kind.set_precision(2)
+    file.create_dataset("slices", (5, 12, 9), h5py.Datatype(kind), chunks=(1, 12, 9), fletcher32=True)[...] = 1
+
+
+def no_chunk(file):
+    file.create_dataset("slices", (5, 12, 9), "<i2", chunks=(1, 12, 9), fletcher32=True)
+
+
 def endless(file):
     file.create_dataset(
         "slices", data=pixels(), dtype="<i2", chunks=(1, 12, 9), maxshape=(None, 12, 9), fletcher32=True
@@ -270,6 +281,7 @@ def with_checksum(file, payload):
     """The payload and its fletcher32, as HDF5 stores them."""
     name = f"scratch{len(file)}"
     scratch = file.create_dataset(name, data=np.frombuffer(payload, "u1"), chunks=(len(payload),), fletcher32=True)
+    file.flush()
     stored = scratch.id.read_direct_chunk((0,))[1]
     del file[name]
     return stored
@@ -290,7 +302,7 @@ def stored_as(payload, compression="gzip"):
 
 short_deflate = stored_as(zlib.compress(bytes(10)))  # HDF5 2.0 takes the rest of the slice from foreign memory
 long_deflate = stored_as(zlib.compress(bytes(100_000)))
-deflate_bomb = stored_as(zlib.compress(bytes(500_000_000)))
+deflate_bomb = stored_as(zlib.compress(bytes(60_000_000)))
 broken_deflate = stored_as(b"no deflate at all")
 short_zstd = stored_as(b"\x28\xb5\x2f\xfd\x20\x02\x11\x00\x00xy", "zstd")  # one raw block of 2 bytes
 no_zstd = stored_as(b"no frame at all", "zstd")
@@ -305,7 +317,7 @@ def test_slices_that_decode_to_another_size_are_refused(written, name):
     with h5py.File(written, "r+", libver=("v110", "v110")) as file:
         del file["slices"]
         globals()[name](file)
-    status = forked(lambda: refuses(written), memory=300 << 20)
+    status = forked(lambda: refuses(written), memory=50 << 20)
     assert status == 0
 
 
@@ -326,14 +338,10 @@ def forked(function, memory=None):
 
 
 def refuses(path):
-    try:
+    with pytest.raises(InputError, match=str(path)) as caught:
         read_all(path)
-    except InputError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
-        assert "memory" not in str(error)
-        return
-    raise AssertionError("was read")
+    assert "\n" not in str(caught.value)
+    assert "Memory" not in str(caught.value)
 
 
 def test_a_shuffle_of_another_size_is_refused(tmp_path):
@@ -379,7 +387,7 @@ def lookup3(data):
 HOSTILE = (
     external_link, external_link_to_hdf5, soft_link, loop, external_storage, virtual_dataset,
     virtual_dataset_without_source, shape_bomb, chunk_bomb, gzip_twice, foreign_filter, no_checksum, variable_length,
-    object_reference, wrong_rank, a_group, missing_chunks, endless, growing_slices, unchecked_chunk,
+    object_reference, wrong_rank, a_group, missing_chunks, no_chunk, two_bits, endless, growing_slices, unchecked_chunk,
 )  # fmt: skip
 
 
@@ -496,7 +504,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from volumes import pixels, write_volume
-for limit in (0, 500, 3000, 60_000, 200_000, 1_000_000, 1_690_000):
+for limit in (0, 500, 3000, 60_000, 200_000, 600_000, 1_000_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     for compression in (None, "deflate"):
         try:
