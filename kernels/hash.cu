@@ -64,18 +64,16 @@ extern "C" __global__ void hash_bits(const u8* __restrict__ small,  // (n, 8, 9)
                                      u64* hashes,                   // (n)
                                      int n) {
     // A thread takes a slice.
-    int slice = blockIdx.x * blockDim.x + threadIdx.x;
-    if (slice >= n) {
-        return;
-    }
-    u64 bits = 0;
-    for (int row = 0; row < DOWN; ++row) {
-        const u8* pixels = small + ((i64)slice * DOWN + row) * ACROSS;
-        for (int column = 1; column < ACROSS; ++column) {
-            bits = bits << 1 | (pixels[column] > pixels[column - 1]);
+    for (i64 slice = (i64)blockIdx.x * blockDim.x + threadIdx.x; slice < n; slice += (i64)gridDim.x * blockDim.x) {
+        u64 bits = 0;
+        for (int row = 0; row < DOWN; ++row) {
+            const u8* pixels = small + (slice * DOWN + row) * ACROSS;
+            for (int column = 1; column < ACROSS; ++column) {
+                bits = bits << 1 | (pixels[column] > pixels[column - 1]);
+            }
         }
+        hashes[slice] = bits;
     }
-    hashes[slice] = bits;
 }
 
 extern "C" __global__ void hash_distances(const u64* __restrict__ x,  // (a)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lim_gpu.parts import UnitResult
 from lim_gpu.picture import matrix_thumbnail, thumbnail_places
 from lim_gpu.pruning import Indices, Ranking, every_n, leader, random_choice, rank
-from lim_gpu.request import Request, Unit
+from lim_gpu.request import HASH_BITS, Request, Unit
 from lim_gpu.stored_matrix import StoredMatrix, reading
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ class _Hashes:
         return self.pruning.rank_hashes(self.hashes[order])
 
     def leader(self, order: Indices, threshold: float) -> Indices:
-        return self.pruning.leader_hashes(self.hashes[order], self.pruning.BITS * (1 - threshold))
+        return self.pruning.leader_hashes(self.hashes[order], HASH_BITS * (1 - threshold))
 
     def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
         covered_by, distance = self.pruning.nearest_kept(self.hashes, kept)
-        return covered_by, [1 - bits / self.pruning.BITS for bits in distance.tolist()]
+        return covered_by, [1 - bits / HASH_BITS for bits in distance.tolist()]
 
     def picture(self) -> dict[str, Any]:
         from lim_gpu.similarity.hash import matrix_of_hashes
@@ -152,5 +152,5 @@ def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engi
         stop = ranking.stop(request.keep, request.keep_count, threshold)
         kept = np.sort(order[ranking.survivors(stop)])
     covered_by, similarity = pairs.nearest(kept)
-    resolved = float(removals[stop - 1]) if stop else None
+    resolved = request.in_own_unit(float(removals[stop - 1])) if stop else None
     return _Choice(kept, covered_by, similarity, dropped, removals, resolved, borderline, pairs.picture())

@@ -40,8 +40,10 @@ def cli() -> None:
 @click.option(
     "-o", "--output", type=PATH, default="demo", show_default=True, help="Folder for all that the demo makes."
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be made; make nothing.")
+@click.option("--overwrite", is_flag=True, help="Use a folder that holds other files.")
 @common
-def demo(run: Run, output: Path) -> None:
+def demo(run: Run, output: Path, dry_run: bool, overwrite: bool) -> None:
     """Make procedural CT volumes, ingest them, reduce them with every method, and draw a matrix.
 
     Needs no download, no GPU and no data; takes less than a minute.
@@ -51,7 +53,7 @@ def demo(run: Run, output: Path) -> None:
     """
     from lim_gpu.demo import run_demo
 
-    result = run_demo(output, run.seed, run.device, run.reporter)
+    result = run_demo(output, run.seed, run.device, run.reporter, overwrite=overwrite, dry_run=dry_run)
     run.done(result.values, *result.lines)
 
 

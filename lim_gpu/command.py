@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ import click
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.progress import Reporter, one_line
 
+DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
+_asked = {"json": False, "verbose": False}  # what an error that ends the program must know
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -49,6 +53,9 @@ def common(function: Function) -> Function:
     def wrapper(
         device: str, seed: int, quiet: bool, verbose: bool, as_json: bool, config: str | None, **values: Any
     ) -> Any:
+        _asked.update(json=as_json, verbose=verbose)
+        if not DEVICE.match(device):
+            raise UsageError(f"device {device!r} is unknown. Give auto, cpu, cuda or cuda:1")
         return function(Run(device, seed, as_json, Reporter(quiet)), **values)
 
     wrapper.__doc__, wrapper.__name__ = function.__doc__, function.__name__
@@ -87,7 +94,7 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: str 
         raise InputError(f"{path}: not TOML ({error})") from None
     verb = str(context.info_name)
     tables = {key for key, value in values.items() if isinstance(value, dict)}
-    own = {key: value for key, value in values.items() if key not in tables} | values.get(verb, {})
+    own = {key: value for key, value in values.items() if key not in tables} | (values[verb] if verb in tables else {})
     names = {name: p.name for p in context.command.params for name in _names(p)}
     unknown = sorted(key for key in own if key.replace("_", "-") not in names)
     if unknown:
@@ -104,6 +111,7 @@ def _names(parameter: click.Parameter) -> list[str]:
 def execute(group: click.Group) -> NoReturn:
     """Run the command line and leave with its exit code (see `lim-gpu --help`; 1 is a fault of this program)."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         group.main(standalone_mode=False)
         code = 0
@@ -128,14 +136,19 @@ def execute(group: click.Group) -> NoReturn:
     raise SystemExit(code)
 
 
+def _show_warning(message: Warning | str, *_where: Any) -> None:
+    """A library's warning as one line."""
+    Reporter().warn(str(message).split("\n", 1)[0])
+
+
 def _terminate(_signal: int, _frame: object) -> NoReturn:
     raise Terminated
 
 
 def _fail(text: str, code: int) -> int:
-    if {"-v", "--verbose"} & set(sys.argv):
+    if _asked["verbose"] or {"-v", "--verbose"} & set(sys.argv):
         traceback.print_exc()
-    if "--json" in sys.argv:
+    if _asked["json"] or "--json" in sys.argv:
         print(json.dumps({"error": one_line(text), "exit_code": code}), flush=True)
     Reporter().error(text)
     return code

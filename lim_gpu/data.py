@@ -24,7 +24,8 @@ class SliceDataset(Dataset[Any]):
     transform  called with the item; without it the item is returned as it is
     intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W)
 
-    Works with any number of DataLoader workers, forked or spawned: each opens its own files.
+    Slices keep their own sizes: where a store mixes sizes, `transform` must bring them to one before a DataLoader can
+    stack them. Works with any number of DataLoader workers, forked or spawned: each opens its own files.
     Raises InputError for a selection of another store, or one that names a slice that is not there; an item raises it
     for a damaged file.
     """

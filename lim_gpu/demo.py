@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.errors import UsageError
 from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
@@ -40,8 +41,19 @@ class DemoResult:
     lines: list[str]
 
 
-def run_demo(folder: Path, seed: int, device: str, reporter: Reporter) -> DemoResult:
-    """Make, ingest and reduce the data set under `folder`; what stands there already is not made again."""
+def run_demo(
+    folder: Path, seed: int, device: str, reporter: Reporter, *, overwrite: bool = False, dry_run: bool = False
+) -> DemoResult:
+    """Make, ingest and reduce the data set under `folder`; what stands there already is not made again.
+
+    Raises UsageError for a folder that holds anything but an earlier demo, unless `overwrite`.
+    """
+    foreign = folder.exists() and {path.name for path in folder.iterdir()} - {"sources"}
+    if foreign and not (folder / "sources" / "phantom.json").exists() and not overwrite:
+        raise UsageError(f"{folder}: holds other files. Choose a new -o, or give --overwrite")
+    if dry_run:
+        line = f"plan: {len(DATA_SET)} procedural volumes, a store, {len(RUNS)} selections and a picture in {folder}"
+        return DemoResult({"dry_run": True, "folder": str(folder)}, [line])
     reporter.note(f"making {len(DATA_SET)} procedural CT volumes in {folder}")
     write_data_set(folder / "sources", seed)
     weights = _seeded_weights(folder / WEIGHTS.format(seed=seed), seed)

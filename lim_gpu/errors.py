@@ -6,7 +6,7 @@ from __future__ import annotations
 class LimGpuError(Exception):
     """An expected failure. Its text is one line that names the file or the option, and the remedy."""
 
-    exit_code = 1
+    exit_code = 3
 
 
 class UsageError(LimGpuError, ValueError):

@@ -56,8 +56,12 @@ def remove_stale(folder: Path) -> None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder/.lock`, so that two runs never write the same output. The lock ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / ".lock", "w")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise LimGpuError(f"{folder}: cannot be written: {error.strerror}. Choose another -o") from None
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from lim_gpu.pruning import Indices, Ranking
 from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.similarity.hash import BITS, distance
 
-BITS = 64
 BLOCK = 1024  # slices that are settled among themselves before the later ones are compared with them
 
 
@@ -23,15 +23,15 @@ def rank_hashes(hashes: NDArray[np.uint64]) -> Ranking:
     n = len(hashes)
     left = np.arange(n)
     dropped, covered_by, levels = [], [], []
-    for distance in range(BITS + 1):
+    for level in range(BITS + 1):
         if len(left) == 1:
             break
-        remover = _sweep(hashes[left], distance)
+        remover = _sweep(hashes[left], level)
         gone = np.flatnonzero(remover >= 0)
         gone = gone[np.lexsort((gone, remover[gone]))]  # pairs by (i, j): the slice that stays first
         dropped.append(left[gone])
         covered_by.append(left[remover[gone]])
-        levels.append(np.full(len(gone), 1 - distance / BITS))
+        levels.append(np.full(len(gone), 1 - level / BITS))
         left = left[remover < 0]
     empty = [np.empty(0, dtype=np.int64)]
     return Ranking(
@@ -50,63 +50,53 @@ def leader_hashes(hashes: NDArray[np.uint64], bits: float) -> Indices:
 def nearest_kept(hashes: NDArray[np.uint64], kept: Indices) -> tuple[Indices, NDArray[np.uint8]]:
     """The kept slice nearest to each of n hashes, ties to the lowest index, and its distance in bits. Kept: itself."""
     nearest = np.zeros(len(hashes), dtype=np.int64)
-    distance = np.empty(len(hashes), dtype=np.uint8)
+    bits = np.empty(len(hashes), dtype=np.uint8)
     with Threads() as pool:
-        pool.run(_nearest, np.arange(len(hashes)), hashes, hashes[kept], nearest, distance)
+        pool.run(_nearest, np.arange(len(hashes)), hashes, hashes[kept], nearest, bits)
     covered_by = kept[nearest]
     covered_by[kept] = kept
-    return covered_by, distance
+    return covered_by, bits
 
 
-def _sweep(hashes: NDArray[np.uint64], distance: int) -> Indices:
-    """Walk hashes (m,) in order; each one left drops every later one within `distance` bits. Who dropped it, or -1."""
+def _sweep(hashes: NDArray[np.uint64], reach: int) -> Indices:
+    """Walk hashes (m,) in order; each one left drops every later one within `reach` bits. Who dropped it, or -1."""
     remover = np.full(len(hashes), -1, dtype=np.int64)
     with Threads() as pool:
         for start in range(0, len(hashes), BLOCK):
             stop = min(start + BLOCK, len(hashes))
-            _settle(hashes, start, stop, distance, remover)
+            _settle(hashes, start, stop, reach, remover)
             leaders = start + np.flatnonzero(remover[start:stop] < 0)
-            pool.run(_drop, np.arange(stop, len(hashes)), hashes, leaders, distance, remover)
+            pool.run(_drop, np.arange(stop, len(hashes)), hashes, leaders, reach, remover)
     return remover
 
 
 @compiled()
-def _distance(x, y):  # type: ignore[no-untyped-def]
-    """Set bits of x ^ y, by sums in ever wider fields; LLVM knows it as one instruction."""
-    v = x ^ y
-    v -= (v >> np.uint64(1)) & np.uint64(0x5555555555555555)
-    v = (v & np.uint64(0x3333333333333333)) + ((v >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    v = (v + (v >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((v * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@compiled()
-def _settle(hashes, start, stop, distance, remover):  # type: ignore[no-untyped-def]
+def _settle(hashes, start, stop, reach, remover):  # type: ignore[no-untyped-def]
     for j in range(start, stop):
         if remover[j] < 0:
             for i in range(start, j):
-                if remover[i] < 0 and _distance(hashes[i], hashes[j]) <= distance:
+                if remover[i] < 0 and distance(hashes[i], hashes[j]) <= reach:
                     remover[j] = i
                     break
 
 
 @compiled()
-def _drop(share, hashes, leaders, distance, remover):  # type: ignore[no-untyped-def]
+def _drop(share, hashes, leaders, reach, remover):  # type: ignore[no-untyped-def]
     """Leaders ascend, and the first that reaches a slice drops it. `share` is a range: its inner loop has no gaps."""
     first, last = share[0], share[-1] + 1
     for i in leaders:
         own = hashes[i]
         for j in range(first, last):
-            if _distance(own, hashes[j]) <= distance and remover[j] < 0:
+            if distance(own, hashes[j]) <= reach and remover[j] < 0:
                 remover[j] = i
 
 
 @compiled()
-def _nearest(share, hashes, kept, nearest, distance):  # type: ignore[no-untyped-def]
+def _nearest(share, hashes, kept, nearest, bits):  # type: ignore[no-untyped-def]
     for j in share:
         best, at = np.int64(BITS + 1), 0
         for k in range(len(kept)):
-            apart = _distance(kept[k], hashes[j])
+            apart = distance(kept[k], hashes[j])
             if apart < best:
                 best, at = apart, k
-        nearest[j], distance[j] = at, best
+        nearest[j], bits[j] = at, best

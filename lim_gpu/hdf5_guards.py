@@ -91,13 +91,9 @@ def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | Non
         chunks.append(chunk)
         return True if len(chunks) > count else None  # True stops
 
-    try:
+    try:  # an empty index of a made up length would be walked for ever
         dataset.id.read_direct_chunk((0,) * dataset.ndim)
-    except (
-        MemoryError,
-        OSError,
-        RuntimeError,
-    ):  # an empty index: of a made up length, chunk_iter would walk it for ever
+    except (MemoryError, OSError, RuntimeError, SystemError):
         raise InputError(f"{dataset.name} has no first chunk") from None
     dataset.id.chunk_iter(note)
     if len(chunks) != count or len({chunk.chunk_offset for chunk in chunks}) != count:

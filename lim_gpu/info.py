@@ -1,4 +1,4 @@
-"""What a store, a volume file or a selection holds, told without torch."""
+"""What a store or a selection holds, told without torch."""
 
 from __future__ import annotations
 
@@ -94,11 +94,18 @@ def _verify(store: SliceStore, reporter: Reporter) -> list[tuple[str, str]]:
     return failures
 
 
+def _short(value: Any) -> Any:
+    """A parameter as one word; the intensity mapping as its name and limits."""
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else value
+
+
 def _describe_selection(path: Path) -> Description:
     selection = Selection.load(path)
     record = selection.record
     counts = record["counts"]
-    parameters = ", ".join(f"{k} {v}" for k, v in record["parameters"].items() if k != "method" and v is not None)
+    parameters = ", ".join(
+        f"{k} {_short(v)}" for k, v in record["parameters"].items() if k != "method" and v is not None
+    )
     lines = [
         f"selection {path}: {record['method']} ({parameters})",
         f"{counts['kept']:,} of {counts['slices']:,} slices kept in {counts['volumes']} volumes, "
@@ -109,7 +116,7 @@ def _describe_selection(path: Path) -> Description:
         at = unit["resolved_threshold"]
         lines.append(
             f"{unit['unit']}  kept {unit['kept']:5d} of {unit['slices']:5d}"
-            + (f"  down to similarity {at:.6g}" if at is not None else "")
+            + (f"  last removed at {at:.6g}" if at is not None else "")
         )
     lines += [f"left out: {failure['cause']}" for failure in record["failures"]]
     return Description({"kind": "selection", "path": str(path)} | record, lines, [])

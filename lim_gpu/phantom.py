@@ -38,10 +38,10 @@ class PhantomVolume:
 
 
 DATA_SET = (
-    PhantomVolume("chest-a", "chest", "dicom", 40, 192, 192, 5.0, (-400, 1500)),
-    PhantomVolume("chest-b", "chest", "png", 28, 160, 144, 7.0, (-400, 1500)),
-    PhantomVolume("abdomen", "abdomen", "dicom", 32, 168, 208, 5.0, (60, 400)),
-    PhantomVolume("head", "head", "nifti", 24, 150, 128, 5.0, (40, 80)),
+    PhantomVolume("chest-a", "chest", "dicom", 36, 192, 192, 5.0, (-400, 1500)),
+    PhantomVolume("chest-b", "chest", "png", 20, 160, 144, 7.0, (-400, 1500)),
+    PhantomVolume("abdomen", "abdomen", "dicom", 22, 168, 208, 5.0, (60, 400)),
+    PhantomVolume("head", "head", "nifti", 18, 150, 128, 5.0, (40, 80)),
 )
 
 

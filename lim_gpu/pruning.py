@@ -179,7 +179,7 @@ def every_n(n: int, keep: float | None = None, keep_count: int | None = None) ->
     if keep is None:
         raise UsageError("every-n needs keep or keep_count")
     count_to_keep(n, keep)
-    return np.arange(0, n, int(1 / keep + 0.5), dtype=np.int64)
+    return np.arange(0, n, int(min(n, 1 / keep + 0.5)), dtype=np.int64)
 
 
 def random_choice(

@@ -18,7 +18,8 @@ from lim_gpu.files import fingerprint, locked, remove_stale
 from lim_gpu.intensity import Intensity
 from lim_gpu.parts import UnitResult, load_part, save_part
 from lim_gpu.progress import Reporter
-from lim_gpu.request import ALGORITHM, BASELINES, Request, Unit, units_of
+from lim_gpu.pruning import count_to_keep
+from lim_gpu.request import ALGORITHM, BASELINES, SIMILARITIES, Request, Unit, units_of
 from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, read_record, relative_path, selection_paths
 from lim_gpu.store import SliceStore
 from lim_gpu.stored_matrix import Criterion, StoredMatrix, UnreadableVolumeError
@@ -111,7 +112,7 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
     start = time.perf_counter()
     engine = _engine(request, device, reporter)
     units = units_of(store.volumes, request.scope)
-    _say_once_about_shapes(units, request, reporter)
+    _say_once(store, units, request, reporter)
     results: list[UnitResult] = []
     failures: list[dict[str, str]] = []
     reused = 0
@@ -127,6 +128,8 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
         reporter.note(f"{reused} of {len(units)} units were done already")
     if not results:
         raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
+    if missed := _missed(results, request):
+        reporter.warn(f"{missed} of {len(results)} units keep more than was asked: the rest cannot be compared")
     record = _record(store, request, results, failures, engine, time.perf_counter() - start)
     return Selection(_in_store_order(store, results), record)
 
@@ -140,9 +143,22 @@ def _engine(request: Request, device: str, reporter: Reporter) -> StoredMatrix |
     return StoredMatrix(request.criterion, resolve_device(device))
 
 
-def _say_once_about_shapes(units: Sequence[Unit], request: Request, reporter: Reporter) -> None:
+def _say_once(store: SliceStore, units: Sequence[Unit], request: Request, reporter: Reporter) -> None:
+    """What the result depends on and the options do not tell."""
     if request.method in ("ssim", "mi") and any(len({e.shape[1:] for e in unit.volumes}) > 1 for unit in units):
         reporter.warn(f"{request.method} compares slices of equal shape only: other pairs are skipped")
+    grey = sum(entry.dtype == "uint8" for entry in store.volumes)
+    if grey and request.method not in BASELINES and request.criterion.intensity.limits is not None:
+        reporter.warn(f"{grey} volumes hold grey values, not HU: they are taken as they are, without the window")
+
+
+def _missed(results: Sequence[UnitResult], request: Request) -> int:
+    """Units that kept more than was asked for, because what is left cannot be compared."""
+    if request.method not in SIMILARITIES or (request.keep is None and request.keep_count is None):
+        return 0
+    asked = (count_to_keep(len(result.z), request.keep, request.keep_count) for result in results)
+    reached = (request.threshold is None and len(result.kept) > n for result, n in zip(results, asked, strict=True))
+    return sum(reached)
 
 
 def _reduce_unit(
@@ -215,12 +231,19 @@ def _record(
             "failed_volumes": len(failures),
         },
         "borderline": sum(result.borderline for result in results),
+        "resolved_threshold": _loosest([result.resolved_threshold for result in results], request.method),
         "units": units,
         "failures": failures,
         "device": str(engine.device) if engine else "cpu",
         "versions": _versions(engine is not None),
         "seconds": round(seconds, 3),
     }
+
+
+def _loosest(resolved: Sequence[float | None], method: str) -> float | None:
+    """The threshold beyond which no unit went: the most bits, or the lowest similarity."""
+    values = [value for value in resolved if value is not None]
+    return (max(values) if method == "hash" else min(values)) if values else None
 
 
 def _versions(with_torch: bool) -> dict[str, str]:

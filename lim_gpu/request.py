@@ -19,10 +19,11 @@ SIMILARITIES = ("ssim", "mi", "deepnet", "hash")
 METHODS = BASELINES + SIMILARITIES
 SCOPES = ("volume", "patient", "dataset")
 ORDERS = ("spatial", "lexicographic")
+HASH_BITS = 64
 # Threshold of each method in its own unit: the lowest and highest that means anything (design of the definitions).
-THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, 64)}
+THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, HASH_BITS)}
 PAPER_HASH_THRESHOLD = 6  # bits: HASH-6, the best of Wolf et al. 2024
-ALGORITHM = 1  # raised when a change of this program changes a result, so that older parts are not used again
+ALGORITHM = 2  # raised when a change of this program changes a result, so that older parts are not used again
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Request:
         if self.method == "hash" and self.keep is None and self.keep_count is None and self.threshold is None:
             object.__setattr__(self, "threshold", PAPER_HASH_THRESHOLD)
         count_to_keep(1, self.keep, self.keep_count)
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed} is negative. Give 0 or more")
         if self.method in BASELINES:
             self._check_baseline()
         else:
@@ -68,7 +71,11 @@ class Request:
         """The threshold as a similarity: 1 - bits/64 for HASH (exact in float64), else as given."""
         if self.threshold is None or self.method != "hash":
             return self.threshold
-        return 1 - self.threshold / 64
+        return 1 - self.threshold / HASH_BITS
+
+    def in_own_unit(self, similarity: float) -> float:
+        """A similarity in the unit of the method's threshold: bits for HASH."""
+        return HASH_BITS * (1 - similarity) if self.method == "hash" else similarity
 
     def parameters(self) -> dict[str, Any]:
         """All that changes the result; nothing that does not (device, paths)."""

@@ -71,6 +71,10 @@ class Selection:
     volumes: tuple[VolumeSelection, ...]
     record: dict[str, Any]
 
+    def __repr__(self) -> str:
+        n = sum(len(volume.kept) for volume in self.volumes)
+        return f"Selection({len(self.kept())} of {n} slices in {len(self.volumes)} volumes)"
+
     @property
     def store_fingerprint(self) -> str:
         """SHA-256 (hex) of the store that the selection was made from."""

@@ -54,6 +54,7 @@ class SliceStore:
         self.parameters = index.parameters
         self.skipped = index.skipped
         self.fingerprint = fingerprint([[entry.key, entry.digest] for entry in self.volumes])
+        self._folder = self.path.absolute()  # files open later, when the working folder may be another
         self._close_all()
 
     def __enter__(self) -> SliceStore:
@@ -74,12 +75,12 @@ class SliceStore:
         """Begin with every volume closed."""
         self._recent: OrderedDict[str, Volume] = OrderedDict()  # those open, the latest used last
         self._volumes = {
-            entry.key: Volume(volume_path(self.path, entry.key), entry, self._note_use) for entry in self.volumes
+            entry.key: Volume(volume_path(self._folder, entry.key), entry, self._note_use) for entry in self.volumes
         }
 
     def _note_use(self, volume: Volume) -> None:
+        self._recent.pop(volume.key, None)  # another thread may just have taken it out
         self._recent[volume.key] = volume
-        self._recent.move_to_end(volume.key)
         while len(self._recent) > MOST_OPEN:
             self._recent.popitem(last=False)[1].release()
 
@@ -187,7 +188,7 @@ def read_sources(store: Path, key: str) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise InputError(f"{path}: the private sources are not beside the store") from None
+        raise InputError(f"{path}: the private sources of the store cannot be read") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: damaged. {AGAIN}") from None
     rows = [parse_json(line, path) for line in lines]

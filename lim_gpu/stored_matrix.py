@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
 
 if TYPE_CHECKING:
@@ -46,8 +47,12 @@ class Criterion:
         if self.method == "mi":
             values["bins"] = self.bins
         if self.method == "deepnet":
-            values |= {"features": self.features, "weights": weights_identity(self.weights)}
+            values |= {"features": self.features, "weights": self._weights_identity}
         return values
+
+    @cached_property
+    def _weights_identity(self) -> str:
+        return weights_identity(self.weights)
 
 
 def weights_identity(weights: Path | None) -> str:
@@ -186,13 +191,27 @@ class StoredMatrix:
             with reading(volume):
                 block = volume.read(start, min(n, start + step))
             if self.device.type == "cuda":
-                import torch
-
-                from lim_gpu.similarity.cuda.intensity import to_uint8
-
-                yield to_uint8(torch.from_numpy(block).to(self.device), self.criterion.intensity)
+                yield from self._blocks_on_gpu(block)
             else:
                 yield self.criterion.intensity.to_uint8(block)
+
+    def _blocks_on_gpu(self, block: NDArray[Any]) -> Iterator[Any]:
+        """The block as uint8 on the GPU, in halves where it does not fit."""
+        import torch
+
+        from lim_gpu.similarity.cuda.intensity import to_uint8
+
+        try:
+            yield to_uint8(torch.from_numpy(block).to(self.device), self.criterion.intensity)
+            return
+        except torch.OutOfMemoryError:
+            if len(block) == 1:
+                raise LimGpuError(
+                    f"{self.device}: out of memory for one slice. Free memory, or use --device cpu"
+                ) from None
+        torch.cuda.empty_cache()
+        for half in np.array_split(block, 2):
+            yield from self._blocks_on_gpu(half)
 
     def _network(self) -> Any:
         if self._model is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import replacing, write_text
+from lim_gpu.files import read_json, replacing, write_text
 from lim_gpu.intensity import Intensity
 from lim_gpu.plan import make_plan
 from lim_gpu.progress import Reporter
@@ -35,9 +37,8 @@ def parse_keep(text: str | None) -> float | None:
     if text is None:
         return None
     if re.fullmatch(r"\s*[+-]?\d+\s*", text):
-        raise UsageError(
-            f"--keep {text} is ambiguous. Give a fraction such as 0.1 (1.0 for all), or --keep-count {text}"
-        )
+        other = f", or --keep-count {int(text)}" if int(text) > 0 else ""
+        raise UsageError(f"--keep {text} is ambiguous. Give a fraction such as 0.1 (1.0 for all){other}")
     try:
         return float(text)
     except ValueError:
@@ -59,8 +60,9 @@ def reduce_from_options(
     request = _request(options)
     csv_path, json_path = selection_paths(output)
     with SliceStore(store_path) as store:
+        standing = standing_selection(store, request, csv_path, overwrite)
+        _check_targets(store, standing, csv_path, write_to, private_list, overwrite)
         if dry_run:
-            standing = standing_selection(store, request, csv_path, overwrite)
             plan = make_plan(units_of(store.volumes, request.scope), request, csv_path.with_suffix(".parts"))
             lines = plan.lines(request) + ([f"unchanged: {csv_path}"] if standing else [])
             return Outcome(plan.values() | {"unchanged": standing is not None}, lines)
@@ -69,10 +71,36 @@ def reduce_from_options(
         if write_to is not None:
             unread = write_selected(store, selection.volumes, write_to, overwrite=overwrite, reporter=reporter)
         if private_list is not None:
-            sources = ((volume.key, read_sources(store.path, volume.key)) for volume in selection.volumes)
-            write_text(private_list, kept_list(selection, sources), mode=0o600)
+            write_text(private_list, _kept_text(store, selection), mode=0o600)
     values = {"csv": str(csv_path), "json": str(json_path)} | selection.record
     return Outcome(values, _summary(selection, csv_path, write_to), bool(selection.record["failures"] or unread))
+
+
+def _check_targets(
+    store: SliceStore,
+    standing: Selection | None,
+    csv_path: Path,
+    write_to: Path | None,
+    private_list: Path | None,
+    overwrite: bool,
+) -> None:
+    """Raise before anything is computed when --write or --kept-list could not be written afterwards."""
+    own = {path.resolve() for path in (store.path, *selection_paths(csv_path), csv_path.with_suffix(".parts"))}
+    for path in (write_to, private_list):
+        if path is not None and path.resolve() in own:
+            raise UsageError(f"{path}: is another output or input of this command. Choose another name")
+    if write_to is not None and (write_to / "store.json").exists() and standing is None and not overwrite:
+        raise UsageError(f"{write_to}: holds a store. Give --overwrite, or another --write")
+    if private_list is not None:
+        read_sources(store.path, store.volumes[0].key)  # the private folder must be there
+        if private_list.exists() and not overwrite:
+            before = private_list.read_text(encoding="utf-8", errors="replace")
+            if standing is None or before != _kept_text(store, standing):
+                raise UsageError(f"{private_list}: exists. Give --overwrite, or another --kept-list")
+
+
+def _kept_text(store: SliceStore, selection: Selection) -> str:
+    return kept_list(selection, ((volume.key, read_sources(store.path, volume.key)) for volume in selection.volumes))
 
 
 def _request(options: dict[str, Any]) -> Request:
@@ -108,8 +136,6 @@ def similarity_from_options(
     """Compute the matrix of one volume and write it as .npy or draw it as .png."""
     if output.suffix not in (".npy", ".png"):
         raise UsageError(f"{output}: give a name that ends in .npy or .png")
-    if output.exists() and not options["overwrite"]:
-        raise UsageError(f"{output}: exists. Give --overwrite, or another -o")
     method = options["method"]
     if method not in SIMILARITIES:
         raise UsageError(f"method {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
@@ -118,15 +144,41 @@ def similarity_from_options(
     criterion = Criterion(method, intensity, options["bins"], options["features"], options["weights"])
     with SliceStore(store_path) as store:
         key = find_volume(store, volume)
-        n, height, width = next(entry.shape for entry in store.volumes if entry.key == key)
-        values = {"volume": key, "method": method, "shape": [n, n], "output": str(output)}
+        entry = store[key].entry
+        n, height, width = entry.shape
+        record = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest, "keep": keep}
+        record |= {"parameters": criterion.parameters(), "shape": [n, n], "output": output.name}
         if options["dry_run"]:
-            return Outcome(
-                values | {"dry_run": True}, [f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"]
-            )
+            line = f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"
+            return Outcome(record | {"dry_run": True}, [line])
+        if _standing_matrix(output, record, options["overwrite"]):
+            return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
         matrix = write_matrix(store, key, criterion, options["device"], keep, output)
+        sidecar = {"sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "record": record}
+        write_text(_sidecar(output), json.dumps(sidecar, indent=1) + "\n")
     low, high = float(matrix.min()), float(matrix.max())
-    return Outcome(values, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
+    return Outcome(record, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
+
+
+def _sidecar(output: Path) -> Path:
+    """How a matrix was made stands beside it, in NAME.npy.json or NAME.png.json."""
+    return output.with_name(output.name + ".json")
+
+
+def _standing_matrix(output: Path, record: dict[str, Any], overwrite: bool) -> bool:
+    """Whether `output` is whole and was made so. UsageError when it is something else and may not be replaced."""
+    if not output.exists():
+        return False
+    try:
+        beside = read_json(_sidecar(output))
+        digest = hashlib.sha256(output.read_bytes()).hexdigest()
+        if beside == {"sha256": digest, "record": json.loads(json.dumps(record))}:
+            return True
+    except InputError:
+        pass
+    if not overwrite:
+        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+    return False
 
 
 def write_matrix(

@@ -37,6 +37,8 @@ DATASETS = {"slices", "slice_sha256", "z", "header"}
 ATTRIBUTES = {"format": "S", "version": "iu", "digest": "S", "complete": "iu"}  # and their NumPy kinds
 MAX_HEADER = 16 << 20  # bytes
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What h5py was seen to raise for damaged files.
+HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: the kernel's ENOTSUPP, from Lustre and DVS
 
 
@@ -151,6 +153,7 @@ class VolumeWriter:
         try:
             yield
         except Exception as caught:
+            _go_on_interrupting(caught)
             error = caught
         if self._failures:
             error = self._failures[0]
@@ -250,13 +253,19 @@ class VolumeFile:
                     check_decoded_size(self._slices, (i, 0, 0), self._codec)
             if stop > start:
                 self._slices.read_direct(out, np.s_[start:stop])
+        for i, pixels in enumerate(out, start):
+            if _blank(pixels):
+                self._compare(i, pixels)
         return out
 
     def verify(self) -> None:
         """Read every slice and compare its SHA-256."""
-        for i, digest in enumerate(self._digests):
-            if slice_digest(self.read(i, i + 1)[0]) != digest.tobytes():
-                raise InputError(f"{self.path}: slice {i} is not what was written. {DELETE}")
+        for i in range(len(self._digests)):
+            self._compare(i, self.read(i, i + 1)[0])
+
+    def _compare(self, i: int, pixels: NDArray[Any]) -> None:
+        if slice_digest(pixels) != self._digests[i].tobytes():
+            raise InputError(f"{self.path}: slice {i} is not what was written. {DELETE}")
 
     @contextmanager
     def _guarded(self, remedy: str) -> Iterator[None]:
@@ -265,9 +274,23 @@ class VolumeFile:
             yield
         except BlockingIOError:
             raise InputError(f"{self.path}: locked by another program. Wait for it") from None
-        except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        except HDF5_ERRORS as error:
+            _go_on_interrupting(error)
             cause = str(error).removeprefix(f"{self.path}: ").split("\n", 1)[0] or type(error).__name__
             raise InputError(f"{self.path}: {cause}. {remedy}") from None
+
+
+def _go_on_interrupting(error: Exception) -> None:
+    """Raise the Ctrl-C or SIGTERM that came while h5py was at work: Cython makes a SystemError of it."""
+    interruption = error.__cause__ or error.__context__
+    if interruption is not None and not isinstance(interruption, Exception):
+        raise interruption
+
+
+def _blank(pixels: NDArray[Any]) -> bool:
+    """All bits equal, as in a block that a disk lost: with its checksum lost as well, fletcher32 sees nothing."""
+    first = pixels[0, 0]
+    return first in (0, ~first.dtype.type(0)) and bool((pixels == first).all())
 
 
 DELETE = "Delete the file and run lim-gpu ingest again"  # ingest takes a file that opens well for a whole one

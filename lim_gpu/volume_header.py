@@ -82,7 +82,8 @@ class VolumeHeader:
     def selected(self, kept: Sequence[int], z: NDArray[np.float64], digest: str, fingerprint: str) -> VolumeHeader:
         """The header of the slices `kept`, ascending, of the volume `digest` with positions `z` (n,).
 
-        Spacing and affine become those of the median step between kept slices; gaps become uneven spacing.
+        Spacing and affine become those of the median step between kept slices; gaps become uneven spacing. `affine` is
+        that of row x column x the way from slice to slice, as ingest makes it.
         """
         header = replace(
             self,
@@ -91,11 +92,11 @@ class VolumeHeader:
             fingerprint=fingerprint,
             selected_from=digest,
         )
-        if self.spacing is None or self.affine is None or len(kept) < 2:
-            return header if kept[0] == 0 else replace(header, affine=None)
+        if self.spacing is None or self.affine is None:
+            return header
         steps = np.diff(z[kept])
-        step = float(np.median(steps))
-        if np.abs(steps - step).max() > max(UNEVEN * step, UNEVEN):
+        step = float(np.median(steps)) if len(kept) > 1 else self.spacing[0]
+        if np.abs(steps - step).max(initial=0) > max(UNEVEN * step, UNEVEN):
             extremes = {"min": round(float(steps.min()), 3), "max": round(float(steps.max()), 3)}
             header.defects["uneven_spacing"] = extremes
         affine = np.array(self.affine)

@@ -199,7 +199,8 @@ def test_similarity_writes_an_array_and_a_picture(folder, tmp_path):
     result = lim_gpu(*start, "hash", "--keep", "0.2", "-o", tmp_path / "m.png")
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "m.png").size[0] > 800
-    fails(lim_gpu(*start, "ssim", "-o", tmp_path / "m.npy"), 2, "--overwrite")
+    assert lim_gpu(*start, "ssim", "-o", tmp_path / "m.npy").stdout.startswith("unchanged")
+    fails(lim_gpu(*start, "mi", "-o", tmp_path / "m.npy"), 2, "--overwrite")
 
 
 def test_write_copies_the_kept_slices_into_a_new_store(folder, tmp_path):
@@ -229,6 +230,47 @@ def test_a_bad_source_is_named_and_the_rest_goes_on(tmp_path):
     assert "x_0.png" in result.stderr
     assert "Traceback" not in result.stderr
     fails(lim_gpu("ingest", tmp_path / "in" / "broken" / "none", "-o", tmp_path / "other"), 3, "none")
+
+
+def test_targets_are_checked_before_anything_is_computed(folder, tmp_path):
+    start = ("reduce", folder / "slices", "--method", "every-n", "--keep", "0.25", "-o", tmp_path / "s.csv")
+    (tmp_path / "mine.txt").write_text("precious")
+    fails(lim_gpu(*start, "--kept-list", tmp_path / "mine.txt"), 2, "mine.txt", "--overwrite")
+    fails(lim_gpu(*start, "--kept-list", tmp_path / "s.csv"), 2, "s.csv")
+    fails(lim_gpu(*start, "--write", folder / "slices"), 2, "slices")
+    fails(lim_gpu(*start, "--write", make_store(tmp_path / "other", (("chest", 3, 24, 24),))), 2, "--overwrite")
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+    assert not (tmp_path / "s.csv").exists()
+    again = [lim_gpu(*start, "--kept-list", tmp_path / "kept.txt") for _ in range(2)]
+    assert [result.returncode for result in again] == [0, 0], again[1].stderr
+
+
+def test_a_demo_never_takes_a_folder_with_other_files(folder, tmp_path):
+    before = (folder / "slices" / "store.json").read_bytes()
+    fails(lim_gpu("demo", "-o", folder), 2, "other files")
+    assert (folder / "slices" / "store.json").read_bytes() == before
+    result = lim_gpu("demo", "-o", tmp_path / "new", "--dry-run")
+    assert result.returncode == 0
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("reduce", "slices", "--method", "random", "--keep", "0.1", "--seed", "-1"), 2, "seed"),
+        (("reduce", "slices", "--method", "all", "-o", "/dev/null/x.csv"), 3, "/dev/null"),
+        (("reduce", "slices", "--method", "all", "--device", "gpu"), 2, "gpu"),
+        (("doctor", "--device", "cuda:x"), 2, "cuda:x"),
+    ],
+)
+def test_what_cannot_be_is_one_line(folder, arguments, code, word):
+    fails(lim_gpu(*arguments, cwd=folder), code, word)
+
+
+def test_options_of_a_configuration_count_for_errors_too(folder, tmp_path):
+    (tmp_path / "run.toml").write_text('json = true\nkeep = 1.5\nmethod = "ssim"\n')
+    result = lim_gpu("reduce", folder / "slices", "--config", tmp_path / "run.toml")
+    assert json.loads(result.stdout)["exit_code"] == 2
 
 
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

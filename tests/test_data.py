@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
 
 VOLUMES = [pixels(6, seed=3), pixels(4, seed=4)]
+ARRAYS = ("z", "kept", "rank", "similarity")
 
 
 @pytest.fixture
@@ -45,7 +49,8 @@ def test_the_selection_transform_and_intensity(path, selection):
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_read_the_same(path, selection, start):
     dataset = lim_gpu.SliceDataset(path, selection)
-    dataset[0]  # a handle is open before the workers start
+    for item in dataset:  # handles are open before the workers start
+        assert item.shape == (1, 12, 9)
     loader = DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=start)
     together = torch.cat(list(loader))
     np.testing.assert_array_equal(together.numpy(), torch.stack([dataset[i] for i in range(5)]).numpy())
@@ -55,3 +60,39 @@ def test_a_selection_of_another_store_is_refused(path, selection, tmp_path):
     other = write_store(tmp_path / "other", VOLUMES[::-1])
     with pytest.raises(InputError, match="another store"):
         lim_gpu.SliceDataset(other, selection)
+
+
+def test_a_selection_that_names_more_than_there_is_is_refused(path, selection):
+    record = lim_gpu.Selection.load(selection)
+    longer = replace(record.volumes[1], **{name: np.repeat(getattr(record.volumes[1], name), 2) for name in ARRAYS})
+    longer = replace(longer, covered_by=longer.covered_by * 2)
+    lim_gpu.Selection((record.volumes[0], longer), record.record).save(selection)
+    with pytest.raises(InputError, match=f"names slice 4 of volume {1:016x}"):
+        lim_gpu.SliceDataset(path, selection)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_volume_is_named_through_a_loader(path, workers):
+    os.truncate(path / "volumes" / f"{1:016x}.h5", 1000)
+    loader = DataLoader(lim_gpu.SliceDataset(path), batch_size=3, num_workers=workers)
+    with pytest.raises(InputError, match=f"{1:016x}.h5: "):
+        list(loader)
+
+
+def test_places_from_the_end_and_beyond(path):
+    dataset = lim_gpu.SliceDataset(path)
+    np.testing.assert_array_equal(dataset[-1].numpy(), VOLUMES[1][3][None])
+    assert dataset.place(-1) == (f"{1:016x}", 3)
+    with pytest.raises(IndexError):
+        dataset[10]
+    with pytest.raises(IndexError):
+        dataset.place(10)
+
+
+def test_volumes_of_8_bits_stay_as_they_are(tmp_path):
+    volume = pixels(dtype="uint8")
+    path = write_store(tmp_path / "slices", [volume])
+    for intensity in (None, Intensity.parse(window="lung")):
+        item = lim_gpu.SliceDataset(path, intensity=intensity)[2]
+        assert item.dtype == torch.uint8
+        np.testing.assert_array_equal(item.numpy(), volume[2][None])

@@ -12,8 +12,10 @@ import time
 import imagehash
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
+from torchvision.models import resnet50
 
 import lim_gpu
 from lim_gpu.errors import InputError, UsageError
@@ -273,6 +275,24 @@ def test_a_store_without_a_readable_volume_is_an_error(store_path, tmp_path):
         file.write_bytes(b"not hdf5")
     with SliceStore(copy) as store, pytest.raises(InputError, match="no volume can be read"):
         lim_gpu.reduce(store, "hash", keep=0.3, device="cpu")
+
+
+def test_deepnet_over_volumes_of_different_sizes(store, tmp_path):
+    torch.manual_seed(0)
+    torch.save(resnet50(weights=None).state_dict(), tmp_path / "w.pth")
+    options = {"scope": "dataset", "weights": tmp_path / "w.pth", "device": "cpu"}
+    ranked = lim_gpu.reduce(store, "deepnet", keep_count=2, **options)
+    at = ranked.record["resolved_threshold"]
+    selection = lim_gpu.reduce(store, "deepnet", threshold=at, **options)
+    assert selection.record["borderline"] >= 1
+    assert 1 <= len(selection.kept()) <= 3
+
+
+def test_the_threshold_resolves_in_the_methods_own_unit(store):
+    record = lim_gpu.reduce(store, "hash", keep=0.3, device="cpu").record
+    bits = [unit["resolved_threshold"] for unit in record["units"] if unit["slices"] > 1]
+    assert all(value == int(value) and 0 <= value <= 64 for value in bits)
+    assert record["resolved_threshold"] == max(bits)
 
 
 def test_pairs_near_the_threshold_are_decided_in_float64(store):

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from volumes import pixels, write_store
+from volumes import forked, pixels, write_store
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu import store as store_module
+from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.progress import Reporter
 from lim_gpu.store import (
     SliceStore,
     private_folder,
@@ -62,13 +64,7 @@ def test_threads_and_pickles_read_the_same(path):
 def test_a_forked_child_opens_its_own_file(path):
     with SliceStore(path) as store:
         store[0].read()
-        read, write = os.pipe()
-        if (child := os.fork()) == 0:
-            right = np.array_equal(store[0].read(), VOLUMES[0])
-            os.write(write, b"1" if right else b"0")
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert os.read(read, 1) == b"1"
+        assert forked(lambda: np.testing.assert_array_equal(store[0].read(), VOLUMES[0])) == 0
         np.testing.assert_array_equal(store[0].read(), VOLUMES[0])
 
 
@@ -96,6 +92,11 @@ def mutate(path, change):
         lambda v: v["volumes"][0].update(key="0" * 15 + "\n"),
         lambda v: v["volumes"][0].update(shape=[5, 12]),
         lambda v: v["volumes"][0].update(shape=[5, 12, 0]),
+        lambda v: v["volumes"][0].update(shape=[10**12, 12, 9]),
+        lambda v: v["volumes"][0].update(shape=[5, 12, 9.0]),
+        lambda v: v["volumes"][0].update(digest=None),
+        lambda v: v["volumes"].append("../evil"),
+        lambda v: v.update(skipped={"not an image": "many"}),
         lambda v: v["volumes"][0].update(dtype="object"),
         lambda v: v["volumes"][0].update(extra=1),
         lambda v: v["volumes"][0].pop("patient"),
@@ -104,8 +105,115 @@ def mutate(path, change):
 )
 def test_a_hostile_index_is_refused(path, change):
     mutate(path, change)
+    with pytest.raises(InputError, match="store.json") as caught:
+        SliceStore(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"skipped": {}', '"skipped": {"a": NaN}'),
+        ('"skipped": {}', '"skipped": {"a": 1e999}'),
+        ('"skipped": {}', '"skipped": {}, "skipped": {}'),
+        ('"skipped": {}', '"skipped": ' + 100_000 * "["),
+        ('"skipped": {}', '"skipped": {"a": ' + 5000 * "9" + "}"),
+        ("{", ""),
+        ('"origin"', '"\udcff"'),
+    ],
+)
+def test_json_that_is_none_is_refused(path, old, new):
+    text = (path / "store.json").read_text().replace(old, new, 1)
+    (path / "store.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match="store.json"):
         SliceStore(path)
+
+
+def test_random_damage_to_the_index_is_found_or_harmless(path):
+    whole = (path / "store.json").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        damaged = bytearray(whole)
+        at = int(rng.integers(len(whole)))
+        damaged[at : at + int(rng.integers(1, 4))] = rng.integers(0, 256, int(rng.integers(0, 4)), np.uint8).tobytes()
+        (path / "store.json").write_bytes(damaged)
+        try:
+            with SliceStore(path) as store:
+                for volume in store:
+                    expected = VOLUMES[int(volume.key, 16)]
+                    np.testing.assert_array_equal(volume.read(), expected)
+        except InputError as error:
+            assert str(path) in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_an_index_that_is_no_file_is_not_opened(tmp_path, make):
+    make(tmp_path / "store.json")
+    with pytest.raises(InputError, match="no store.json"):
+        SliceStore(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda p: os.truncate(p, 1000), lambda p: p.write_bytes(b"text"), os.remove])
+def test_a_damaged_volume_leaves_the_others(path, damage):
+    damage(path / "volumes" / f"{1:016x}.h5")
+    with SliceStore(path) as store:
+        np.testing.assert_array_equal(store[0].read(), VOLUMES[0])
+        with pytest.raises(InputError, match=f"{1:016x}.h5: .*Run lim-gpu ingest again"):
+            store[1].read()
+        np.testing.assert_array_equal(store[2].read(), VOLUMES[2])
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/etc/passwd", path)])
+def test_a_volume_that_is_no_file_is_not_opened(path, make):
+    volume = path / "volumes" / f"{1:016x}.h5"
+    volume.unlink()
+    make(volume)
+    with SliceStore(path) as store, pytest.raises(InputError, match="not a regular file"):
+        store[1].read()
+
+
+def test_indexing(path):
+    with SliceStore(path) as store:
+        assert store[np.int64(1)] is store[1]
+        assert store[-1] is store[2]
+        with pytest.raises(IndexError):
+            store[3]
+        with pytest.raises(KeyError):
+            store["f" * 16]
+
+
+def test_few_files_are_open_at_a_time_however_many_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "MOST_OPEN", 3)
+    volumes = [pixels(4, seed=seed) for seed in range(10)]
+    path = write_store(tmp_path / "slices", volumes)
+    with SliceStore(path) as store, ThreadPoolExecutor(4) as pool:
+        open_before = len(os.listdir("/proc/self/fd"))
+        for volume, expected in zip(store, volumes, strict=True):
+            np.testing.assert_array_equal(volume.read(), expected)
+        assert len(os.listdir("/proc/self/fd")) == open_before + 3
+        places = [(i, j) for i in range(10) for j in range(4)] * 20
+        np.random.default_rng(0).shuffle(places)
+        for (i, j), image in zip(
+            places, pool.map(lambda place: store[place[0]].read_slice(place[1]), places), strict=True
+        ):
+            np.testing.assert_array_equal(image, volumes[i][j])
+        assert len(os.listdir("/proc/self/fd")) <= open_before + 3 + 4
+
+
+def test_a_store_pickles_without_its_handles(path):
+    with SliceStore(path) as store:
+        store[0].read()
+        copy = pickle.loads(pickle.dumps(store))
+        assert copy.fingerprint == store.fingerprint
+        np.testing.assert_array_equal(copy[0].read(), VOLUMES[0])
+        assert copy[0] is not store[0]
+
+
+def test_a_relative_store_is_found_after_a_change_of_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    with SliceStore("slices") as store:
+        monkeypatch.chdir(path)
+        np.testing.assert_array_equal(store[0].read(), VOLUMES[0])
 
 
 def test_a_file_that_the_index_does_not_mean_is_refused(path):
@@ -130,6 +238,12 @@ def test_private_things_lie_beside_and_are_private(path):
         assert file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(InputError, match="private"):
         read_sources(path, "1" * 16)
+    (folder / "sources" / f"{'0' * 16}.jsonl").write_text('["no row"]\n')
+    with pytest.raises(InputError, match="damaged"):
+        read_sources(path, "0" * 16)
+    (folder / "sources" / f"{'0' * 16}.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(InputError, match="damaged"):
+        read_sources(path, "0" * 16)
     (folder / "key").write_text("short")
     with pytest.raises(InputError, match="damaged"):
         private_key(path)
@@ -166,3 +280,50 @@ def test_selected_slices_become_a_store(path, tmp_path):
         write_selected(store, selected(store, [0], [1], []), target, overwrite=True)
     assert [entry.shape[0] for entry in SliceStore(target).volumes] == [1, 1]
     assert len(list((target / "volumes").glob("*.h5"))) == 2
+
+
+def test_reading_makes_no_private_folder(path):
+    with pytest.raises(InputError, match="private"):
+        read_sources(path, "0" * 16)
+    assert not path.with_name("slices.private").exists()
+
+
+def test_a_private_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "slices.private").touch()
+    with pytest.raises(LimGpuError, match=r"slices\.private: cannot be made"):
+        private_key(tmp_path / "slices")
+
+
+def test_a_selection_is_never_written_over_its_store(path, tmp_path):
+    (tmp_path / "alias").symlink_to(path)
+    with SliceStore(path) as store:
+        for target in (path, tmp_path / "alias", path / ".." / "slices"):
+            with pytest.raises(UsageError, match="is the store that is read"):
+                write_selected(store, selected(store, [0], [1], [0]), target, overwrite=True)
+        np.testing.assert_array_equal(store[0].read(), VOLUMES[0])
+
+
+def test_a_volume_that_cannot_be_copied_is_named_and_the_others_go_on(path, tmp_path, capsys):
+    os.truncate(path / "volumes" / f"{1:016x}.h5", 1000)
+    target = tmp_path / "reduced"
+    with SliceStore(path) as store:
+        failures = write_selected(store, selected(store, [0, 3], [1], [1]), target, reporter=Reporter())
+        assert len(failures) == 1
+        assert f"{1:016x}.h5" in failures[0]
+        assert failures[0] in capsys.readouterr().err
+        with SliceStore(target) as reduced:
+            assert [volume.key for volume in reduced] == [f"{0:016x}", f"{2:016x}"]
+        for key in (0, 2):
+            (path / "volumes" / f"{key:016x}.h5").unlink()
+        with pytest.raises(InputError, match="no volume can be read"):
+            write_selected(store, selected(store, [0, 3], [1], [1]), tmp_path / "none")
+
+
+def test_a_selected_volume_keeps_true_geometry(path, tmp_path):
+    with SliceStore(path) as store:
+        write_selected(store, selected(store, [0, 2, 4], [1], [0, 1]), tmp_path / "reduced")
+        with SliceStore(tmp_path / "reduced") as reduced:
+            first = reduced[0].header
+    assert first.spacing == (5.0, 1.0, 1.0)
+    assert first.affine[2][2] == 2.0  # the test volumes' affine moves 1 mm a slice of 2.5 mm
+    assert "gaps" not in first.defects

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from lim_gpu.store import read_index
 from lim_gpu.workers import run_in_children
 
 
@@ -38,6 +41,82 @@ def test_an_exception_is_one_line():
     assert found[0].error.startswith("ValueError: ")
     assert "\n" not in found[0].error
     assert found[1].value == 7
+
+
+def test_what_cannot_be_sent_either_way_is_one_line():
+    found = outcomes(eval, [("lambda: 0",), ("1 + 1",)])
+    assert "ickle" in found[0].error
+    assert "\n" not in found[0].error
+    assert found[1].value == 2
+    loaded = outcomes(str, [(Unloadable(),), (7,)])
+    assert loaded[0].error == "ZeroDivisionError: division by zero"
+    assert loaded[1].value == "7"
+
+
+class Unloadable:
+    def __reduce__(self):
+        return eval, ("1 / 0",)
+
+
+def test_expected_errors_keep_their_text():
+    found = outcomes(read_index, [(Path("/nowhere"),)])
+    assert found[0].error == "/nowhere: no such folder. Make a store with lim-gpu ingest SRC -o /nowhere"
+
+
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [
+        (("__import__('ctypes').string_at(0)",), "the child process crashed (SIGSEGV)"),
+        (("__import__('os').kill(__import__('os').getpid(), 9)",), "was killed (SIGKILL)"),
+        (("__import__('os').kill(__import__('os').getpid(), 40)",), "crashed (signal 40)"),
+        (("__import__('os')._exit(3)",), "ended (exit code 3)"),
+        (("__import__('sys').exit('text')",), "ended (exit code 1)"),
+        (("(lambda f: f(f))(lambda f: f(f))",), "RecursionError"),
+        (("1 +",), "SyntaxError"),
+    ],
+)
+def test_every_end_has_its_line_and_the_next_task_goes_on(task, error):
+    found = outcomes(eval, [task, ("40 + 2",)], workers=1)
+    assert error in found[0].error
+    assert "\n" not in found[0].error
+    assert found[1].value == 42
+
+
+def test_no_child_leaves_a_core_dump():
+    assert outcomes(resource.getrlimit, [(resource.RLIMIT_CORE,)])[0].value == (0, 0)
+
+
+def test_the_memory_limit_yields_to_the_users_own(tmp_path):
+    script = "import resource\nfrom lim_gpu.workers import run_in_children\n"
+    script += "limit = (resource.RLIMIT_AS,)\n"
+    script += "print(*run_in_children(resource.getrlimit, [limit], workers=1, memory_limit=1 << 40))"
+    limited = ["bash", "-c", 'ulimit -v 4000000; exec "$0" -c "$1"', sys.executable, script]
+    result = subprocess.run(limited, capture_output=True, text=True, check=True)
+    assert result.stdout == f"Outcome(task=0, value=({4_000_000 << 10}, {4_000_000 << 10}), error=None)\n"
+
+
+KILLED_PARENT = """
+import os, time
+from lim_gpu.workers import run_in_children
+for outcome in run_in_children(os.getpid, [()] * 2, workers=1):
+    print(outcome.value, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_parent_leaves_no_children():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED_PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child = int(parent.stdout.readline())
+    parent.kill()
+    _, err = parent.communicate(timeout=20)
+    for _ in range(200):
+        if not Path(f"/proc/{child}").exists():
+            break
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}").exists()
+    assert err == ""
 
 
 def test_a_crash_costs_its_own_task_only():

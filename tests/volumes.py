@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import traceback
 from pathlib import Path
 
 import numpy as np
 
 from lim_gpu.store import VolumeEntry, write_index
-from lim_gpu.volume_file import VolumeHeader, VolumeWriter
+from lim_gpu.volume_file import VolumeFile, VolumeHeader, VolumeWriter
 
 
 def pixels(n=5, height=12, width=9, seed=0, dtype="int16"):
@@ -56,3 +59,27 @@ def write_store(folder: Path, volumes) -> Path:
     ]
     write_index(folder, entries, {"modality": "CT"}, {}, "origin")
     return folder
+
+
+def read_all(path: Path, key="0" * 16):
+    """Pixels, positions and header of a volume file."""
+    with VolumeFile(path, key) as file:
+        return file.read(), file.z, file.header
+
+
+def forked(function, memory=None):
+    """Exit code of a forked child that calls `function`: 0, or 1 for an exception; `memory` is what it may add."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if memory is not None:
+                used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (used + memory,) * 2)
+            function()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

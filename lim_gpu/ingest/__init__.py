@@ -28,7 +28,7 @@ from lim_gpu.ingest.schedule import store_volumes
 from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.ingest.settings import Settings, default_workers
 from lim_gpu.progress import Reporter
-from lim_gpu.store import Index, private_key, read_index, write_index
+from lim_gpu.store import Index, private_key, read_index, remove_unlisted, write_index
 from lim_gpu.workers import CONTEXT, run_in_children
 
 __all__ = ["Failure", "IngestReport", "ingest"]
@@ -154,6 +154,8 @@ def _write(
     report.unchanged = not stored.written and before == Index(entries, settings.parameters(), skipped, origin)
     if not report.unchanged:
         write_index(store, entries, settings.parameters(), skipped, origin)
+        if overwrite and not report.failures:
+            remove_unlisted(store)  # what the store before held of other sources
 
 
 def _index_before(store: Path, origin: str, overwrite: bool) -> Index | None:

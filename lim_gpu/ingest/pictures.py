@@ -66,18 +66,22 @@ def _reason(error: Exception) -> str:
 def picture_plans(
     pictures: Iterable[Picture], patient_pattern: str | None
 ) -> tuple[list[VolumePlan], list[tuple[Found, SourceError]]]:
-    """Group pictures by folder or prefix, size and depth; each in the natural order of the names."""
-    groups: dict[tuple[str, int, int, bool], list[Picture]] = {}
+    """Group pictures by folder or prefix, size and depth, and by patient where a pattern finds one in their names.
+
+    Each group is in the natural order of the names.
+    """
+    groups: dict[tuple[str, str, int, int, bool], list[Picture]] = {}
+    failed = []
     for picture in pictures:
-        key = (volume_name(picture.found.name), picture.rows, picture.columns, picture.sixteen_bit)
-        groups.setdefault(key, []).append(picture)
-    plans, failed = [], []
-    for (name, *_), group in groups.items():
+        name = volume_name(picture.found.name)
         try:
-            plans.append(_plan(name, group, patient_pattern))
+            patient = patient_from_name(picture.found.name if patient_pattern else name, patient_pattern)
         except SourceError as error:
-            failed.append((group[0].found, error))
-    return plans, failed
+            failed.append((picture.found, error))
+            continue
+        key = (name, patient, picture.rows, picture.columns, picture.sixteen_bit)
+        groups.setdefault(key, []).append(picture)
+    return [_plan(name, patient, group) for (name, patient, *_), group in groups.items()], failed
 
 
 def volume_name(name: str) -> str:
@@ -87,13 +91,13 @@ def volume_name(name: str) -> str:
     return (f"{folder}/{numbered[1]}" if folder else numbered[1]) if numbered else folder or file
 
 
-def _plan(name: str, group: list[Picture], patient_pattern: str | None) -> VolumePlan:
+def _plan(name: str, patient: str, group: list[Picture]) -> VolumePlan:
     first = group[0]
     size = f"{first.rows} x {first.columns}" + (", 16 bit" if first.sixteen_bit else "")
     return VolumePlan(
         kind="image",
-        identity=f"image\0{name}\0{size}",
-        patient_identity=patient_from_name(name, patient_pattern),
+        identity=f"image\0{name}\0{patient}\0{size}",
+        patient_identity=patient,
         name=name,
         path=volume_name(first.found.path),
         order=(first.found.order,),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +51,10 @@ def similarity_matrix(
 
     if method not in METHODS:
         raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
-    if not 2 <= bins <= 256:
-        raise UsageError(f"bins {bins} is outside 2..256")
+    if not isinstance(bins, int) or not 2 <= bins <= 256:
+        raise UsageError(f"bins {bins!r} is no whole number within 2..256")
+    if features not in ("logits", "pooled"):
+        raise UsageError(f"features {features!r} are unknown. Give logits or pooled")
     tensor = as_tensor(slices)
     place = resolve_device(str(tensor.device) if device == "auto" and tensor.is_cuda else device)
     tensor, extent = _checked(tensor if place.type == "cuda" else tensor.cpu(), data_range)
@@ -58,6 +62,7 @@ def similarity_matrix(
         from lim_gpu.similarity import deepnet
 
         model = deepnet.load_model(Path(weights) if weights is not None else None, place)
+        extent = 255 if tensor.dtype == torch.uint8 else extent  # grey values are taken as they are
         return deepnet.cosine_matrix(deepnet.embed(tensor, model, features, extent))
     if method == "hash":
         tensor = _as_uint8(tensor, extent)
@@ -81,7 +86,10 @@ def resolve_device(device: str) -> torch.device:
     if place.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is unknown. Give auto, cpu, cuda or cuda:1")
     if device == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() and _has_cupy() else place
+        if torch.cuda.is_available() and not _has_cupy():
+            warnings.warn("a GPU is there, but CuPy is not: computing on the CPU. See lim-gpu doctor", stacklevel=2)
+            return place
+        return torch.device("cuda", 0) if torch.cuda.is_available() else place
     if place.type == "cpu":
         return place
     if not torch.cuda.is_available():
@@ -135,10 +143,12 @@ def _exact(
     from lim_gpu.similarity.blocks import Threads
 
     if method == "deepnet":
+        from torch.nn.functional import normalize
+
         from lim_gpu.similarity import deepnet
 
-        vectors = deepnet.embed(np.stack(list(images.values())), deepnet.double_precision(model), features)
-        unit = dict(zip(images, vectors / vectors.norm(dim=1, keepdim=True), strict=True))
+        double = deepnet.double_precision(model)
+        unit = {i: normalize(deepnet.embed(image[None], double, features)[0], dim=0) for i, image in images.items()}
         return [float(unit[i] @ unit[j]) for i, j in pairs]
     from lim_gpu.similarity.mi import mi_pair
     from lim_gpu.similarity.ssim import ssim_pair
@@ -159,23 +169,28 @@ def as_tensor(slices: Any) -> torch.Tensor:
         return slices.detach()
     if hasattr(slices, "__cuda_array_interface__"):
         return torch.utils.dlpack.from_dlpack(slices)
-    array = np.asarray(slices)
-    if array.dtype.kind not in "uif":
+    try:
+        array = np.asarray(slices)
+    except ValueError:
+        raise InputError("slices of different sizes are no array. Give one array (n, H, W)") from None
+    if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
         raise InputError(f"slices of {array.dtype} are no images. Give uint8, or numbers with data_range")
     if not array.dtype.isnative or array.dtype in (np.uint16, np.uint32, np.uint64):
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array)) if array.flags.writeable else torch.from_numpy(array.copy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of read-only memory, which nothing here writes
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _checked(tensor: torch.Tensor, data_range: float | None) -> tuple[torch.Tensor, float]:
     """Contiguous uint8 or float32 slices and their data range."""
     import torch
 
-    if tensor.ndim != 3 or 0 in tensor.shape:
+    if tensor.is_meta or tensor.ndim != 3 or 0 in tensor.shape:
         raise InputError(f"slices are (n, H, W) with n, H, W >= 1, these are {tuple(tensor.shape)}")
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"slices of {tensor.dtype} are no images. Give uint8, or numbers with data_range")
-    if data_range is not None and not 0 < data_range < float("inf"):
+    if data_range is not None and not (isinstance(data_range, Real) and 0 < data_range < float("inf")):
         raise UsageError(f"data_range {data_range!r} is not a positive number")
     if tensor.dtype == torch.uint8:
         return tensor.contiguous(), 255.0 if data_range is None else float(data_range)
@@ -195,7 +210,10 @@ def _as_uint8(tensor: torch.Tensor, data_range: float) -> torch.Tensor:
 
     if tensor.dtype == torch.uint8:
         return tensor
-    return (tensor.double() / data_range * 255).round().clamp(0, 255).to(torch.uint8)
+    mapped = torch.empty(tensor.shape, dtype=torch.uint8, device=tensor.device)
+    for values, out in zip(tensor, mapped, strict=True):  # float64 for a slice at a time
+        out.copy_((values.double() / data_range * 255).round().clamp(0, 255))
+    return mapped
 
 
 def _on_cpu(slices: NDArray[Any], method: str, data_range: float, bins: int) -> NDArray[np.float32]:

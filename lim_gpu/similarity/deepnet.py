@@ -60,22 +60,38 @@ def embed(slices: Any, model: torch.nn.Module, features: str = "logits", data_ra
     slices = torch.as_tensor(slices)
     batches: list[torch.Tensor] = []
     start, step = 0, BATCH[parameter.device.type]
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.no_grad(), _full_precision():
         while start < len(slices):
-            grey = slices[start : start + step].to(parameter.device)
             try:
+                grey = slices[start : start + step].to(parameter.device)
                 batches.append(_forward(model, grey.to(parameter.dtype) / data_range, features))
+                start += step
+                continue
             except torch.OutOfMemoryError:
                 if step == 1:
                     raise
-                step //= 2
-                torch.cuda.empty_cache()
-                continue
-            start += step
+            step //= 2  # outside of the handler, whose traceback holds what was allocated
+            torch.cuda.empty_cache()
     embeddings = torch.cat(batches)
     if not bool(torch.isfinite(embeddings).all()):
         raise InputError("the weights of DeepNet give values that are not finite. Give --weights others")
     return embeddings
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions without TF32, by torch's new setting where it has one: the old and the new may not be mixed."""
+    setting = getattr(torch.backends.cudnn, "conv", None)
+    if setting is None or not hasattr(setting, "fp32_precision"):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+        return
+    before = setting.fp32_precision
+    setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 def cosine_matrix(embeddings: torch.Tensor) -> torch.Tensor:

@@ -50,14 +50,17 @@ def _hash(share: NDArray[np.int64], slices: NDArray[np.uint8], hashes: NDArray[A
 
 
 @compiled()
+def distance(x, y):  # type: ignore[no-untyped-def]
+    """Set bits of x ^ y, within compiled code: sums in ever wider fields, which LLVM knows as one instruction."""
+    v = x ^ y
+    v -= (v >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    v = (v & np.uint64(0x3333333333333333)) + ((v >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    v = (v + (v >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((v * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@compiled()
 def _hamming(share, hashes, distances):  # type: ignore[no-untyped-def]
-    """Count the set bits of i ^ j by halves of the word; LLVM knows the pattern and uses a popcount instruction."""
-    pairs, quads, bytes_ = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
-    ones, two, four = np.uint64(0x0101010101010101), np.uint64(2), np.uint64(4)
     for i in share:
         for j in range(len(hashes)):
-            v = hashes[i] ^ hashes[j]
-            v -= (v >> np.uint64(1)) & pairs
-            v = (v & quads) + ((v >> two) & quads)
-            v = (v + (v >> four)) & bytes_
-            distances[i, j] = (v * ones) >> np.uint64(56)
+            distances[i, j] = distance(hashes[i], hashes[j])
