@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
-from lim_gpu.progress import Reporter, one_line
+from lim_gpu.progress import Reporter, interrupt, one_line
 
 DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
 _asked = {"json": False, "verbose": False}  # what an error that ends the program must know
@@ -111,6 +111,7 @@ def _names(parameter: click.Parameter) -> list[str]:
 def execute(group: click.Group) -> NoReturn:
     """Run the command line and leave with its exit code (see `lim-gpu --help`; 1 is a fault of this program)."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _interrupt)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         group.main(standalone_mode=False)
@@ -142,7 +143,11 @@ def _show_warning(message: Warning | str, *_where: Any) -> None:
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise Terminated
+    interrupt(Terminated())
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    interrupt(KeyboardInterrupt())
 
 
 def _fail(text: str, code: int) -> int:

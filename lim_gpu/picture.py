@@ -84,7 +84,8 @@ def _draw_slices(figure: Any, kept: NDArray[np.int64], images: NDArray[np.uint8]
     shown = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), 16)).round().astype(int))
     columns = int(np.ceil(np.sqrt(len(shown))))
     rows = -(-len(shown) // columns)
-    figure.suptitle(
+    some = f", {len(shown)} of them shown" if len(shown) < len(kept) else ""
+    figure.suptitle(f"{len(kept)} slice{'s' if len(kept) > 1 else ''} kept{some}")
         f"{len(kept)} slice{'s' if len(kept) > 1 else ''} kept"
         + (f", {len(shown)} of them shown" if len(shown) < len(kept) else "")
     )

@@ -5,8 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 Advance = Callable[[int], None]
+_interruptions: list[BaseException] = []
+
+
+def interrupt(error: BaseException) -> NoReturn:
+    """For signal handlers: raise `error` here, and again at the next step of the work.
+
+    What a handler raises within a destructor or a callback of a C library is printed at most, and the work goes on.
+    """
+    _interruptions.append(error)
+    raise error
+
+
+def _stop_if_interrupted() -> None:
+    if _interruptions:
+        raise _interruptions[-1]
 
 
 def one_line(text: object) -> str:
@@ -39,9 +55,9 @@ class Reporter:
 
     @contextmanager
     def track(self, description: str, total: int, unit: str) -> Iterator[Advance]:
-        """A progress bar over `total` units; yields the function that advances it."""
+        """A progress bar over `total` units; yields the function that advances it and stops interrupted work."""
         if self.quiet or not sys.stderr.isatty():
-            yield lambda _count: None
+            yield lambda _count: _stop_if_interrupted()
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -52,6 +68,7 @@ class Reporter:
             task = progress.add_task(description, total=total, rate="-")
 
             def advance(count: int) -> None:
+                _stop_if_interrupted()
                 progress.advance(task, count)
                 speed = progress.tasks[0].speed
                 progress.update(task, rate=f"{speed:.1f}" if speed else "-")
