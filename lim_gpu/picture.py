@@ -86,9 +86,6 @@ def _draw_slices(figure: Any, kept: NDArray[np.int64], images: NDArray[np.uint8]
     rows = -(-len(shown) // columns)
     some = f", {len(shown)} of them shown" if len(shown) < len(kept) else ""
     figure.suptitle(f"{len(kept)} slice{'s' if len(kept) > 1 else ''} kept{some}")
-        f"{len(kept)} slice{'s' if len(kept) > 1 else ''} kept"
-        + (f", {len(shown)} of them shown" if len(shown) < len(kept) else "")
-    )
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).ravel()):
         axes.axis("off")
         if place < len(shown):
