@@ -112,6 +112,7 @@ def execute(group: click.Group) -> NoReturn:
     """Run the command line and leave with its exit code (see `lim-gpu --help`; 1 is a fault of this program)."""
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _leave_out_interruptions
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         group.main(standalone_mode=False)
@@ -140,6 +141,12 @@ def execute(group: click.Group) -> NoReturn:
 def _show_warning(message: Warning | str, *_where: Any) -> None:
     """A library's warning as one line."""
     Reporter().warn(str(message).split("\n", 1)[0])
+
+
+def _leave_out_interruptions(what: Any) -> None:
+    """Ctrl-C within a destructor is printed by Python with a traceback; it comes again at the next step of the work."""
+    if issubclass(what.exc_type, Exception):
+        sys.__unraisablehook__(what)
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py._objects import phil
 
 from lim_gpu.errors import InputError
 
@@ -92,7 +93,7 @@ def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | Non
         return True if len(chunks) > count else None  # True stops
 
     try:  # an empty index of a made up length would be walked for ever
-        dataset.id.read_direct_chunk((0,) * dataset.ndim)
+        _stored_chunk(dataset, (0,) * dataset.ndim)
     except (MemoryError, OSError, RuntimeError, SystemError):
         raise InputError(f"{dataset.name} has no first chunk") from None
     dataset.id.chunk_iter(note)
@@ -110,6 +111,12 @@ def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | Non
         raise InputError(f"{dataset.name} has chunks beyond the end of the file")
 
 
+def _stored_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> bytes:
+    with phil:  # before h5py 3.16 this call alone took no lock, and crashed in threads (h5py pull request 2764)
+        stored: bytes = dataset.id.read_direct_chunk(offset)[1]
+    return stored
+
+
 def _stored_sizes(size: int, codec: int | None) -> tuple[int, int]:
     """The fewest and the most bytes that `size` bytes take in the file; no codec adds more than 1 % and a header."""
     if codec is None:
@@ -123,7 +130,7 @@ def check_decoded_size(dataset: h5py.Dataset, offset: tuple[int, ...], codec: in
     deflate does not tell, and is decoded for it, up to that size; zstd (RFC 8878, 3.1.1.1) and the lz4 filter do.
     """
     size = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
-    _mask, stored = dataset.id.read_direct_chunk(offset)
+    stored = _stored_chunk(dataset, offset)
     if codec == FILTERS["deflate"]:
         try:
             decoded = len(zlib.decompressobj().decompress(stored, size + 1))
