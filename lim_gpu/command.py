@@ -42,7 +42,7 @@ class Run:
             print(json.dumps(result, allow_nan=False))
         else:
             for line in lines:
-                print(line)
+                print(one_line(line))
         sys.stdout.flush()
         raise SystemExit(code)
 

@@ -66,6 +66,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LimGpuError(f"{folder}: another run is writing here. Wait for it, or choose another -o") from None
+        except OSError as error:
+            raise LimGpuError(f"{folder}: its file system has no locks ({error.strerror}). Choose another -o") from None
         yield
 
 

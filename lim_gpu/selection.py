@@ -113,6 +113,8 @@ class Selection:
             volumes = tuple(_parse_volume(key, list(group)) for key, group in groupby(rows, key=lambda row: row[0]))
         except (ValueError, IndexError) as error:
             raise InputError(f"{csv_path}: {error}") from None
+        if len({volume.key for volume in volumes}) != len(volumes):
+            raise InputError(f"{csv_path}: a volume stands twice")
         return cls(volumes, record)
 
     def _csv(self) -> str:
