@@ -312,6 +312,67 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     run.done(outcome.values, *outcome.lines)
 
 
+@cli.command(short_help="Near-duplicates within and between data sets.")
+@click.argument("sources", nargs=-1, required=True, type=PATH, metavar="A [B ...]")
+@click.option(
+    "-o", "--output", type=PATH, default="pairs.csv", show_default=True, help="A row a pair; .json and .html beside it."
+)
+@click.option(
+    "--bits", type=click.IntRange(0, 64), default=2, show_default=True, help="Hash distance that counts by itself."
+)
+@click.option(
+    "--candidates",
+    type=click.IntRange(0, 64),
+    default=6,
+    show_default=True,
+    help="Hash distance up to which a pair is confirmed.",
+)
+@click.option(
+    "--confirm",
+    type=click.Choice(["ssim", "mi"]),
+    default="ssim",
+    show_default=True,
+    help="What confirms a candidate, on copies of 64 x 64 pixels.",
+)
+@click.option("--threshold", type=float, help="Similarity that confirms; 0.8 for ssim, 1.25 for mi.")
+@click.option("--across", is_flag=True, help="Only pairs between sources or between splits.")
+@click.option(
+    "--patient-column",
+    default="patient",
+    show_default=True,
+    metavar="NAME",
+    help="Column of a list that names the patient.",
+)
+@click.option(
+    "--write-split",
+    type=PATH,
+    metavar="FILE",
+    help="Also write a new split.csv without the images that leak; test and val stay whole.",
+)
+@click.option("--dry-run", is_flag=True, help="Name the outputs; read nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@common
+def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Find near-duplicate images within and between stores, folders of pictures, and the splits of a split.csv.
+
+    Images may have any size. The slices of one volume are not compared with each other: that is what reduce is for.
+    Exit code 5 when something was found, 0 when not.
+
+    \b
+    Examples: lim-gpu leaks covid-ct -o pairs.csv --write-split clean.csv
+              lim-gpu leaks train_slices test_slices --across
+    """
+    from lim_gpu.leaks import leaks as find_leaks
+    from lim_gpu.leaks.search import Rule
+
+    confirm, threshold = options.pop("confirm"), options.pop("threshold")
+    threshold = {"ssim": 0.8, "mi": 1.25}[confirm] if threshold is None else threshold
+    rule = Rule(options.pop("bits"), options.pop("candidates"), confirm, threshold)
+    patients = options.pop("patient_column")
+    result = find_leaks(sources, output, rule, patients=patients, reporter=run.reporter, **options)
+    run.done(result.values, *result.lines, code=EXIT_SKIPPED if result.found or result.failures else 0)
+
+
 def main() -> None:
     """Entry point of `lim-gpu`."""
     execute(cli)

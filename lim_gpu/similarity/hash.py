@@ -43,10 +43,50 @@ def matrix_of_hashes(hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
     return matrix
 
 
+def dhash_of(image: NDArray[np.uint8]) -> int:
+    """The hash of one slice (H, W), without a pool."""
+    small = np.asarray(Image.fromarray(image).resize((SIDE + 1, SIDE), Image.Resampling.LANCZOS))
+    return int(np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0])
+
+
 def _hash(share: NDArray[np.int64], slices: NDArray[np.uint8], hashes: NDArray[Any]) -> None:
     for i in share:  # Pillow resamples without the GIL
-        small = np.asarray(Image.fromarray(slices[i]).resize((SIDE + 1, SIDE), Image.Resampling.LANCZOS))
-        hashes[i] = np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0]
+        hashes[i] = dhash_of(slices[i])
+
+
+def close_pairs(hashes: NDArray[np.uint64], bits: int, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All pairs i < j of hashes (n,) at most `bits` apart and of different groups (n,), as (pairs, 3): i, j, distance.
+
+    Ascending by (i, j). No n x n matrix: the rows of a block at a time, each counted, then listed.
+    """
+    rows = np.arange(len(hashes))
+    count = np.zeros(len(hashes), dtype=np.int64)
+    with Threads() as pool:
+        pool.run(_count_close, rows, hashes, bits, groups, count)
+        start = np.concatenate([[0], np.cumsum(count)])
+        pairs = np.empty((start[-1], 3), dtype=np.int64)
+        pool.run(_list_close, rows, hashes, bits, groups, start, pairs)
+    return pairs
+
+
+@compiled()
+def _count_close(share, hashes, bits, groups, count):  # type: ignore[no-untyped-def]
+    for i in share:
+        for j in range(i + 1, len(hashes)):
+            count[i] += groups[i] != groups[j] and distance(hashes[i], hashes[j]) <= bits
+
+
+@compiled()
+def _list_close(share, hashes, bits, groups, start, pairs):  # type: ignore[no-untyped-def]
+    for i in share:
+        at = start[i]
+        if at < start[i + 1]:
+            for j in range(i + 1, len(hashes)):
+                if groups[i] != groups[j]:
+                    apart = distance(hashes[i], hashes[j])
+                    if apart <= bits:
+                        pairs[at, 0], pairs[at, 1], pairs[at, 2] = i, j, apart
+                        at += 1
 
 
 @compiled()

@@ -1,0 +1,190 @@
+"""Near-duplicates within and between data sets: what makes a test score too good."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import UsageError
+from lim_gpu.files import write_text
+from lim_gpu.leaks.images import Images, Item, read_images, read_list
+from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
+from lim_gpu.page import image_uri, write_page
+from lim_gpu.progress import Reporter
+
+COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
+SHOWN = 200  # pairs in the gallery
+ORDER = ("across collections", "across splits", "within")
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """`values` for a program, `lines` for a person; `found` when any pair or patient leaks."""
+
+    values: dict[str, Any]
+    lines: list[str]
+    found: bool
+    failures: list[tuple[str, str]]
+
+
+def leaks(
+    sources: Sequence[Path],
+    output: Path,
+    rule: Rule,
+    *,
+    across: bool = False,
+    patients: str = "patient",
+    write_split: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter,
+) -> Leaks:
+    """Search `sources` (stores, folders of pictures, lists) and write OUTPUT (.csv), and .json and .html beside it.
+
+    across       leave out pairs within one split of one source
+    patients     the column of a list that names the patient
+    write_split  a new list without the images that leak from one split into another
+    """
+    paths = _outputs(sources, output, write_split, overwrite)
+    if dry_run:
+        line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
+        return Leaks({"dry_run": True, "outputs": [str(path) for path in paths]}, [line], False, [])
+    images = Images.joined([read_images(source, patients, reporter) for source in sources])
+    pairs = find_pairs(images, rule, across)
+    shared = split_patients(images.items)
+    removed = leaking(images.items, pairs, shared)
+    if write_split is not None:
+        _write_split(_list_of(sources[0]), write_split, {images.items[i].name for i in removed})
+    relations = Counter(relation(images.items[p.a], images.items[p.b]) for p in pairs)
+    values = {
+        "format": "lim-gpu-leaks",
+        "version": 1,
+        "sources": [str(source) for source in sources],
+        "images": len(images.items),
+        "flat_images": flat_images(images),
+        "rule": asdict(rule) | {"across": across},
+        "pairs": len(pairs),
+        "relations": {name: relations[name] for name in ORDER if relations[name]},
+        "different_labels": _different_labels(images.items, pairs),
+        "patients_in_several_splits": shared,
+        "leaking_images": len(removed),
+        "failures": [list(failure) for failure in images.failures],
+        "versions": {"lim-gpu": version("lim-gpu")},
+    }
+    _write_gallery(output.with_suffix(".html"), images, pairs, rule, values)
+    write_text(output.with_suffix(".json"), json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_text(output, _csv(images.items, pairs))
+    return Leaks(values, _lines(values, output, write_split), bool(pairs or shared), images.failures)
+
+
+def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, overwrite: bool) -> list[Path]:
+    if output.suffix != ".csv":
+        raise UsageError(f"{output}: give a name that ends in .csv")
+    paths = [output, output.with_suffix(".json"), output.with_suffix(".html")]
+    if write_split is not None:
+        if write_split.resolve() == _list_of(sources[0]).resolve():
+            raise UsageError(f"{write_split}: is the list that is read. Choose another --write-split")
+        paths.append(write_split)
+    standing = [path for path in paths if path.exists()]
+    if standing and not overwrite:
+        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
+    return paths
+
+
+def _list_of(source: Path) -> Path:
+    path = source / "split.csv" if source.is_dir() else source
+    if path.suffix != ".csv" or not path.is_file() or "split" not in read_list(path)[0]:
+        raise UsageError(f"{source}: has no split.csv with a column split, which --write-split needs")
+    return path
+
+
+def _write_split(source: Path, target: Path, leave_out: set[str]) -> None:
+    rows = [row for row in read_list(source) if row["file"] not in leave_out]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(target, out.getvalue())
+
+
+def _csv(items: Sequence[Item], pairs: Sequence[Pair]) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS.split())
+    for pair in pairs:
+        a, b = items[pair.a], items[pair.b]
+        same = str(int(a.patient == b.patient)) if a.patient and b.patient else ""
+        texts = (a.name, b.name, a.collection, b.collection, a.split, b.split, a.label, b.label, same, relation(a, b))
+        writer.writerow([*texts, pair.bits, pair.value, pair.evidence])
+    return out.getvalue()
+
+
+def _different_labels(items: Sequence[Item], pairs: Sequence[Pair]) -> int:
+    labels = [(items[pair.a].label, items[pair.b].label) for pair in pairs]
+    return sum(bool(a and b and a != b) for a, b in labels)
+
+
+def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> list[str]:
+    relations = ", ".join(f"{count:,} {name}" for name, count in values["relations"].items())
+    lines = [
+        f"{values['pairs']:,} near-duplicate pairs among {values['images']:,} images" + (relations and f": {relations}")
+    ]
+    if values["different_labels"]:
+        lines.append(f"{values['different_labels']} pairs have different labels")
+    if shared := values["patients_in_several_splits"]:
+        lines.append(f"{len(shared)} patients stand in several splits")
+    if values["flat_images"]:
+        lines.append(f"{values['flat_images']} blank images were not compared")
+    lines.append(f"-> {output}, {output.with_suffix('.json').name}, {output.with_suffix('.html').name}")
+    if write_split is not None:
+        lines.append(f"{values['leaking_images']} images left out -> {write_split}")
+    return lines
+
+
+def _write_gallery(path: Path, images: Images, pairs: Sequence[Pair], rule: Rule, values: dict[str, Any]) -> None:
+    items = images.items
+
+    def interest(pair: Pair) -> tuple[int, float, int]:
+        return ORDER.index(relation(items[pair.a], items[pair.b])), -pair.value, pair.bits
+
+    cards = []
+    for pair in sorted(pairs, key=interest)[:SHOWN]:
+        a, b = items[pair.a], items[pair.b]
+        cards.append(
+            asdict(pair)
+            | {
+                "a": a.name,
+                "b": b.name,
+                "a_more": " ".join(filter(None, (a.split, a.label))),
+                "b_more": " ".join(filter(None, (b.split, b.label))),
+                "a_image": image_uri(images.small[pair.a]),
+                "b_image": image_uri(images.small[pair.b]),
+                "labels_differ": bool(a.label and b.label and a.label != b.label),
+            }
+        )
+    name = rule.confirm.upper()
+    text = (
+        f"A pair counts at {rule.bits} bits or less between the hashes, or at {rule.candidates} or less "
+        f"and {name} of at least {rule.threshold} on copies of 64 x 64 pixels."
+    )
+    write_page(
+        path,
+        "leaks.html",
+        pairs=len(pairs),
+        images=len(items),
+        collections=values["sources"],
+        rule=text,
+        relations=list(values["relations"].items()),
+        different_labels=values["different_labels"],
+        patients=len(values["patients_in_several_splits"]),
+        cards=cards,
+        confirm=name,
+        version=values["versions"]["lim-gpu"],
+    )

@@ -1,0 +1,192 @@
+"""What is searched for near-duplicates: stores, folders of pictures, and the lists (split.csv) that name pictures.
+
+Pictures are decoded in child processes; of each only its hash and a small copy are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.ingest.pictures import decode_picture
+from lim_gpu.ingest.records import SourceError
+from lim_gpu.progress import Reporter
+from lim_gpu.store import SliceStore
+from lim_gpu.workers import run_in_children
+
+SIDE = 64  # of the small copies on which a pair is confirmed: images of any size become comparable
+ENDINGS = (".png", ".jpg", ".jpeg")
+LISTS = ("split.csv", "labels.csv")
+SECONDS = 60  # that one picture may take
+BATCH = 32  # pictures a task
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: where it comes from and what a list says of it. Texts are "" where nothing is known.
+
+    group   images of one group are not compared with each other: the slices of one volume are neighbours by nature
+    """
+
+    collection: str
+    name: str
+    group: str
+    split: str = ""
+    label: str = ""
+    patient: str = ""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in order: `items`, their `hashes` uint64 (n,), and small copies uint8 (n, SIDE, SIDE)."""
+
+    items: list[Item]
+    hashes: NDArray[np.uint64]
+    small: NDArray[np.uint8]
+    failures: list[tuple[str, str]]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Images]) -> Images:
+        """All of them, one after another."""
+        return cls(
+            [item for part in parts for item in part.items],
+            np.concatenate([part.hashes for part in parts]),
+            np.concatenate([part.small for part in parts]),
+            [failure for part in parts for failure in part.failures],
+        )
+
+
+def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A slice (H, W) as (SIDE, SIDE)."""
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def read_images(path: Path, patients: str, reporter: Reporter) -> Images:
+    """The images of a store, of a list (a CSV with a column `file`), or of a folder with or without such a list.
+
+    patients: the column of the list that names the patient. Raises InputError when there is nothing to read, and
+    UsageError for something else.
+    """
+    if (path / "store.json").is_file():
+        return _from_store(path, reporter)
+    if path.is_dir():
+        listed = next((path / name for name in LISTS if (path / name).is_file()), None)
+        return _from_list(listed, patients, reporter) if listed else _from_folder(path, reporter)
+    if path.suffix == ".csv":
+        return _from_list(path, patients, reporter)
+    if not path.exists():
+        raise InputError(f"{path}: does not exist")
+    raise UsageError(f"{path}: give a store, a folder of PNG or JPEG files, or a CSV with a column file")
+
+
+def read_list(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV with a column `file`. Raises InputError for any other text."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
+            rows = list(csv.DictReader(handle, restkey="", restval="", strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
+    if not rows or "file" not in rows[0]:
+        raise InputError(f"{path}: holds no rows with a column file")
+    return rows
+
+
+def _from_list(path: Path, patients: str, reporter: Reporter) -> Images:
+    root = path.parent.resolve()
+    items, paths = [], []
+    for row in read_list(path):
+        target = (root / row["file"]).resolve()
+        if not target.is_relative_to(root):
+            raise InputError(f"{path}: {row['file']!r} leads out of its folder")
+        text = {key: row.get(key) or "" for key in ("split", "label", patients)}
+        items.append(
+            Item(str(path.parent), row["file"], f"{path}\0{row['file']}", text["split"], text["label"], text[patients])
+        )
+        paths.append(target)
+    return _decoded(items, paths, path, reporter)
+
+
+def _from_folder(folder: Path, reporter: Reporter) -> Images:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    names = [str(path.relative_to(folder)) for path in paths]
+    items = [Item(str(folder), name, f"{folder}\0{name}") for name in names]
+    return _decoded(items, paths, folder, reporter)
+
+
+def _decoded(items: list[Item], paths: list[Path], source: Path, reporter: Reporter) -> Images:
+    tasks = [([str(path.absolute()) for path in paths[i : i + BATCH]],) for i in range(0, len(paths), BATCH)]
+    answers: list[Any] = [None] * len(tasks)
+    with reporter.track(f"read {source.name}", len(paths), "images") as advance:
+        for outcome in run_in_children(_hash_pictures, tasks, workers=2, timeout=SECONDS * BATCH):
+            answers[outcome.task] = outcome.value or [outcome.error] * len(tasks[outcome.task][0])
+            advance(len(answers[outcome.task]))
+    flat = [answer for batch in answers for answer in batch]
+    failures = [(item.name, answer) for item, answer in zip(items, flat, strict=True) if isinstance(answer, str)]
+    for name, cause in failures:
+        reporter.error(f"{source.name}: {name}: {cause}")
+    good = [(item, answer) for item, answer in zip(items, flat, strict=True) if not isinstance(answer, str)]
+    if not good:
+        raise InputError(f"{source}: holds no PNG or JPEG file that can be read")
+    return Images(
+        [item for item, _ in good],
+        np.array([answer[0] for _, answer in good], dtype=np.uint64),
+        np.stack([answer[1] for _, answer in good]),
+        failures,
+    )
+
+
+def _hash_pictures(paths: list[str]) -> list[tuple[int, NDArray[np.uint8]] | str]:
+    """In a child: hash and small copy of each picture, or why it cannot be read."""
+    from lim_gpu.similarity.hash import dhash_of
+
+    answers: list[tuple[int, NDArray[np.uint8]] | str] = []
+    for path in paths:
+        try:
+            pixels = decode_picture(path, sixteen_bit=False).pixels
+            answers.append((dhash_of(pixels), shrunk(pixels)))
+        except SourceError as error:
+            answers.append(str(error))
+    return answers
+
+
+def _from_store(path: Path, reporter: Reporter) -> Images:
+    from lim_gpu.intensity import Intensity
+    from lim_gpu.similarity.hash import dhash
+
+    intensity = Intensity.parse()
+    items: list[Item] = []
+    hashes: list[NDArray[np.uint64]] = []
+    small: list[NDArray[np.uint8]] = []
+    failures = []
+    with SliceStore(path) as store, reporter.track(f"read {path.name}", len(store), "volumes") as advance:
+        for volume in store:
+            try:
+                with volume:
+                    blocks = [intensity.to_uint8(block) for block in _blocks(volume)]
+            except InputError as error:
+                reporter.error(error)
+                failures.append((volume.key, str(error)))
+                continue
+            hashes += [dhash(block) for block in blocks]
+            small += [shrunk(image) for block in blocks for image in block]
+            entry = volume.entry
+            items += [
+                Item(str(path), f"{entry.key}:{i}", entry.key, patient=entry.patient) for i in range(entry.shape[0])
+            ]
+            advance(1)
+    if not items:
+        raise InputError(f"{path}: no volume can be read. Run lim-gpu ingest again")
+    return Images(items, np.concatenate(hashes), np.stack(small), failures)
+
+
+def _blocks(volume: Any) -> Iterator[NDArray[Any]]:
+    for start in range(0, volume.entry.shape[0], BATCH):
+        yield volume.read(start, min(start + BATCH, volume.entry.shape[0]))

@@ -1,0 +1,179 @@
+"""Near-duplicates: what is found, what is not, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.leaks import leaks
+from lim_gpu.leaks.images import Item, read_images
+from lim_gpu.leaks.search import Pair, Rule, leaking, split_patients
+from lim_gpu.progress import Reporter
+from lim_gpu.similarity.hash import close_pairs, hamming_matrix
+from stores import make_store
+
+QUIET = Reporter(quiet=True)
+RULE = Rule()
+
+
+def picture(seed: int, side: int = 96) -> np.ndarray:
+    """Smooth random grey, other for other seeds."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> Path:
+    """Six pictures in three splits; a.png comes again in the test split, larger, and its label differs."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = []
+    for seed, split in enumerate(("train", "train", "train", "val", "test")):
+        Image.fromarray(picture(seed)).save(folder / f"{'abcde'[seed]}.png")
+        rows.append((f"{'abcde'[seed]}.png", "0", split, f"p{seed}"))
+    Image.fromarray(picture(0)).resize((150, 150)).save(folder / "copy.jpg", quality=90)
+    rows.append(("copy.jpg", "1", "test", "p9"))
+    with open(folder / "split.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([("file", "label", "split", "patient"), *rows])
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open()))
+
+
+def test_a_resized_copy_across_splits_is_found_with_its_label(data_set, tmp_path):
+    result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
+    assert result.found
+    (row,) = rows_of(tmp_path / "pairs.csv")
+    assert (row["a"], row["b"], row["relation"], row["evidence"]) == ("a.png", "copy.jpg", "across splits", "both")
+    assert result.values["different_labels"] == 1
+    assert json.loads((tmp_path / "pairs.json").read_text())["pairs"] == 1
+    page = (tmp_path / "pairs.html").read_text()
+    assert "copy.jpg" in page
+    assert "http" not in page
+
+
+def test_a_clean_set_finds_nothing(data_set, tmp_path):
+    (data_set / "copy.jpg").unlink()
+    rows = [row for row in rows_of(data_set / "split.csv") if row["file"] != "copy.jpg"]
+    with open(data_set / "split.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
+    assert not result.found
+    assert rows_of(tmp_path / "pairs.csv") == []
+
+
+def test_the_new_split_leaves_out_the_training_image_and_nothing_else(data_set, tmp_path):
+    before = (data_set / "split.csv").read_bytes()
+    leaks([data_set], tmp_path / "pairs.csv", RULE, write_split=tmp_path / "clean.csv", reporter=QUIET)
+    names = [row["file"] for row in rows_of(tmp_path / "clean.csv")]
+    assert names == ["b.png", "c.png", "d.png", "e.png", "copy.jpg"]
+    assert (data_set / "split.csv").read_bytes() == before
+    with pytest.raises(UsageError, match="is the list that is read"):
+        leaks([data_set], tmp_path / "p.csv", RULE, write_split=data_set / "split.csv", reporter=QUIET)
+
+
+def test_two_folders_are_compared_with_each_other(data_set, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(picture(3)).save(other / "x.png")
+    Image.fromarray(picture(3)).save(other / "y.png")
+    leaks([data_set, other], tmp_path / "pairs.csv", RULE, across=True, reporter=QUIET)
+    found = {(row["a"], row["b"]) for row in rows_of(tmp_path / "pairs.csv") if row["relation"] == "across collections"}
+    assert found == {("d.png", "x.png"), ("d.png", "y.png")}
+    assert ("x.png", "y.png") not in {(row["a"], row["b"]) for row in rows_of(tmp_path / "pairs.csv")}
+
+
+def test_slices_of_one_volume_are_not_compared_but_those_of_two_are(tmp_path):
+    shapes = (("chest", 8, 48, 40), ("chest", 8, 48, 40))
+    store = make_store(tmp_path, shapes)
+    images = read_images(store, "patient", QUIET)
+    assert len(images.items) == 16
+    result = leaks([store], tmp_path / "pairs.csv", Rule(bits=6), reporter=QUIET)
+    rows = rows_of(tmp_path / "pairs.csv")
+    assert all(row["a"].split(":")[0] != row["b"].split(":")[0] for row in rows)
+    assert all(row["same_patient"] == "1" for row in rows)
+    assert result.values["images"] == 16
+
+
+def test_close_pairs_equal_the_whole_matrix():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2**63, 40, dtype=np.uint64)
+    hashes = np.concatenate([base, base ^ np.uint64(5), base ^ (np.uint64(1) << np.uint64(63))])
+    groups = rng.integers(0, 7, len(hashes))
+    distances = hamming_matrix(hashes)
+    for bits in (0, 2, 3, 30):
+        i, j = np.nonzero(np.triu((distances <= bits) & (groups[:, None] != groups), 1))
+        expected = np.stack([i, j, distances[i, j]], axis=1)
+        assert np.array_equal(close_pairs(hashes, bits, groups), expected)
+    assert close_pairs(hashes[:1], 64, groups[:1]).shape == (0, 3)
+
+
+def test_a_patient_in_two_splits_leaks_without_any_alike_image():
+    items = [
+        Item("set", "1", "1", "train", patient="p"),
+        Item("set", "2", "2", "test", patient="p"),
+        Item("set", "3", "3", "train", patient="q"),
+        Item("set", "4", "4", "train", patient="q"),
+    ]
+    shared = split_patients(items)
+    assert shared == {"p": ["test", "train"]}
+    assert leaking(items, [], shared) == {0}
+    assert leaking(items, [Pair(1, 2, 0, 1.0, "both")], {}) == {2}
+
+
+def test_blank_images_are_counted_and_not_compared(tmp_path):
+    for name in "ab":
+        Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / f"{name}.png")
+    result = leaks([tmp_path], tmp_path / "pairs.csv", RULE, reporter=QUIET)
+    assert result.values["flat_images"] == 2
+    assert not result.found
+
+
+def test_one_damaged_picture_is_named_and_the_rest_goes_on(data_set, tmp_path, capsys):
+    (data_set / "b.png").write_bytes((data_set / "b.png").read_bytes()[:50])
+    result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
+    assert [name for name, _ in result.failures] == ["b.png"]
+    assert "b.png" in capsys.readouterr().err
+    assert result.found
+
+
+def test_bad_input_is_one_line(data_set, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        leaks([tmp_path / "nothing"], tmp_path / "p.csv", RULE, reporter=QUIET)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no PNG or JPEG"):
+        leaks([tmp_path / "empty"], tmp_path / "p.csv", RULE, reporter=QUIET)
+    (tmp_path / "empty" / "split.csv").write_text("file,split\n../set/a.png,train\n")
+    with pytest.raises(InputError, match="leads out of its folder"):
+        leaks([tmp_path / "empty"], tmp_path / "p.csv", RULE, reporter=QUIET)
+    with pytest.raises(UsageError, match="candidates"):
+        Rule(bits=7, candidates=6)
+    leaks([data_set], tmp_path / "p.csv", RULE, reporter=QUIET)
+    with pytest.raises(UsageError, match="overwrite"):
+        leaks([data_set], tmp_path / "p.csv", RULE, reporter=QUIET)
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "classification"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real pictures of ../shared/data are not here")
+def test_real_pictures(tmp_path):
+    leaks([REAL / "covid-ct"], tmp_path / "covid.csv", RULE, reporter=QUIET)
+    rows = rows_of(tmp_path / "covid.csv")
+    near = [row for row in rows if int(row["bits"]) <= 2]
+    across = [row for row in near if {row["split_a"], row["split_b"]} == {"train", "test"}]
+    assert (len(near), len(across)) == (23, 4)  # as the data's README counts
+    leaks([REAL / "head-ct"], tmp_path / "head.csv", RULE, reporter=QUIET)
+    same = {(row["a"], row["b"]) for row in rows_of(tmp_path / "head.csv") if float(row["value"]) == 1}
+    assert same == {("images/188.png", "images/189.png")}
