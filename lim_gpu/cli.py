@@ -373,6 +373,37 @@ def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> 
     run.done(result.values, *result.lines, code=EXIT_SKIPPED if result.found or result.failures else 0)
 
 
+@cli.command(short_help="Selections or a run as one offline page with pictures.")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="SELECTION...|RUN")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="report.html",
+    show_default=True,
+    help="One HTML file; nothing else is needed to read it.",
+)
+@click.option("--store", type=PATH, metavar="FOLDER", help="Where the store lies now, if it has moved.")
+@click.option("--dry-run", is_flag=True, help="Name what would be written.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing report.")
+@common
+def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, dry_run: bool, overwrite: bool) -> None:
+    """Show what selections kept and dropped, and why; several of one store stand beside each other.
+
+    Volumes are named by their keys: no name of a patient or a file is shown.
+
+    \b
+    Examples: lim-gpu report selection.csv -o report.html
+              lim-gpu report ssim.csv mi.csv hash.csv -o methods.html
+              lim-gpu report runs/swav -o run.html
+    """
+    from lim_gpu.report import write_report
+
+    if not dry_run:
+        write_report(paths, output, store=store, overwrite=overwrite, reporter=run.reporter)
+    run.done({"report": str(output), "dry_run": dry_run}, f"{'plan: ' if dry_run else ''}-> {output}")
+
+
 def main() -> None:
     """Entry point of `lim-gpu`."""
     execute(cli)

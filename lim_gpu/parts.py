@@ -78,8 +78,8 @@ def save_part(folder: Path, part_fingerprint: str, result: UnitResult) -> None:
     write_text(folder / f"{result.unit}.json", canonical_json(part) + "\n")
 
 
-def load_part(folder: Path, unit: str, part_fingerprint: str) -> UnitResult | None:
-    """The result of `unit`, or None when there is none for this fingerprint that is whole."""
+def load_part(folder: Path, unit: str, part_fingerprint: str | None = None) -> UnitResult | None:
+    """The result of `unit`, or None when there is none that is whole and, where it is given, of this fingerprint."""
     path = folder / f"{unit}.json"
     if not path.is_file():
         return None
@@ -87,7 +87,7 @@ def load_part(folder: Path, unit: str, part_fingerprint: str) -> UnitResult | No
         part = read_json(path)
     except InputError:
         return None
-    if not isinstance(part, dict) or part.get("fingerprint") != part_fingerprint:
+    if not isinstance(part, dict) or part_fingerprint not in (None, part.get("fingerprint")):
         return None
     values = part.get("result")
     if not isinstance(values, dict) or part.get("sha256") != fingerprint(values):

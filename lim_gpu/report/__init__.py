@@ -1,0 +1,38 @@
+"""Reports: one offline HTML file with pictures, of selections or of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.progress import Reporter
+
+
+def write_report(
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    store: Path | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> None:
+    """Write OUTPUT (.html) for one or several selections (NAME.csv), or for one run of pretrain or finetune (a folder).
+
+    store: where the store of the selections lies now, if it has moved. Nothing is computed again, and no name of a
+    patient is shown. Raises UsageError for an existing output without `overwrite`, InputError for what is neither.
+    """
+    if output.suffix != ".html":
+        raise UsageError(f"{output}: give a name that ends in .html")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists. Give --overwrite, or another -o")
+    reporter = reporter or Reporter(quiet=True)
+    folders = [path for path in paths if path.is_dir()]
+    if not folders:
+        from lim_gpu.report.selection_report import write_selection_report
+
+        write_selection_report(paths, output, store, reporter)
+        return
+    if len(paths) > 1:
+        raise UsageError("give one run, or selections alone")
+    raise InputError(f"{folders[0]}: not a run of lim-gpu pretrain or finetune")

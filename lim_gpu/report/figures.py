@@ -1,0 +1,107 @@
+"""The drawings of a report. Lines are of a grey that shows on light and on dark paper; the page colours the text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+INK, ACCENT, OTHER = "#7f8a94", "#00a087", "#e64b35"
+SERIES = ("#00a087", "#e64b35", "#4dbbd5", "#f0a35e", "#8491b4", "#b09c85")
+
+
+def _axes(width: float = 6.4, height: float = 3.2) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(color=INK)
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def knee(curve: ArrayLike) -> int:
+    """Where a curve (m,) bends most: the index farthest from the line between its ends (Satopaa et al. 2011)."""
+    values = np.asarray(curve, dtype=np.float64)
+    span = np.ptp(values)
+    if len(values) < 3 or span == 0:
+        return 0
+    x = np.linspace(0, 1, len(values))
+    chord = values[0] + (values[-1] - values[0]) * x
+    return int(np.argmax(np.abs(values - chord)))
+
+
+def kept_counts(counts: Sequence[NDArray[np.int64]], titles: Sequence[str]) -> Any:
+    """A histogram of the kept slices of the volumes, a series a selection."""
+    figure, axes = _axes()
+    most = max(int(count.max()) for count in counts)
+    bins = np.arange(-0.5, most + 1.5, max(1, most // 40))
+    for count, title, colour in zip(counts, titles, SERIES, strict=False):
+        axes.hist(count, bins, color=colour, alpha=1 if len(counts) == 1 else 0.55, label=title)
+    axes.set(xlabel="slices kept", ylabel="volumes")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(counts) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def removal_curves(curves: Sequence[Sequence[float]], scale: str, threshold: float | None) -> Any:
+    """Similarity at which slices go against the share still left, a line a volume, and the median of all."""
+    figure, axes = _axes()
+    share = np.linspace(0, 1, 101)
+    resampled = []
+    for curve in curves:
+        gone = np.arange(1, len(curve) + 1) / (len(curve) + 1)
+        axes.plot(100 * (1 - gone), curve, color=INK, alpha=max(0.08, min(0.6, 4 / len(curves))), linewidth=1)
+        resampled.append(np.interp(share, gone, curve))
+    median = np.median(resampled, axis=0)
+    axes.plot(100 * (1 - share), median, color=ACCENT, linewidth=2.2, label="median")
+    at = knee(median)
+    axes.plot(100 * (1 - share[at]), median[at], "o", color=OTHER, label=f"knee: {100 * (1 - share[at]):.0f} % left")
+    if threshold is not None:
+        axes.axhline(threshold, color=OTHER, linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
+    axes.set(xlabel="slices left, %", ylabel=scale, xlim=(100, 0))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def removal_curve(curve: NDArray[np.float64], slices: int, kept: int, scale: str) -> Any:
+    """The curve of one volume, with its knee and where the selection stopped."""
+    figure, axes = _axes(4.6, 2.8)
+    left = slices - np.arange(1, len(curve) + 1)
+    axes.step(left, curve, where="mid", color=ACCENT, linewidth=1.8)
+    at = knee(curve)
+    axes.plot(left[at], curve[at], "o", color=OTHER, markersize=5, label=f"knee: {left[at]} left")
+    axes.axvline(kept, color=INK, linewidth=1, linestyle="--", label=f"kept: {kept}")
+    axes.set(xlabel="slices left", ylabel=scale, xlim=(slices, 0))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def matrix(thumbnail: dict[str, Any], kept: NDArray[np.bool_]) -> Any:
+    """The small picture of a matrix with its scale, kept slices marked along both sides."""
+    from PIL import Image
+
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail["png"])), formats=("PNG",)))
+    low, high = thumbnail["low"], thumbnail["high"]
+    values = low + grey / 255 * (high - low)
+    figure, axes = _axes(4.6, 3.8)
+    n = len(kept)
+    shown = axes.imshow(
+        values, cmap="magma", vmin=low, vmax=high, extent=(-0.5, n - 0.5, n - 0.5, -0.5), interpolation="nearest"
+    )
+    bar = figure.colorbar(shown, ax=axes, shrink=0.86)
+    bar.outline.set_edgecolor(INK)
+    bar.ax.tick_params(color=INK)
+    places = np.flatnonzero(kept)
+    axes.plot(places, np.full(len(places), n - 0.5), "^", color=ACCENT, markersize=5, clip_on=False, zorder=3)
+    axes.plot(np.full(len(places), -0.5), places, ">", color=ACCENT, markersize=5, clip_on=False, zorder=3)
+    axes.set(xlabel="slice", ylabel="slice", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    return figure

@@ -1,0 +1,294 @@
+"""The report of selections: what was asked, what came out, and the slices themselves. Nothing is computed again.
+
+Volumes are named by their keys alone: a readable name may be a patient's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.ingest.defects import sentences
+from lim_gpu.intensity import Intensity
+from lim_gpu.page import image_uri, svg_text, write_page
+from lim_gpu.parts import UnitResult, load_part
+from lim_gpu.progress import Reporter
+from lim_gpu.pruning import every_n
+from lim_gpu.report import figures
+from lim_gpu.request import HASH_BITS, THRESHOLD_RANGE
+from lim_gpu.selection import Selection, VolumeSelection, selection_paths
+from lim_gpu.store import SliceStore, Volume
+
+FULL = 8  # volumes shown in full
+STRIP = 14  # slices of a strip
+COVERED = 6  # dropped slices shown beside those that cover them
+SIDE = 160  # pixels of a picture
+STEPS = 200  # of the threshold slider
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A selection with the results of its units; `parts` is empty where NAME.parts is gone."""
+
+    path: Path
+    selection: Selection
+    parts: dict[str, UnitResult]  # by unit
+
+    @property
+    def title(self) -> str:
+        """How it was asked for, in a few words."""
+        parameters = self.selection.record["parameters"]
+        asked = [
+            f"{name.replace('_', ' ')} {parameters[name]:g}" for name in ("keep", "keep_count") if parameters.get(name)
+        ]
+        if parameters.get("threshold") is not None:
+            asked.append(f"threshold {parameters['threshold']:g}")
+        return " ".join([self.selection.record["method"], *asked])
+
+    def curve(self, key: str) -> UnitResult | None:
+        """The result of the unit that is this volume alone."""
+        return self.parts.get(key)
+
+
+def read_selection(path: Path) -> Shown:
+    """A selection and its parts. Raises InputError for what is none."""
+    csv_path, _ = selection_paths(path)
+    selection = Selection.load(csv_path)
+    folder = csv_path.with_suffix(".parts")
+    parts = {}
+    for unit in selection.record["units"]:
+        result = load_part(folder, str(unit["unit"]))
+        if result is not None and len(result.kept) == unit["kept"]:
+            parts[result.unit] = result
+    return Shown(csv_path, selection, parts)
+
+
+def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path | None, reporter: Reporter) -> None:
+    """Write OUTPUT (.html) for one selection, or for several of one store beside each other.
+
+    Raises InputError when the store is not where the selection says and `store_path` does not tell, UsageError when
+    selections are of different stores.
+    """
+    shown = [read_selection(path) for path in paths]
+    first = shown[0]
+    for other in shown[1:]:
+        if other.selection.store_fingerprint != first.selection.store_fingerprint:
+            raise UsageError(f"{other.path}: is of another store than {first.path}. Report them apart")
+    with _open_store(first, store_path) as store:
+        keys = [volume.key for volume in first.selection.volumes]
+        places = np.linspace(0, len(keys) - 1, min(FULL, len(keys))).round().astype(int)
+        details = []
+        with reporter.track("report", len(places), "volumes") as advance:
+            for place in places:
+                details.append(_volume(store[keys[place]], shown))
+                advance(1)
+        rows = [_row(store[key], first) for key in keys]
+    values = {
+        "title": first.title if len(shown) == 1 else f"{len(shown)} selections of one store",
+        "selections": [_summary(one) for one in shown],
+        "counts": svg_text(figures.kept_counts([_kept_counts(one) for one in shown], [one.title for one in shown])),
+        "overlap": _overlap(shown),
+        "curves": _curves(first),
+        "slider": _slider(first),
+        "details": details,
+        "rows": rows,
+        "complete": len(details) == len(keys),
+        "failures": [failure["cause"] for failure in first.selection.record["failures"]],
+        "versions": first.selection.record["versions"],
+    }
+    write_page(output, "selection.html", **values)
+
+
+def _open_store(shown: Shown, store_path: Path | None) -> SliceStore:
+    recorded = shown.selection.record["store"]
+    path = store_path or (shown.path.parent / str(recorded["path"]))
+    try:
+        store = SliceStore(path)
+    except InputError as error:
+        raise InputError(f"{shown.path}: its store is not at {path} ({error}). Give --store") from None
+    if store.fingerprint != recorded["fingerprint"]:
+        raise InputError(f"{path}: is not the store of {shown.path}. Give --store")
+    return store
+
+
+def _summary(shown: Shown) -> dict[str, Any]:
+    record = shown.selection.record
+    counts = record["counts"]
+    parameters = [
+        (name.replace("_", " "), " ".join(map(str, value.values())) if isinstance(value, dict) else value)
+        for name, value in record["parameters"].items()
+        if value is not None and name != "method"
+    ]
+    return {
+        "title": shown.title,
+        "method": record["method"],
+        "parameters": parameters,
+        "kept": counts["kept"],
+        "slices": counts["slices"],
+        "volumes": counts["volumes"],
+        "share": 100 * counts["kept"] / counts["slices"],
+        "threshold": record["resolved_threshold"],
+        "borderline": record["borderline"],
+        "device": record["device"],
+        "seconds": record["seconds"],
+    }
+
+
+def _kept_counts(shown: Shown) -> NDArray[np.int64]:
+    return np.array([int(volume.kept.sum()) for volume in shown.selection.volumes])
+
+
+def _overlap(shown: Sequence[Shown]) -> dict[str, Any] | None:
+    """How many of the kept slices of two selections are the same (the paper's table): |A and B| / |A or B|."""
+    if len(shown) < 2:
+        return None
+    kept = [set(one.selection.kept()) for one in shown]
+    rows = []
+    for one, own in zip(shown, kept, strict=True):
+        rows.append((one.title, [f"{100 * len(own & other) / max(1, len(own | other)):.0f} %" for other in kept]))
+    return {"titles": [one.title for one in shown], "rows": rows}
+
+
+def _curves(shown: Shown) -> str | None:
+    curves = [part.removal_similarity for part in shown.parts.values() if part.ranked and part.removal_similarity]
+    if not curves:
+        return None
+    record = shown.selection.record
+    hashes = record["method"] == "hash"
+    own = [[HASH_BITS * (1 - value) for value in curve] if hashes else curve for curve in curves]
+    return svg_text(figures.removal_curves(own, _scale(record["method"]), record["parameters"].get("threshold")))
+
+
+def _scale(method: str) -> str:
+    return {"ssim": "SSIM", "mi": "NMI", "deepnet": "cosine", "hash": "bits apart"}.get(method, method)
+
+
+def _slider(shown: Shown) -> dict[str, Any] | None:
+    """Kept slices of all units for thresholds in the method's own unit, so that one can be chosen by eye."""
+    ranked = [part for part in shown.parts.values() if part.ranked]
+    method = shown.selection.record["method"]
+    if not ranked or method not in THRESHOLD_RANGE:
+        return None
+    removals = [np.sort(np.array(part.removal_similarity)) for part in ranked]
+    sizes = np.array([len(part.z) for part in ranked])
+    if method == "hash":
+        thresholds = np.arange(0, HASH_BITS // 2 + 1, dtype=float)
+        limits = 1 - thresholds / HASH_BITS
+    else:
+        values = np.concatenate(removals)
+        thresholds = np.linspace(values.min(), values.max(), STEPS) if len(values) else np.zeros(1)
+        limits = thresholds
+    kept = np.array([sizes - [len(r) - np.searchsorted(r, limit) for r in removals] for limit in limits])
+    resolved = shown.selection.record["resolved_threshold"]
+    return {
+        "start": int(np.argmin(np.abs(thresholds - resolved))) if resolved is not None else 0,
+        "unit": _scale(method),
+        "thresholds": [round(float(value), 5) for value in thresholds],
+        "kept": kept.sum(axis=1).tolist(),
+        "least": kept.min(axis=1).tolist(),
+        "most": kept.max(axis=1).tolist(),
+        "slices": int(sizes.sum()),
+        "decimals": 0 if method == "hash" else 4,
+    }
+
+
+def _row(volume: Volume, shown: Shown) -> dict[str, Any]:
+    key = volume.key
+    selected = next(one for one in shown.selection.volumes if one.key == key)
+    dropped = ~selected.kept & np.isfinite(selected.similarity)
+    with volume:
+        defects = list(sentences(volume.header.defects, volume.header.clamped).values())
+    return {
+        "key": key,
+        "slices": len(selected.kept),
+        "kept": int(selected.kept.sum()),
+        "worst": float(selected.similarity[dropped].min()) if dropped.any() else None,
+        "defects": defects,
+        "modality": volume.entry.modality or "image",
+        "size": f"{volume.entry.shape[1]} x {volume.entry.shape[2]}",
+    }
+
+
+def _volume(volume: Volume, shown: Sequence[Shown]) -> dict[str, Any]:
+    key = volume.key
+    chosen = [next(one for one in other.selection.volumes if one.key == key) for other in shown]
+    first = chosen[0]
+    part = shown[0].curve(key)
+    with volume:
+        pictures = _Pictures(volume)
+        strips = [
+            (other.title, [pictures.slice(i) for i in _some(np.flatnonzero(one.kept), STRIP)], int(one.kept.sum()))
+            for other, one in zip(shown, chosen, strict=True)
+        ]
+        count = int(first.kept.sum())
+        if all(other.selection.record["method"] != "every-n" for other in shown):
+            evenly = every_n(len(first.kept), keep_count=count)
+            strips.append((f"every-n, {count} slices", [pictures.slice(i) for i in _some(evenly, STRIP)], count))
+        cards = [pictures.pair(i, first) for i in _to_look_at(first)]
+        defects = list(sentences(volume.header.defects, volume.header.clamped).values())
+    return {
+        "key": key,
+        "slices": len(first.kept),
+        "kept": count,
+        "matrix": svg_text(figures.matrix(part.matrix, first.kept)) if part and part.matrix else None,
+        "curve": _own_curve(shown[0], part) if part and part.ranked and part.removal_similarity else None,
+        "strips": strips,
+        "cards": cards,
+        "defects": defects,
+        "z": (float(first.z[0]), float(first.z[-1])),
+    }
+
+
+def _own_curve(shown: Shown, part: UnitResult) -> str:
+    method = shown.selection.record["method"]
+    values = np.array(part.removal_similarity)
+    own = HASH_BITS * (1 - values) if method == "hash" else values
+    return svg_text(figures.removal_curve(own, len(part.z), len(part.kept), _scale(method)))
+
+
+def _some(indices: NDArray[np.int64], most: int) -> list[int]:
+    return [
+        int(indices[i])
+        for i in np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int))
+    ]
+
+
+def _to_look_at(selected: VolumeSelection) -> list[int]:
+    """Dropped slices to show: half of them those that are covered worst, the others spread over the rest."""
+    dropped = np.flatnonzero(~selected.kept)
+    if not len(dropped) or not np.isfinite(selected.similarity[dropped]).any():
+        return []
+    by_similarity = dropped[np.argsort(selected.similarity[dropped], kind="stable")]
+    worst, rest = by_similarity[: COVERED // 2], by_similarity[COVERED // 2 :]
+    return [*map(int, worst), *(_some(rest, COVERED - len(worst)) if len(rest) else [])]
+
+
+class _Pictures:
+    """Small pictures of the slices of one volume, as the methods see them."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self.intensity = Intensity.parse()
+
+    def uri(self, i: int) -> str:
+        return image_uri(self.intensity.to_uint8(self.volume.read(i, i + 1))[0], SIDE)
+
+    def slice(self, i: int) -> dict[str, Any]:
+        return {"slice": i, "image": self.uri(i)}
+
+    def pair(self, i: int, selected: VolumeSelection) -> dict[str, Any]:
+        key, covering = selected.covered_by[i]
+        own = key == selected.key
+        return {
+            "slice": i,
+            "image": self.uri(i),
+            "covering": covering if own else f"{key}:{covering}",
+            "covering_image": self.uri(covering) if own else None,
+            "similarity": float(selected.similarity[i]),
+        }

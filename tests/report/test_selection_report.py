@@ -1,0 +1,138 @@
+"""Reports of selections: what they show, what they must never show, and that a browser reads them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.ingest import ingest
+from lim_gpu.reduction import reduce
+from lim_gpu.report import write_report
+from lim_gpu.report.figures import knee
+from lim_gpu.store import SliceStore
+from stores import make_sources, make_store
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("reduced")
+    sources = make_sources(folder / "sources")  # p00v00_3.png: names that a report must not show
+    ingest([sources], folder / "slices", patient_pattern=r"(p\d+)v", keep_identifiers=True, workers=1)
+    with SliceStore(folder / "slices") as store:
+        reduce(store, "ssim", keep=0.3, output=folder / "ssim.csv", device="cpu")
+        reduce(store, "hash", threshold=6, output=folder / "hash.csv", device="cpu")
+        reduce(store, "every-n", keep=0.3, output=folder / "every.csv", device="cpu")
+        reduce(store, "hash", threshold=6, scope="patient", output=folder / "patient.csv", device="cpu")
+    return folder
+
+
+class Links(HTMLParser):
+    """Collects what a page would load or lead to, and the text of its cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.images = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.images += tag == "img"
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
+
+
+def test_one_selection_is_shown_whole_and_offline(reduced, tmp_path):
+    write_report([reduced / "ssim.csv"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    with SliceStore(reduced / "slices") as store:
+        for entry in store.volumes:
+            assert entry.key in text
+            assert "p0" in entry.name
+            assert entry.name not in text
+            assert entry.patient not in text
+    assert "http" not in text
+    links = Links(text)
+    assert all(link.startswith(("data:", "#")) for link in links.found)
+    assert links.images > 20
+    assert text.count("<svg") == 2 + 2 * 3  # two of all; matrix and curve of each volume but the one of a single slice
+    assert "14 slices" in text or "5 of 14 slices kept" in text
+
+
+def test_several_selections_stand_beside_each_other(reduced, tmp_path):
+    write_report([reduced / "ssim.csv", reduced / "hash.csv", reduced / "every.csv"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "Overlap" in text
+    assert text.count("100 %") >= 3
+    for title in ("ssim keep 0.3", "hash threshold 6", "every-n keep 0.3"):
+        assert title in text
+
+
+def test_units_of_several_volumes_have_no_matrix_of_their_own(reduced, tmp_path):
+    write_report([reduced / "patient.csv"], tmp_path / "r.html")
+    assert "<section" in (tmp_path / "r.html").read_text()
+
+
+def test_without_parts_the_curves_are_left_out(reduced, tmp_path):
+    for name in ("ssim.csv", "ssim.json"):
+        shutil.copy(reduced / name, tmp_path / name)
+    write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", store=reduced / "slices")
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("<svg") == 1
+    assert "Choose a threshold" not in text
+
+
+def test_a_store_that_moved_is_named_with_the_remedy(reduced, tmp_path):
+    for name in ("ssim.csv", "ssim.json"):
+        shutil.copy(reduced / name, tmp_path / name)
+    with pytest.raises(InputError, match="--store"):
+        write_report([tmp_path / "ssim.csv"], tmp_path / "r.html")
+    other = make_store(tmp_path / "other", (("head", 3, 40, 40),))
+    with pytest.raises(InputError, match="is not the store of"):
+        write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", store=other)
+
+
+def test_an_existing_report_stays(reduced, tmp_path):
+    (tmp_path / "r.html").write_text("mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        write_report([reduced / "ssim.csv"], tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == "mine"
+    with pytest.raises(UsageError, match=r"\.html"):
+        write_report([reduced / "ssim.csv"], tmp_path / "r.pdf")
+
+
+def test_the_knee_of_a_bent_line():
+    curve = np.concatenate([np.linspace(1, 0.9, 50), np.linspace(0.9, 0, 21)[1:]])
+    assert knee(curve) == 49
+    assert knee([0.5, 0.5, 0.5]) == 0
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_reads_it_without_errors_or_requests(reduced, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    page_path = tmp_path / "r.html"
+    write_report([reduced / "hash.csv", reduced / "ssim.csv"], page_path)
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for width in (1280, 390):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            seen: list[str] = []
+            page.on("console", lambda message, seen=seen: seen.append(message.text))
+            page.on("pageerror", lambda error, seen=seen: seen.append(str(error)))
+            page.on("request", lambda request, seen=seen: seen.append(request.url))
+            page.goto(page_path.as_uri())
+            assert [text for text in seen if not text.startswith(("data:", page_path.as_uri()))] == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            before = page.inner_text("#answer")
+            page.fill("#threshold", "0")
+            assert page.inner_text("#answer") != before
+            assert re.match(r"0 bits apart: [\d,]+ of 35 slices kept", page.inner_text("#answer"))
+            page.close()
+        browser.close()
