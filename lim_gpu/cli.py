@@ -164,6 +164,13 @@ def criterion_options(function: Any) -> Any:
             help="deepnet: ResNet50 weights; default: torchvision's IMAGENET1K_V1.",
         ),
         click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16"]),
+            default="float32",
+            show_default=True,
+            help="deepnet: bfloat16 is faster, and may select other slices.",
+        ),
+        click.option(
             "--features",
             type=click.Choice(["logits", "pooled"]),
             default="logits",
@@ -402,6 +409,61 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
     if not dry_run:
         write_report(paths, output, store=store, overwrite=overwrite, reporter=run.reporter)
     run.done({"report": str(output), "dry_run": dry_run}, f"{'plan: ' if dry_run else ''}-> {output}")
+
+
+@cli.command(short_help="Methods or selections of one store beside each other.")
+@click.argument("paths", nargs=-1, type=PATH, metavar="SELECTION...|STORE")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="METHOD",
+    help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
+)
+@click.option("--keep", metavar="F", help="Fraction kept, with --method.")
+@click.option("--threshold", type=float, metavar="T", help="Threshold in the method's own unit, with one --method.")
+@click.option(
+    "--store", type=PATH, metavar="FOLDER", help="Where the store of the selections lies now, if it has moved."
+)
+@click.option("--weights", type=PATH, metavar="FILE", help="ResNet50 weights; with them DeepNet is a metric too.")
+@click.option(
+    "-o", "--output", type=PATH, default="compare.csv", show_default=True, help="The table; .json and .png beside it."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@common
+def compare(
+    run: Run,
+    paths: tuple[Path, ...],
+    methods: tuple[str, ...],
+    keep: str | None,
+    store: Path | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Compare what selections keep: counts, overlap, how alike kept slices are, how well dropped ones are covered.
+
+    Every-n and random with the budget of the first selection always stand beside.
+
+    \b
+    Examples: lim-gpu compare slices --method ssim --method hash --keep 0.1
+              lim-gpu compare ssim.csv hash.csv -o compare.csv
+    """
+    from lim_gpu.compare import compare as compare_selections
+    from lim_gpu.verbs import parse_keep, store_or_selections
+
+    selections, found = store_or_selections(paths)
+    result = compare_selections(
+        selections,
+        output,
+        store=store or found,
+        methods=methods,
+        keep=parse_keep(keep),
+        seed=run.seed,
+        device=run.device,
+        reporter=run.reporter,
+        **options,
+    )
+    run.done(result.values, *result.lines)
 
 
 def main() -> None:

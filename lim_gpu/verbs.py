@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def parse_keep(text: str | None) -> float | None:
         return float(text)
     except ValueError:
         raise UsageError(f"--keep {text!r} is not a fraction. Give 0 < F <= 1, such as 0.1") from None
+
+
+def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    """Selections among the arguments, and the store when the one argument is a folder."""
+    folders = [path for path in paths if path.is_dir()]
+    if folders and len(paths) > 1:
+        raise UsageError(f"{folders[0]}: give one store, or selections alone")
+    return ([], folders[0]) if folders else (list(paths), None)
 
 
 def reduce_from_options(
@@ -110,9 +119,14 @@ def _request(options: dict[str, Any]) -> Request:
         intensity=options["intensity"], window=options.pop("window"), hu_range=options.pop("hu_range")
     )
     options["intensity"] = intensity
-    criterion = Criterion(options["method"], intensity, options["bins"], options["features"], options["weights"])
+    criterion = _criterion(options, intensity)
     names = ("keep", "keep_count", "threshold", "scope", "rule", "order", "seed")
     return Request(criterion, **{name: options[name] for name in names})
+
+
+def _criterion(options: dict[str, Any], intensity: Intensity) -> Criterion:
+    names = ("bins", "features", "weights", "precision")
+    return Criterion(options["method"], intensity, **{name: options[name] for name in names})
 
 
 def _summary(selection: Selection, csv_path: Path, write_to: Path | None) -> list[str]:
@@ -141,7 +155,7 @@ def similarity_from_options(
         raise UsageError(f"method {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
     keep = parse_keep(options["keep"])
     intensity = Intensity.parse(intensity=options["intensity"], window=options["window"], hu_range=options["hu_range"])
-    criterion = Criterion(method, intensity, options["bins"], options["features"], options["weights"])
+    criterion = _criterion(options, intensity)
     with SliceStore(store_path) as store:
         key = find_volume(store, volume)
         entry = store[key].entry
@@ -192,7 +206,7 @@ def write_matrix(
 
     engine = StoredMatrix(criterion, resolve_device(device))
     with store[key] as volume:
-        matrix, _ = engine.compute([volume])
+        matrix = engine.compute([volume])[0].cpu().numpy()
         if output.suffix == ".npy":
             with replacing(output) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, matrix, allow_pickle=False)
