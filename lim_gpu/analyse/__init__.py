@@ -1,0 +1,167 @@
+"""The paper's three analyses (Wolf et al. 2024, section 3.4), each a picture and a JSON beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lim_gpu.errors import UsageError
+from lim_gpu.files import file_sha256, replacing, write_text
+from lim_gpu.progress import Reporter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lim_gpu.analyse.networks import Network, Probe
+
+KINDS = ("cka", "tsne", "gradcam")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """`values` for a program, `lines` for a person."""
+
+    values: dict[str, Any]
+    lines: list[str]
+
+
+def analyse(
+    kind: str,
+    first: Path,
+    second: Path,
+    data: Path,
+    output: Path,
+    *,
+    part: str = "test",
+    images: int = 512,
+    size: int = 224,
+    batch_size: int = 64,
+    layers: str = "blocks",
+    threshold: float = 0.5,
+    shown: int = 6,
+    seed: int = 0,
+    device: str = "auto",
+    trust: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter,
+) -> Analysis:
+    """Compare two checkpoints on the images of a labelled data set; write OUTPUT (.png) and OUTPUT's .json.
+
+    kind       "cka": how alike their layers are; "tsne": maps of their outputs; "gradcam": where they look
+    images     at most so many of `part` ("train", "val", "test", "all"), spread evenly
+    layers     of cka: "blocks" or "convolutions"
+    threshold  of gradcam: where a heat map counts; shown: images in the picture
+
+    Raises UsageError for an existing output without `overwrite`, InputError for what cannot be read.
+    """
+    from lim_gpu.analyse.networks import load_network, load_probe
+    from lim_gpu.finetune.training import training_device
+
+    json_path = output.with_suffix(".json")
+    if output.suffix != ".png":
+        raise UsageError(f"{output}: give a name that ends in .png")
+    if not overwrite and (standing := [path for path in (output, json_path) if path.exists()]):
+        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
+    place = training_device(device)
+    networks = [load_network(path, place, trust=trust) for path in (first, second)]
+    probe = load_probe(data, part, images, size, place, reporter)
+    about = {
+        "analysis": kind,
+        "checkpoints": [{"path": str(path), "sha256": file_sha256(path)} for path in (first, second)],
+        "data": str(data),
+        "part": part,
+        "images": len(probe.labels),
+        "size": size,
+    }
+    if kind == "cka":
+        figure, values, lines = _cka(networks, probe, batch_size, layers)
+    elif kind == "tsne":
+        figure, values, lines = _tsne(networks, probe, batch_size, seed, (first.stem, second.stem))
+    else:
+        figure, values, lines = _gradcam(networks, probe, batch_size, threshold, shown)
+    with replacing(output) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    write_text(json_path, json.dumps(about | values, indent=1, allow_nan=False) + "\n")
+    return Analysis(about | values, [*lines, f"-> {output}, {json_path.name}"])
+
+
+Result = tuple[Any, dict[str, Any], list[str]]
+
+
+def _cka(networks: list[Network], probe: Probe, batch_size: int, layers: str) -> Result:
+    from matplotlib.figure import Figure
+
+    from lim_gpu.analyse.cka import LEAST, Cka, grams, layer_names
+
+    names = [layer_names(network.encoder, layers) for network in networks]
+    collected = Cka()
+    for x, y in zip(*(probe.inputs(network, batch_size) for network in networks), strict=True):
+        if len(x) >= LEAST:  # a last batch may be smaller
+            pair = zip(networks, (x, y), names, strict=True)
+            collected.add(*(grams(network.encoder, images, own) for network, images, own in pair))
+    value = collected.value()
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(value, cmap="magma", vmin=0, vmax=1, origin="lower")
+    figure.colorbar(drawn, ax=axes, label="linear CKA")
+    axes.set(xlabel="layer of the second", ylabel="layer of the first", title="0: the first layer")
+    matched = np.nanmean(np.diag(value)) if value.shape[0] == value.shape[1] else np.nan
+    rows = [[None if np.isnan(cell) else round(float(cell), 6) for cell in row] for row in value]
+    values = {"layers": names, "cka": rows, "mean_diagonal": None if np.isnan(matched) else round(float(matched), 6)}
+    line = f"CKA of {len(names[0])} x {len(names[1])} layers on {len(probe.labels)} images"
+    return figure, values, [line + ("" if np.isnan(matched) else f", mean of equal layers {matched:.3f}")]
+
+
+def _tsne(networks: list[Network], probe: Probe, batch_size: int, seed: int, titles: tuple[str, str]) -> Result:
+    from matplotlib.figure import Figure
+
+    from lim_gpu.analyse.networks import outputs
+    from lim_gpu.analyse.tsne import correlation, embed, silhouette
+
+    figure = Figure(figsize=(10.5, 5), layout="constrained")
+    found, lines = [], []
+    for axes, network, title in zip(figure.subplots(1, 2), networks, titles, strict=True):
+        points = embed(outputs(network, probe, batch_size), seed)
+        apart = silhouette(points, probe.labels)
+        related = correlation(points, probe.labels)
+        what = "classifier outputs" if network.head is not None else "features: no classifier yet"
+        for label, name in enumerate(probe.classes):
+            own = points[probe.labels == label]
+            axes.scatter(own[:, 0], own[:, 1], s=14, alpha=0.75, label=name)
+        axes.set(title=f"{title} ({what})", xticks=[], yticks=[])
+        axes.set_xlabel(f"correlation {related:.3f}" + (f", silhouette {apart:.3f}" if apart is not None else ""))
+        found.append({"correlation": related, "silhouette": apart, "of": what, "points": points.round(4).tolist()})
+        lines.append(f"{title}: correlation {related:.3f}, silhouette {'none' if apart is None else f'{apart:.3f}'}")
+    axes.legend(frameon=False, fontsize=9)
+    return figure, {"classes": list(probe.classes), "labels": probe.labels.tolist(), "maps": found}, lines
+
+
+def _gradcam(networks: list[Network], probe: Probe, batch_size: int, threshold: float, shown: int) -> Result:
+    from matplotlib.figure import Figure
+
+    from lim_gpu.analyse.gradcam import as_grey, heat_maps, intersection_over_union, overlay
+
+    maps: list[NDArray[np.float32]] = [heat_maps(network, probe, batch_size) for network in networks]
+    overlap = intersection_over_union(maps[0], maps[1], threshold)
+    grey = as_grey(probe.pixels)
+    places = np.unique(np.linspace(0, len(grey) - 1, min(shown, len(grey))).round().astype(int))
+    figure = Figure(figsize=(2.3 * len(places), 7.2), layout="constrained")
+    rows = figure.subplots(3, len(places), squeeze=False)
+    for column, i in enumerate(places):
+        pictures = (grey[i], overlay(grey[i], maps[0][i]), overlay(grey[i], maps[1][i]))
+        for axes, picture in zip(rows[:, column], pictures, strict=True):
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+        rows[0, column].set_title(probe.classes[probe.labels[i]], fontsize=9)
+        rows[2, column].set_xlabel(f"IoU {overlap[i]:.2f}", fontsize=9)
+    for axes, name in zip(rows[:, 0], ("image", "first", "second"), strict=True):
+        axes.set_ylabel(name)
+    mean = float(np.nanmean(overlap)) if np.isfinite(overlap).any() else None
+    each = [None if np.isnan(value) else round(float(value), 6) for value in overlap]
+    values = {"threshold": threshold, "mean_iou": mean, "iou": dict(zip(probe.files, each, strict=True))}
+    text = "no map reaches the threshold" if mean is None else f"mean IoU {mean:.3f}"
+    return figure, values, [f"{text} of {len(grey)} pairs of heat maps at threshold {threshold:g}"]

@@ -1,0 +1,96 @@
+"""What an analysis looks at: networks out of checkpoints, and the images of a labelled data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lim_gpu.backbone import resnet
+from lim_gpu.checkpoint import load_backbone, per_channel, read_checkpoint
+from lim_gpu.errors import UsageError
+from lim_gpu.finetune.images import Normalisation, load_images, network_input
+from lim_gpu.finetune.table import PARTS, read_table
+from lim_gpu.progress import Reporter
+
+SIZE = 224  # pixels a side, as in pre-training and fine-tuning
+
+
+class Network(torch.nn.Module):
+    """A backbone and the linear layer that fine-tuning put on it, where there is one."""
+
+    def __init__(self, encoder: torch.nn.Module, head: torch.nn.Linear | None, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.normalisation = normalisation
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes), or features (B, d) where no head is there."""
+        features = self.encoder(images)
+        return features if self.head is None else self.head(features)
+
+
+def load_network(path: Path, device: torch.device, *, trust: bool = False) -> Network:
+    """The network of a checkpoint, in evaluation mode on `device`. Raises InputError as `load_backbone`."""
+    backbone = load_backbone(path, trust=trust)
+    encoder = resnet(backbone.name, backbone.channels)
+    encoder.load_state_dict(backbone.state)
+    state = read_checkpoint(path, trust=trust).get("state_dict", {})
+    head = None
+    if isinstance(state, dict) and {"head.weight", "head.bias"} <= set(state):
+        classes, width = state["head.weight"].shape
+        head = torch.nn.Linear(width, classes)
+        head.load_state_dict({name: state[f"head.{name}"] for name in ("weight", "bias")})
+    mean, std = (per_channel(tuple(backbone.preprocess[name]), backbone.channels) for name in ("mean", "std"))
+    return Network(encoder, head, Normalisation(mean, std)).eval().to(device)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Images (n, C, S, S) uint8 on the device, their labels (n,) and the names of the classes."""
+
+    pixels: Tensor
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def inputs(self, network: Network, batch: int) -> Iterator[Tensor]:
+        """Batches (B, channels, S, S) as `network` was trained to see them."""
+        for pixels in self.pixels.split(batch):
+            yield network_input(pixels, self.pixels.shape[-1], "bilinear", network.normalisation)
+
+
+def load_probe(data: Path, part: str, most: int, size: int, device: torch.device, reporter: Reporter) -> Probe:
+    """At most `most` images of a part ("train", "val", "test" or "all") of a labelled data set, spread over it evenly.
+
+    UsageError where the data have no such part.
+    """
+    table = read_table(data)
+    places = np.arange(len(table))
+    if part != "all":
+        if table.split is None:
+            raise UsageError(f"{data}: fixes no split. Give --part all")
+        places = np.flatnonzero(table.split == PARTS.index(part))
+    if not len(places):
+        raise UsageError(f"{data}: holds no {part} images. Give another --part")
+    places = places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))]
+    images = load_images(table, size, "bilinear", reporter)
+    pixels = images.pixels[torch.from_numpy(places)].to(device)
+    if pixels.shape[-1] != size:
+        from lim_gpu.finetune.images import resized
+
+        pixels = resized(pixels, size, "bilinear")
+    files = tuple(table.files[i] for i in places.tolist())
+    return Probe(pixels, table.labels[places], table.classes, files)
+
+
+def outputs(network: Network, probe: Probe, batch: int = 64) -> NDArray[np.float32]:
+    """(n, classes) or (n, d): what the network gives for every image."""
+    with torch.no_grad():
+        return torch.cat([network(images) for images in probe.inputs(network, batch)]).cpu().numpy()
