@@ -24,8 +24,9 @@ class SliceDataset(Dataset[Any]):
     transform  called with the item; without it the item is returned as it is
     intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W)
 
-    Slices keep their own sizes: where a store mixes sizes, `transform` must bring them to one before a DataLoader can
-    stack them. Works with any number of DataLoader workers, forked or spawned: each opens its own files.
+    `places` is (n, 2), int32: volume number and slice of every item. Slices keep their own sizes: where a store mixes
+    sizes, `transform` must bring them to one before a DataLoader can stack them. Works with any number of DataLoader
+    workers, forked or spawned: each opens its own files.
     Raises InputError for a selection of another store, or one that names a slice that is not there; an item raises it
     for a damaged file.
     """
@@ -41,14 +42,14 @@ class SliceDataset(Dataset[Any]):
         self.transform = transform
         self.intensity = intensity
         places = self._all() if selection is None else self._selected(Path(selection))
-        # (n, 2), number of the volume and slice: of a list, every forked worker would soon hold a copy
-        self._places = np.array(places, dtype=np.int32).reshape(-1, 2)
+        # of a list, every forked worker would soon hold a copy
+        self.places = np.array(places, dtype=np.int32).reshape(-1, 2)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
     def __getitem__(self, index: int) -> Any:
-        volume, i = self._places[index]
+        volume, i = self.places[index]
         pixels = self.store[volume].read_slice(int(i))[None]
         if self.intensity is not None:
             pixels = self.intensity.to_uint8(pixels)
@@ -57,7 +58,7 @@ class SliceDataset(Dataset[Any]):
 
     def place(self, index: int) -> tuple[str, int]:
         """(volume key, slice) of an item."""
-        volume, i = self._places[index]
+        volume, i = self.places[index]
         return self.store.volumes[volume].key, int(i)
 
     def _all(self) -> list[tuple[int, int]]:

@@ -1,0 +1,62 @@
+"""The networks that are trained: torchvision's ResNets without their last layer."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+
+from lim_gpu.errors import InputError, UsageError
+
+FAMILIES = ("resnet*", "resnext*", "wide_resnet*")
+
+
+def names() -> list[str]:
+    """The names that `resnet` takes: torchvision's ResNets, wide ResNets and ResNeXts."""
+    from torchvision import models
+
+    return [name for name in models.list_models(module=models) if any(fnmatch(name, family) for family in FAMILIES)]
+
+
+def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
+    """A torchvision ResNet whose `fc` passes its input on: (B, channels, H, W) to features (B, `features(name)`).
+
+    Its state has torchvision's own names without `fc.`: 318 tensors for resnet50. Random weights from torch's global
+    generator, or with `pretrained` ImageNet's (IMAGENET1K_V1, which every name has). With `channels=1` the first
+    convolution is the sum over its three input channels: the same features as for grey replicated three times.
+    Raises UsageError for an unknown name or number of channels, InputError for weights that cannot be had.
+    """
+    if channels not in (1, 3):
+        raise UsageError(f"channels {channels} are not possible. Give 1 (grey) or 3 (grey replicated)")
+    model = _torchvision(name)
+    if pretrained:
+        _load_imagenet(model, name)
+    model.fc = torch.nn.Identity()
+    if channels == 1:
+        model.conv1.weight = torch.nn.Parameter(model.conv1.weight.detach().sum(dim=1, keepdim=True))
+        model.conv1.in_channels = 1
+    return model
+
+
+def features(name: str) -> int:
+    """Length of the feature vector: 512 for resnet18 and resnet34, 2048 for the others. Raises as `resnet`."""
+    with torch.device("meta"):
+        return int(_torchvision(name).fc.in_features)
+
+
+def _torchvision(name: str) -> Any:
+    from torchvision import models
+
+    if name not in names():
+        raise UsageError(f"backbone {name!r} is unknown. Give one of {', '.join(names())}")
+    return models.get_model(name, weights=None)
+
+
+def _load_imagenet(model: torch.nn.Module, name: str) -> None:
+    from lim_gpu.similarity.deepnet import imagenet_state
+
+    try:
+        model.load_state_dict(imagenet_state(name, "begin without them"))
+    except RuntimeError:  # torch lists every tensor
+        raise InputError(f"the ImageNet weights in torch's cache are not those of {name}. Remove that file") from None

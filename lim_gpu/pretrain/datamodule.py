@@ -1,0 +1,139 @@
+"""The slices of a store as Lightning wants them: every epoch in another order, resumable at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from lim_gpu.errors import UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.resident import ResidentSlices, SliceBatch, StreamedSlices, placed
+from lim_gpu.progress import Reporter
+
+
+def epoch_order(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Tensor:
+    """Ids (steps, batch_size / world) of one process in one epoch: a pure function of its arguments.
+
+    A permutation of 0..n-1, cut into batches, of which each process takes its share: a step sees the same slices
+    however many processes there are. What is left over, less than a batch, is dropped.
+    """
+    steps = n // batch_size
+    order = np.random.default_rng((seed, epoch)).permutation(n)[: steps * batch_size]
+    return torch.from_numpy(order).view(steps, world, batch_size // world)[:, rank]
+
+
+class Epochs:
+    """The batches of one epoch at each iteration, and the next epoch's at the next.
+
+    position  batches handed out since the beginning of the training, over all epochs; may be set
+    """
+
+    def __init__(
+        self,
+        slices: ResidentSlices | StreamedSlices,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        position: int = 0,
+    ) -> None:
+        self.slices = slices
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.position = position
+
+    def __len__(self) -> int:
+        return len(self.slices) // self.batch_size
+
+    def __iter__(self) -> Iterator[SliceBatch]:
+        epoch, done = divmod(self.position, len(self))
+        order = epoch_order(len(self.slices), self.batch_size, self.seed, epoch, self.rank, self.world)
+        for batch in self.slices.batches(order[done:]):
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """With it, Lightning holds a training that stopped within an epoch for resumable."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """What `state_dict` gave."""
+        self.position = state["position"]
+
+
+class SlicesDataModule(LightningDataModule):
+    """The slices of a store, or of a selection, for pre-training; whether they lie on the device or stream is hidden.
+
+    store, selection  as `lim_gpu.SliceDataset`; intensity: how they become 0..255, by default each by its own range
+    batch_size        slices of a step over all processes
+    budget            bytes of the device for them; None: half of what is free, 0: they always stream
+    position          batches that a training which goes on has seen; Lightning's checkpoints hold it
+
+    Its `len` is the number of slices. They are read at `setup`, onto the trainer's device. Raises InputError for a
+    store or a selection that cannot be used, UsageError for a batch that is larger than the set, or that the processes
+    cannot share.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        batch_size: int,
+        seed: int = 0,
+        selection: str | Path | None = None,
+        *,
+        intensity: Intensity | None = None,
+        budget: int | None = None,
+        position: int = 0,
+        reporter: Reporter | None = None,
+    ) -> None:
+        super().__init__()
+        self.streamed = StreamedSlices(store, selection, "cpu", intensity)
+        self.batch_size, self.seed, self.budget, self.position = batch_size, seed, budget, position
+        self.reporter = reporter
+        self.slices: ResidentSlices | StreamedSlices | None = None
+        self.epochs: Epochs | None = None
+        if batch_size > len(self):
+            raise UsageError(
+                f"batch-size {batch_size} is larger than the {len(self)} slices of {selection or store}. "
+                f"Give --batch-size {len(self)} or less"
+            )
+
+    def __len__(self) -> int:
+        return len(self.streamed)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the slices, once."""
+        _, world = self._process
+        if self.batch_size % world:
+            raise UsageError(f"batch-size {self.batch_size} cannot be shared by {world} processes. Give a multiple")
+        if self.slices is None:
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            self.slices = placed(self.streamed.to(device), self.budget, self.reporter)
+
+    def train_dataloader(self) -> Epochs:
+        """The batches of this process; `setup` has been called."""
+        assert self.slices is not None
+        self.epochs = Epochs(self.slices, self.batch_size, self.seed, *self._process, position=self.position)
+        return self.epochs
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training is: Lightning loads a loader's own state within an epoch, but not at its end."""
+        return {"position": self.position if self.epochs is None else self.epochs.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """What `state_dict` gave; before `train_dataloader`."""
+        self.position = state["position"]
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """They are where they belong: the sizes on the CPU, all else on the device."""
+        return batch
