@@ -29,11 +29,11 @@ test: $(SETUP) ## all tests that need no GPU
 test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
 	$(PYTHON) -m pytest -q -m gpu tests/similarity
 
-bench: $(SETUP) ## each method on the CPU against its library baseline
-	$(PYTHON) -m pytest -q bench
+bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
+	$(PYTHON) -m pytest -q -r fE bench
 
-bench-gpu: $(SETUP) ## each method on the GPU against the CPU and its library baseline
-	$(PYTHON) -m pytest -q -m gpu bench
+bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes
+	$(PYTHON) -m pytest -q -r fE -m gpu --minutes 9 bench
 
 check: $(SETUP) ## ruff, mypy and clang-format at the pinned versions
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[check]'

@@ -1,48 +1,116 @@
-"""Benchmarks: check, then time, one thread a side, the same slices, in one run; a table of ratios at the end.
+"""The benchmark as tests: check, then time. A test is a part; a part that this code has measured here is not run again.
 
-Every test times one peer at one job with `timed`. The table sets each job's peers against the library baseline, which
-comes first.
+    timed(job, unit, peer, function, count)     in a test: times `function`, which does `count` units of `job`
+
+Run it alone, not in one command with tests/: pytest gives these hooks every test there is.
+After the run RESULTS.md and its plots are made of all parts, those of earlier runs and other machines too.
 """
 
 from __future__ import annotations
 
-import platform
-import subprocess
+import re
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from lim_gpu.intensity import Intensity
-from lim_gpu.phantom import phantom
+from bench import inputs, parts, report
+from bench.parts import Row
+from bench.timing import seconds_of
 
-ROUNDS = 5
-LIBRARIES = ("numpy numba torch torchvision pillow scikit-image scipy ImageHash cupy-cuda12x cupy-cuda13x").split()
-
-
-@dataclass(frozen=True)
-class Row:
-    """The median seconds that `peer` took for one `unit` of a job."""
-
-    job: str
-    unit: str
-    peer: str
-    seconds: float
-
-
+ORDER = "kernels pairs hash deepnet growth datasets reduce".split()  # what matters most first; then all others
+BUDGET = 5.0  # s of a part, where it has no mark of its own
+RESUMED = "measured before"
 ROWS = pytest.StashKey[list[Row]]()
+STARTED = pytest.StashKey[float]()
 
 
-@pytest.fixture(scope="session")
-def slices() -> np.ndarray:
-    """40 slices (40, 512, 512) of a procedural chest CT, each mapped by its own minimum..maximum."""
-    return Intensity.parse().to_uint8(phantom("chest", 40, 512, 512, seed=1))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--minutes", type=float, help="start no part that would end later; the next run goes on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[STARTED] = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
+    no_gpu = "no NVIDIA GPU" if not torch.cuda.is_available() else None if find_spec("cupy") else "no CuPy"
+    for item in items:
+        if no_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=no_gpu))
+        elif parts.current(part_name(item)):
+            item.add_marker(pytest.mark.skip(reason=RESUMED))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--minutes")
+    spent = time.monotonic() - item.config.stash[STARTED]
+    if minutes and spent + budget(item) > 60 * minutes:
+        pytest.skip(f"not within {minutes:g} minutes: run it again, it goes on here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    outcome = yield
+    if outcome.skipped and outcome.longrepr[2] != f"Skipped: {RESUMED}":
+        parts.save_skip(part_name(item), outcome.longrepr[2].removeprefix("Skipped: "))
+    elif call.when == "call" and outcome.passed:
+        parts.save(part_name(item), item.stash.get(ROWS, []))
+    return outcome
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if not config.option.collectonly:
+        terminalreporter.section("bench/RESULTS.md")
+        for line in report.write(parts.load()):
+            terminalreporter.write_line(line)
+
+
+def part_name(item: pytest.Item) -> str:
+    """Of test_hash_speed.py::test_peer[imagehash-cpu]: hash-peer-imagehash-cpu."""
+    text = f"{item.path.stem.removeprefix('test_').removesuffix('_speed')}-{item.name.removeprefix('test_')}"
+    return re.sub(r"[^\w.]+", "-", text).strip("-")
+
+
+def _place(item: pytest.Item) -> int:
+    stem = item.path.stem.removeprefix("test_").removesuffix("_speed")
+    return ORDER.index(stem) if stem in ORDER else len(ORDER)
+
+
+def budget(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("budget")
+    return mark.args[0] if mark else BUDGET
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Callable[[Row], None]:
+    return request.node.stash.setdefault(ROWS, []).append
+
+
+@pytest.fixture
+def timed(request: pytest.FixtureRequest, record: Callable[[Row], None]) -> Callable[..., None]:
+    """timed(job, unit, peer, function, count, rounds=5, **fields): check first, then call this; see parts.Row."""
+    device = "cuda" if request.node.get_closest_marker("gpu") else "cpu"
+
+    def run(
+        job: str,
+        unit: str,
+        peer: str,
+        function: Callable[[], Any],
+        count: int,
+        rounds: int = 5,
+        *,
+        table: str = "peers",
+        **fields: Any,
+    ) -> None:
+        seconds, memory = seconds_of(function, device, rounds, budget(request.node))
+        record(Row(table, job, peer, device, unit, count, seconds, memory=memory, **fields))
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -53,84 +121,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def timed(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """timed(job, unit, peer, function, count): time `function`, which does `count` units of the job."""
-
-    def run(job: str, unit: str, peer: str, function: Callable[[], Any], count: int, rounds: int = ROUNDS) -> None:
-        benchmark.group = job
-        benchmark.pedantic(function, rounds=rounds, warmup_rounds=1)
-        row = Row(job, unit, peer, benchmark.stats.stats.median / count)
-        request.config.stash.setdefault(ROWS, []).append(row)
-
-    return run
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure(config: pytest.Config) -> None:
-    config.option.benchmark_quiet = True  # the table of ratios says it shorter; -v shows both
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = None
-    if not torch.cuda.is_available():
-        reason = "no NVIDIA GPU"
-    elif find_spec("cupy") is None:
-        reason = "CuPy is not installed"
-    for item in items:
-        if reason and item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    rows = config.stash.get(ROWS, [])
-    if not rows:
-        return
-    terminalreporter.section("ratios")
-    for line in (*_environment(), "", *_table(rows)):
-        terminalreporter.write_line(line)
-
-
-def _table(rows: list[Row]) -> list[str]:
-    """A line for every peer: its time for a unit, and how often it fits into the time of the job's first peer."""
-    lines = [f"{'job':<34} {'peer':<34} {'time':>16} {'ratio':>8}"]
-    for job in dict.fromkeys(row.job for row in rows):
-        peers = [row for row in rows if row.job == job]
-        for row in peers:
-            time = f"{row.seconds * 1e3:.4g} ms/{row.unit}"
-            lines.append(f"{job:<34} {row.peer:<34} {time:>16} {peers[0].seconds / row.seconds:>7.1f}x")
-    return lines
-
-
-def _environment() -> list[str]:
-    lines = [f"machine: {_processor()}, {platform.system()} {platform.release()}"]
-    if torch.cuda.is_available():
-        lines.append(f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
-    libraries = [f"{name} {found}" for name in LIBRARIES if (found := _version(name))]
-    lines.append(f"versions: Python {platform.python_version()}, {', '.join(libraries)}")
-    lines.append(f"commit: {_commit()}")
-    return lines
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    changes = " with changes" if git("status", "--porcelain") else ""
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + changes
+@pytest.fixture(scope="session")
+def slices() -> Any:
+    """uint8 NumPy (40, 512, 512): the volume that everybody on the CPU is timed on."""
+    return inputs.volume(40, "cpu").numpy()

@@ -1,68 +1,81 @@
-"""DeepNet against plain torchvision: its transforms and its ResNet50, a slice at a time. Seeded weights."""
+"""DeepNet against plain torchvision, and against the network alone. Seeded weights: speed does not depend on them."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from torchvision.models import resnet50
-from torchvision.transforms import v2
 
-from lim_gpu.similarity.deepnet import cosine_matrix, embed, load_model
+from bench import inputs, peers
+from lim_gpu.similarity import deepnet
 
-JOB = "DeepNet, 512 x 512"
-N = 8
+JOB = "DeepNet"
+FORWARD = "the forward pass alone"
+N = {"cpu": 8, "cuda": 512}
+BATCH = 256
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+ON_GPU = {"marks": pytest.mark.gpu}
+OURS = [("cpu", "float32"), pytest.param("cuda", "float32", **ON_GPU), pytest.param("cuda", "bfloat16", **ON_GPU)]
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
+    from torchvision.models import resnet50
+
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "seeded.pth"
     torch.save(resnet50(weights=None).state_dict(), path)
     return path
 
 
-def torchvision(slices, model):
-    transform = v2.Compose(
-        [
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Resize((224, 224), antialias=True),
-            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        ]
-    )
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        pictures = (torch.from_numpy(pixels).to(device).expand(3, -1, -1) for pixels in slices)
-        outputs = torch.cat([model(transform(picture)[None]) for picture in pictures])
-    unit = outputs / outputs.norm(dim=1, keepdim=True)
-    return (unit @ unit.T).cpu().numpy()
+def plain(weights, device: str) -> torch.nn.Module:
+    """torchvision's network as it comes."""
+    from torchvision.models import resnet50
+
+    model = resnet50(weights=None)
+    model.load_state_dict(torch.load(weights))
+    return model.to(device).eval()
 
 
-def test_torchvision(slices, timed, weights):
-    model = load_model(weights, "cpu")
-    timed(JOB, "slice", "torchvision, CPU", lambda: torchvision(slices[:N], model), N, rounds=3)
+def error(cosines: torch.Tensor, slices: torch.Tensor, weights, tolerance: float) -> float:
+    """The largest deviation of the first 8 slices from torchvision on the CPU."""
+    expected = peers.torchvision_cosines(slices[:8].cpu(), plain(weights, "cpu"))
+    deviation = float((cosines[:8, :8].cpu() - expected).abs().max())
+    assert deviation <= tolerance
+    return deviation
 
 
-def test_cpu(slices, timed, weights):
-    model = load_model(weights, "cpu")
-
-    def compute():
-        return cosine_matrix(embed(slices[:N], model)).numpy()
-
-    np.testing.assert_allclose(compute(), torchvision(slices[:N], model), rtol=0, atol=1e-5)
-    timed(JOB, "slice", "lim_gpu, CPU, 1 thread", compute, N, rounds=3)
+def named(peer: str, precision: str) -> str:
+    return peer if precision == "float32" else f"{peer}, {precision}"
 
 
-@pytest.mark.gpu
-def test_gpu(slices, timed, weights):
-    model = load_model(weights, "cuda")
-    many = torch.from_numpy(np.concatenate([np.roll(slices, shift, axis=2) for shift in range(12)])).cuda()
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        expected = torchvision(slices[:N], model)
-    np.testing.assert_allclose(cosine_matrix(embed(many[:N], model)).cpu().numpy(), expected, rtol=0, atol=1e-5)
+@pytest.mark.budget(10)
+@pytest.mark.parametrize(("peer", "device"), peers.params(peers.DEEPNET))
+def test_peer(peer, device, weights, timed):
+    slices, model = inputs.volume(N[device], device), plain(weights, device)
+    off = error(peer.compute(slices[:8], model), slices, weights, peer.tolerance)
+    timed(JOB, "slice", peer.name, lambda: peer.compute(slices, model), len(slices), n=len(slices), error=off)
 
-    def compute():
-        cosine_matrix(embed(many, model))
-        torch.cuda.synchronize()
 
-    timed(JOB, "slice", f"lim_gpu, GPU, n = {len(many)}", compute, len(many))
+@pytest.mark.budget(10)
+@pytest.mark.parametrize(("device", "precision"), OURS)
+def test_forward(device, precision, weights, timed):
+    """The same network in the same precision on pictures that are ready."""
+    model, n = deepnet.load_model(weights, device), N[device]
+    batch = torch.zeros(min(n, BATCH), 3, deepnet.SIDE, deepnet.SIDE, device=device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    half = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+    with torch.no_grad(), deepnet._full_precision, half:
+        peer = named(FORWARD, precision)
+        timed(JOB, "slice", peer, lambda: [model(batch) for _ in range(n // len(batch))], n, n=n)
+
+
+@pytest.mark.budget(10)
+@pytest.mark.parametrize(("device", "precision"), OURS)
+def test_lim_gpu(device, precision, weights, timed):
+    slices, model = inputs.volume(N[device], device), deepnet.load_model(weights, device)
+
+    def compute() -> torch.Tensor:
+        return deepnet.cosine_matrix(deepnet.embed(slices, model, precision=precision))
+
+    off = error(compute(), slices, weights, TOLERANCE[precision])
+    timed(JOB, "slice", named("lim_gpu", precision), compute, len(slices), n=len(slices), error=off)

@@ -1,81 +1,99 @@
-"""HASH against imagehash: the hashes, and the distances of all pairs."""
+"""HASH: the hashes of slices, the distances of all pairs, and whole data sets of hashes without a matrix."""
 
 from __future__ import annotations
 
-import imagehash
+import os
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import lim_gpu
-from lim_gpu.similarity.hash import hamming_matrix
+from bench import inputs, peers
+from lim_gpu.hash_pruning import leader_hashes, rank_hashes
+from lim_gpu.similarity.hash import BITS, dhash, hamming_matrix
 
-HASHES, DISTANCES = "HASH, 512 x 512, hash", "HASH, distances"
+HASHES, DISTANCES, DATA_SET = "HASH, hashes", "HASH, distances", "HASH, a data set without a matrix"
 N = 5000
-IMAGEHASH_N = 100  # 10,000 distances; it takes a Python call for each
+MANY = {"cpu": 20_000, "cuda": 1_000_000}
+RULES = {"greedy": lambda hashes: rank_hashes(hashes).dropped, "leader": lambda hashes: leader_hashes(hashes, 6)}
+THREADS = sorted({1, os.cpu_count()})
 
 
-def with_imagehash(slices):
-    return [imagehash.dhash(Image.fromarray(pixels)) for pixels in slices]
+def named(threads: int) -> str:
+    return f"lim_gpu, {threads} thread{'s' * (threads > 1)}"
 
 
-def check(matrix, slices):
-    hashes = with_imagehash(slices)
-    expected = [[1 - (a - b) / 64 for b in hashes] for a in hashes]
-    np.testing.assert_array_equal(matrix.cpu().numpy(), expected)
+def differing_bits(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of 64, on average."""
+    bits = torch.arange(BITS, device=a.device)
+    return float(((a[:, None] ^ b[:, None]) >> bits & 1).sum(1).float().mean())
 
 
-def random_hashes():
-    return np.random.default_rng(0).integers(0, 2**64, N, dtype=np.uint64)
+@pytest.mark.parametrize(("peer", "device"), peers.params(peers.HASHES))
+def test_peer(peer, device, timed):
+    slices = inputs.volume(40, device)
+    error = differing_bits(peer.compute(slices).cpu(), peers.imagehash_hashes(slices.cpu()))
+    assert error <= peer.tolerance
+    timed(HASHES, "slice", peer.name, lambda: peer.compute(slices), len(slices), n=len(slices), error=error)
 
 
-def test_imagehash(slices, timed):
-    timed(HASHES, "slice", "imagehash", lambda: with_imagehash(slices), len(slices))
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_cpu(slices, timed, threads):
+@pytest.mark.parametrize("threads", THREADS)
+def test_lim_gpu(threads, slices, timed):
     torch.set_num_threads(threads)
-    check(lim_gpu.similarity_matrix(slices, "hash", device="cpu"), slices)
-    peer = f"lim_gpu, CPU, {threads} thread{'s' * (threads > 1)}"
-    timed(HASHES, "slice", peer, lambda: lim_gpu.similarity_matrix(slices, "hash", device="cpu"), len(slices))
+    assert (torch.from_numpy(dhash(slices).view("int64")) == peers.imagehash_hashes(torch.from_numpy(slices))).all()
+    timed(HASHES, "slice", named(threads), lambda: dhash(slices), len(slices), n=len(slices), error=0)
 
 
 @pytest.mark.gpu
-def test_gpu(slices, timed):
-    many = torch.from_numpy(np.concatenate([np.roll(slices, shift, axis=2) for shift in range(12)])).cuda()
-    check(lim_gpu.similarity_matrix(many, "hash")[:40, :40], slices)
+def test_lim_gpu_on_gpu(timed):
+    from lim_gpu.similarity.cuda.hash import dhash as on_gpu
 
-    def compute():
-        lim_gpu.similarity_matrix(many, "hash")
-        torch.cuda.synchronize()
-
-    timed(HASHES, "slice", f"lim_gpu, GPU, n = {len(many)}", compute, len(many))
+    slices = inputs.volume(512, "cuda")
+    assert (on_gpu(slices[:40]).cpu() == peers.imagehash_hashes(slices[:40].cpu())).all()
+    timed(HASHES, "slice", "lim_gpu", lambda: on_gpu(slices), len(slices), n=len(slices), error=0)
 
 
-def test_imagehash_distances(timed):
-    hashes = [imagehash.hex_to_hash(f"{value:016x}") for value in random_hashes()[:IMAGEHASH_N]]
-    timed(DISTANCES, "pair", "imagehash", lambda: [[a - b for b in hashes] for a in hashes], IMAGEHASH_N**2)
+@pytest.mark.parametrize(("peer", "device"), peers.params(peers.DISTANCES))
+def test_peer_distances(peer, device, timed):
+    few = inputs.random_hashes(20, device)
+    assert (peer.compute(few).cpu() == peers.imagehash_distances(few.cpu())).all()
+    n = peers.FEW if peer.compute in peers.SLOW else N
+    hashes = inputs.random_hashes(n, device)
+    timed(DISTANCES, "pair", peer.name, lambda: peer.compute(hashes), n * n, n=n, error=0)
 
 
-def test_cpu_distances(timed):
-    hashes = random_hashes()
-    few = [imagehash.hex_to_hash(f"{value:016x}") for value in hashes[:20]]
-    assert hamming_matrix(hashes)[:20, :20].tolist() == [[a - b for b in few] for a in few]
-    timed(DISTANCES, "pair", f"lim_gpu, CPU, 1 thread, n = {N}", lambda: hamming_matrix(hashes), N * N)
+@pytest.mark.parametrize("threads", THREADS)
+def test_lim_gpu_distances(threads, timed):
+    torch.set_num_threads(threads)
+    hashes = inputs.random_hashes(N, "cpu")
+    distances = torch.from_numpy(hamming_matrix(hashes.numpy().view("uint64")))
+    assert (distances == peers.torch_distances(hashes)).all()
+    timed(DISTANCES, "pair", named(threads), lambda: hamming_matrix(hashes.numpy().view("uint64")), N * N, n=N, error=0)
 
 
 @pytest.mark.gpu
-def test_gpu_distances(timed):
+def test_lim_gpu_distances_on_gpu(timed):
     from lim_gpu.similarity.cuda.hash import hamming_matrix as on_gpu
 
-    hashes = random_hashes()
-    there = torch.from_numpy(hashes.view(np.int64)).cuda()
-    np.testing.assert_array_equal(on_gpu(there).cpu().numpy(), hamming_matrix(hashes))
+    hashes = inputs.random_hashes(N, "cuda")
+    assert (on_gpu(hashes) == peers.torch_distances(hashes)).all()
+    timed(DISTANCES, "pair", "lim_gpu", lambda: on_gpu(hashes), N * N, n=N, error=0)
 
-    def compute():
-        on_gpu(there)
-        torch.cuda.synchronize()
 
-    timed(DISTANCES, "pair", f"lim_gpu, GPU, n = {N}", compute, N * N)
+@pytest.mark.budget(20)
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("rule", RULES)
+def test_data_set(rule, threads, timed):
+    torch.set_num_threads(threads)
+    hashes = inputs.random_hashes(MANY["cpu"], "cpu").numpy().view("uint64")
+    timed(f"{DATA_SET}, {rule}", "slice", named(threads), lambda: RULES[rule](hashes), len(hashes), 3, n=len(hashes))
+
+
+@pytest.mark.gpu
+@pytest.mark.budget(30)
+@pytest.mark.parametrize("rule", RULES)
+def test_data_set_on_gpu(rule, timed):
+    few = inputs.random_hashes(2000, "cuda")
+    np.testing.assert_array_equal(RULES[rule](few), RULES[rule](few.cpu()))
+    hashes = inputs.random_hashes(MANY["cuda"], "cuda")
+    timed(f"{DATA_SET}, {rule}", "slice", "lim_gpu", lambda: RULES[rule](hashes), len(hashes), 3, n=len(hashes))

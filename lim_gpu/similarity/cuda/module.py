@@ -175,8 +175,8 @@ class CudaModule(Module):
 
     device_type = "cuda"
 
-    def __init__(self, name: str, cupy: ModuleType) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, cupy: ModuleType, text: str | None = None) -> None:
+        super().__init__(name, text)
         self._cupy = cupy
         self._function = cache(cupy.RawModule(code=self.source, options=OPTIONS).get_function)
         self._shared: dict[tuple[str, int | None], int] = {}  # the most asked for, by kernel and device

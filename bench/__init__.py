@@ -1,0 +1,1 @@
+"""The benchmark: `make bench`, `make bench-gpu`; checks, then times. See bench/NOTES.md."""

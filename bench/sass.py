@@ -1,0 +1,207 @@
+"""What the compilers make of a kernel, without a GPU: registers, spills, and the instructions of its inner loop.
+
+NVRTC compiles as CuPy does, nvdisasm shows the machine code (SASS); both come with torch's nvidia packages. Instructions
+are counted in the loops that a kernel spends its time in, an instruction of an enclosing loop as the share of it that
+falls to one turn of the inner one. Predicated instructions count as executed, and so do both sides of a branch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lim_gpu.similarity.cuda.module import OPTIONS, source
+from lim_gpu.similarity.cuda.signature import constants
+
+CLASSES = {  # the first letters of an instruction; the longest match wins
+    "tensor": ("IMMA", "HMMA"),
+    "fp32": ("FADD", "FMUL", "FFMA", "FSETP", "FSEL", "FMNMX"),
+    "fp64": ("DADD", "DMUL", "DFMA", "DSETP"),
+    "convert": ("I2F", "F2I", "F2F", "I2I"),
+    "special": ("MUFU",),
+    "shared": ("LDS", "STS", "ATOMS"),
+    "global": ("LDG", "STG", "RED", "ATOMG", "ATOM"),
+    "local": ("LDL", "STL"),  # spills
+    "control": ("BRA", "BAR", "BSSY", "BSYNC", "EXIT", "WARPSYNC", "NOP", "CALL", "RET", "DEPBAR", "BREAK"),
+    "move": ("MOV", "UMOV", "IMAD.MOV", "LDC", "ULDC", "LDCU", "S2R", "S2UR", "CS2R", "R2UR", "SHFL"),
+}
+USAGE = {
+    "frame": re.compile(r"(\d+) bytes stack frame"),
+    "stores": re.compile(r"(\d+) bytes spill stores"),
+    "loads": re.compile(r"(\d+) bytes spill loads"),
+    "registers": re.compile(r"Used (\d+) registers"),
+    "shared": re.compile(r"(\d+) bytes smem|$"),
+}
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)(.*)")
+
+
+class CompilationError(Exception):
+    """With the log of NVRTC."""
+
+
+class Absent(Exception):
+    """A tool that is not installed."""
+
+
+class Instruction(NamedTuple):
+    """`target` is the address a branch goes to."""
+
+    address: int
+    name: str
+    target: int | None
+
+
+class Loop(NamedTuple):
+    """The inner loop of a kernel, in constants of its source: the product of `units` is the units of work (pixels of a
+    pair) that a thread does in a turn, `turns` how many turns there are to one of the loop around it; "" for many."""
+
+    units: tuple[str, ...]
+    turns: str = ""
+
+
+LOOPS = {
+    "ssim_pairs": Loop(("X_TILE", "Y_TILE", "COLUMNS")),
+    "ssim_pairs_tensor": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+}
+
+
+@cache
+def nvrtc() -> Any:
+    """cuda.bindings over the NVRTC library of the installed nvidia packages. Raises Absent."""
+    try:
+        from cuda.bindings import nvrtc as module
+    except ImportError as error:
+        raise Absent("cuda.bindings is not installed") from error
+    try:
+        module.nvrtcVersion()
+    except RuntimeError as error:
+        raise Absent(f"the NVRTC library cannot be loaded: {error}") from error
+    return module
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    result, *values = function(*arguments)
+    if result != nvrtc().nvrtcResult.NVRTC_SUCCESS:
+        raise CompilationError(function.__name__, result)
+    return values[0] if values else None
+
+
+def compile_kernels(text: str, name: str, architecture: int) -> tuple[bytes, str]:
+    """The cubin of a source and the log, with ptxas's report of each kernel. Raises CompilationError with the log."""
+    library = nvrtc()
+    program = call(library.nvrtcCreateProgram, text.encode(), f"{name}.cu".encode(), 0, None, None)
+    # CuPy adds -ftz=true to what it compiles
+    options = [*(option.encode() for option in OPTIONS), b"-ftz=true", f"-arch=sm_{architecture}".encode()]
+    options.append(b"--ptxas-options=-v")
+    result, *_ = library.nvrtcCompileProgram(program, len(options), options)
+    log = b" " * call(library.nvrtcGetProgramLogSize, program)
+    call(library.nvrtcGetProgramLog, program, log)
+    if result != library.nvrtcResult.NVRTC_SUCCESS:
+        raise CompilationError(log.decode().rstrip("\0 "))
+    cubin = b" " * call(library.nvrtcGetCUBINSize, program)
+    call(library.nvrtcGetCUBIN, program, cubin)
+    call(library.nvrtcDestroyProgram, program)
+    return cubin, log.decode().rstrip("\0 ")
+
+
+@cache
+def compiled(kernel_file: str, architecture: int) -> tuple[bytes, str]:
+    """The cubin and the log of kernels/KERNEL_FILE.cu."""
+    return compile_kernels(source(kernel_file), kernel_file, architecture)
+
+
+def usage(log: str) -> dict[str, dict[str, int]]:
+    """What ptxas reports of each kernel: stack frame, spills and shared memory in bytes, registers."""
+    found = {}
+    for report in log.split("Compiling entry function ")[1:]:
+        values = {name: pattern.search(report) for name, pattern in USAGE.items()}
+        found[report.split("'")[1]] = {name: int(match[1] or 0) if match else 0 for name, match in values.items()}
+    return found
+
+
+@cache
+def disassembly(kernel_file: str, architecture: int) -> dict[str, list[Instruction]]:
+    """The instructions of every kernel of a file. Raises Absent where nvdisasm is not installed."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled(kernel_file, architecture)[0])
+        file.flush()
+        text = subprocess.run([_nvdisasm(), "-c", file.name], capture_output=True, text=True, check=True).stdout
+    pieces = re.split(r"^\.text\.(\w+):\n", text, flags=re.MULTILINE)
+    return {name: _instructions(body) for name, body in zip(pieces[1::2], pieces[2::2], strict=True)}
+
+
+def counts(kernel_file: str, kernel: str, arch: int) -> dict[str, float]:
+    """Instructions of a kernel's inner loop for one unit of its work (LOOPS: a pixel of a pair), by class and in all.
+
+    A class is what CLASSES says; "int" is all the rest. Raises Absent where nvdisasm or NVRTC is not installed.
+    """
+    names, loop, code = constants(source(kernel_file)), LOOPS[kernel], disassembly(kernel_file, arch)[kernel]
+    units, turns = math.prod(names[name] for name in loop.units), names[loop.turns] if loop.turns else math.inf
+    inner, *around = sorted(_nest(code), key=lambda bounds: bounds[1] - bounds[0])
+    share = Counter(_class(op.name) for op in code if inner[0] <= op.address <= inner[1])
+    found = {name: float(count) for name, count in share.items()}
+    for bounds in around[:1]:
+        for op in code:
+            if bounds[0] <= op.address <= bounds[1] and not inner[0] <= op.address <= inner[1]:
+                found[_class(op.name)] = found.get(_class(op.name), 0) + 1 / turns
+    found = {name: count / units for name, count in sorted(found.items())}
+    return {**found, "all": sum(found.values())}
+
+
+def _nest(code: list[Instruction]) -> list[tuple[int, int]]:
+    """First and last address of the largest loop that holds no other, and of those around it."""
+    loops = {op.target: op.address for op in code if op.target is not None and op.target < op.address}
+    bounds = list(loops.items())
+    innermost = [a for a in bounds if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in bounds)]
+    inner = max(innermost, key=lambda a: a[1] - a[0])
+    return [b for b in bounds if b[0] <= inner[0] and inner[1] <= b[1]]
+
+
+def _class(name: str) -> str:
+    fitting = [(len(start), kind) for kind, starts in CLASSES.items() for start in starts if name.startswith(start)]
+    return max(fitting)[1] if fitting else "int"
+
+
+def _instructions(body: str) -> list[Instruction]:
+    labels, lines, address = {}, [], 0
+    for line in body.splitlines():
+        if label := re.match(r"(\.L_x_\w+):", line):
+            labels[label[1]] = None
+            pending = label[1]
+            lines.append((pending, None))
+        elif match := _INSTRUCTION.search(line):
+            address = int(match[1], 16)
+            lines.append((match[2], (address, match[3])))
+        elif line.startswith("//----") or line.startswith("\t.section"):
+            break
+    waiting: list[str] = []
+    for name, found in lines:
+        if found is None:
+            waiting.append(name)
+        else:
+            labels.update((label, found[0]) for label in waiting)
+            waiting = []
+    code = []
+    for name, found in lines:
+        if found is not None:
+            to = re.search(r"`\((\.L_x_\w+)\)", found[1]) if name.startswith("BRA") else None
+            code.append(Instruction(found[0], name, labels.get(to[1]) if to else None))
+    return code
+
+
+def _nvdisasm() -> str:
+    for place in find_spec("nvidia").submodule_search_locations if find_spec("nvidia") else []:
+        for path in sorted(Path(place).glob("*/bin/nvdisasm")):
+            return str(path)
+    found = shutil.which("nvdisasm")
+    if found is None:
+        raise Absent("nvdisasm is not installed")
+    return found

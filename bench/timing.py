@@ -1,0 +1,58 @@
+"""How long a function takes: the wall clock on the CPU, CUDA events and an emptied L2 cache on the GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+LEAST = 3  # rounds, unless one alone takes the whole budget
+FLUSH_BYTES = 256 << 20  # more than any L2 cache holds
+
+
+def seconds_of(function: Callable[[], Any], device: str, rounds: int, budget: float) -> tuple[list[float], int | None]:
+    """Seconds of each of at most `rounds` calls after one that warms up; and bytes of GPU memory in use at the most.
+
+    Stops when `budget` seconds are spent, but not before LEAST rounds, unless the warm-up alone spent them: then the
+    one round more is the answer.
+    """
+    spent = once(function, device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    least = LEAST if spent < budget else 1
+    times: list[float] = []
+    while len(times) < rounds and (len(times) < least or spent < budget):
+        times.append(once(function, device))
+        spent += times[-1]
+    return times, torch.cuda.max_memory_allocated() - FLUSH_BYTES if device == "cuda" else None
+
+
+def once(function: Callable[[], Any], device: str) -> float:
+    """Seconds of one call, the L2 cache of a GPU emptied before."""
+    return _on_gpu(function) if device == "cuda" else _on_cpu(function)
+
+
+def _on_cpu(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _on_gpu(function: Callable[[], Any]) -> float:
+    """Between two events on the current stream, so that what a method does on the host between its kernels counts."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    _flush_buffer().zero_()
+    torch.cuda.synchronize()
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+@cache
+def _flush_buffer() -> torch.Tensor:
+    return torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda")
