@@ -81,6 +81,15 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file. Raises InputError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def parse_json(text: str, path: Path) -> Any:
     """Strict JSON: no NaN or Infinity, no number beyond float64, no duplicate key. `path` names it in errors."""
 

@@ -1,4 +1,4 @@
-"""What a store or a selection holds, told without torch."""
+"""What a store, a selection or a checkpoint holds; torch is loaded for checkpoints of other makers alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.checkpoint import SUFFIXES, describe_checkpoint
 from lim_gpu.errors import InputError
 from lim_gpu.progress import Reporter
 from lim_gpu.selection import Selection
@@ -22,10 +23,11 @@ class Description:
     failures: list[tuple[str, str]]
 
 
-def describe(path: Path, verify: bool, reporter: Reporter) -> Description:
-    """Describe the store folder or selection at `path`; with `verify`, read every slice and compare its SHA-256.
+def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) -> Description:
+    """Describe the store folder, selection or checkpoint at `path`.
 
-    Raises InputError when it is neither.
+    verify: read every slice of a store and compare its SHA-256; trust: unpickle a checkpoint that is more than tensors.
+    Raises InputError when it is none of them.
     """
     if path.is_dir():
         return _describe_store(path, verify, reporter)
@@ -33,7 +35,9 @@ def describe(path: Path, verify: bool, reporter: Reporter) -> Description:
         return _describe_selection(path)
     if not path.exists():
         raise InputError(f"{path}: does not exist")
-    raise InputError(f"{path}: neither a store folder nor a selection (.csv)")
+    if path.suffix in SUFFIXES:
+        return Description(*describe_checkpoint(path, trust=trust), [])
+    raise InputError(f"{path}: neither a store folder, a selection (.csv) nor a checkpoint ({', '.join(SUFFIXES)})")
 
 
 def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Description:

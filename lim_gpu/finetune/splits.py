@@ -1,0 +1,121 @@
+"""Which images train, which choose and which test, for every run: a fixed split, folds, or repeated random splits.
+
+Stratified by class; images of one patient, and images with equal pixels, never stand in two parts of a drawn split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.finetune.table import PARTS, Table
+
+VALIDATION_PARTS = 10  # one of ten parts of what is left for training chooses the epoch (the paper's 90/10)
+RANDOM_TEST_PARTS = 5  # one of five parts tests, where runs draw their own split
+DEFAULT_RUNS = 5
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one run: places in the table. `seed` is of all that is random in it."""
+
+    run: int
+    seed: int
+    train: Places
+    val: Places
+    test: Places
+
+
+def make_splits(table: Table, runs: int | None, folds: int | None, seed: int, groups: Places) -> list[Split]:
+    """A split a run. The data's own split for every run; else `folds` of all images, or `runs` random splits.
+
+    groups: (n,) equal numbers for images that must stay together. Raises UsageError when runs and folds contradict each
+    other or the data, InputError when a class is too small.
+    """
+    if runs is not None and folds is not None:
+        raise UsageError("--runs and --folds exclude each other. Give one of them")
+    everything = np.arange(len(table))
+    if table.split is not None:
+        if folds is not None:
+            raise UsageError(f"--folds {folds}: the split of {table.path} is fixed. Give --runs")
+        train, val, test = (np.flatnonzero(table.split == place) for place in range(len(PARTS)))
+        count = DEFAULT_RUNS if runs is None else runs
+        drawn = [(train, val) if len(val) else _hold_out(table, groups, train, seed + run) for run in range(count)]
+        splits = [Split(run, seed + run, *parts, test) for run, parts in enumerate(drawn)]
+    elif runs is None:
+        number = DEFAULT_RUNS if folds is None else folds
+        fold = _deal(table, groups, everything, number, seed, f"--folds {number}")
+        splits = [_around(table, groups, np.flatnonzero(fold == run), run, seed + run) for run in range(number)]
+    else:
+        tests = [
+            np.flatnonzero(_deal(table, groups, everything, RANDOM_TEST_PARTS, seed + run, "a random split") == 0)
+            for run in range(runs)
+        ]
+        splits = [_around(table, groups, test, run, seed + run) for run, test in enumerate(tests)]
+    for split in splits:
+        _check(table, split)
+    return splits
+
+
+def _around(table: Table, groups: Places, test: Places, run: int, seed: int) -> Split:
+    rest = np.setdiff1d(np.arange(len(table)), test)
+    train, val = _hold_out(table, groups, rest, seed)
+    return Split(run, seed, train, val, test)
+
+
+def _hold_out(table: Table, groups: Places, places: Places, seed: int) -> tuple[Places, Places]:
+    """`places` as nine parts to train on and one to choose by."""
+    smallest = _smallest_class(table, groups, places)
+    parts = max(2, min(VALIDATION_PARTS, smallest))
+    fold = _deal(table, groups, places, parts, seed, "validation")
+    return places[fold != 0], places[fold == 0]
+
+
+def _smallest_class(table: Table, groups: Places, places: Places) -> int:
+    """Groups that the rarest class has among `places`."""
+    return min(len(set(groups[places][table.labels[places] == c].tolist())) for c in range(len(table.classes)))
+
+
+def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, what: str) -> NDArray[np.int64]:
+    """(len(places),) a part for every image: groups whole, classes even.
+
+    Groups go, the largest first and else in random order, to the part that holds least of their classes.
+    """
+    if parts < 2:
+        raise UsageError(f"{what}: give 2 or more")
+    for c, name in enumerate(table.classes):
+        count = len(set(groups[places][table.labels[places] == c].tolist()))
+        if count < parts:
+            of = "patients" if table.patients is not None else "images"
+            raise InputError(
+                f"{table.path}: class {name} has {count} {of}, too few for {parts} parts ({what}). Add images"
+            )
+    totals = np.bincount(table.labels[places], minlength=len(table.classes))
+    images: dict[int, list[int]] = {}
+    for place, image in enumerate(places):
+        images.setdefault(int(groups[image]), []).append(place)
+    order = np.random.default_rng(seed).permutation(np.array(sorted(images), dtype=np.int64))
+    held = np.zeros((parts, len(table.classes)))
+    fold = np.empty(len(places), dtype=np.int64)
+    for group in sorted(order.tolist(), key=lambda number: -len(images[number])):
+        own = np.bincount(table.labels[places[images[group]]], minlength=len(table.classes))
+        crowded = held @ (own / totals)
+        best = np.lexsort((held.sum(axis=1), crowded.round(12)))[0]
+        held[best] += own
+        fold[images[group]] = best
+    return fold
+
+
+def _check(table: Table, split: Split) -> None:
+    for name, places in (("train", split.train), ("test", split.test)):
+        absent = [label for label, count in table.counts(places).items() if not count]
+        if absent:
+            raise InputError(
+                f"{table.path}: the {name} part of run {split.run} has no image of class {', '.join(absent)}. "
+                "Give fewer --folds, or more images"
+            )

@@ -1,0 +1,220 @@
+"""What a labelled data set holds, without its pixels: files, labels, patients, and a split where one is given."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError
+from lim_gpu.files import file_sha256, fingerprint
+
+PARTS = ("train", "val", "test")
+PATIENT_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "group")
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The n images of `path` in their order.
+
+    files: (n) names relative to the folder, or "part/index" within an .npz; labels: (n,) places in `classes`; patients:
+    (n) or None where the data name none; split: (n,) places in `PARTS`, or None where the data fix no split.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    patients: tuple[str, ...] | None = None
+    split: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def archive(self) -> bool:
+        """Whether the images stand in one MedMNIST .npz file."""
+        return self.path.suffix == ".npz"
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of every image's file, or of its pixels within an .npz. Raises InputError for what cannot be read."""
+        if self.archive:
+            with open_npz(self.path) as archive:
+                arrays = [read_array(archive, self.path, f"{part}_images") for part in PARTS]
+            return tuple(hashlib.sha256(image.tobytes()).hexdigest() for array in arrays for image in array)
+        return tuple(file_sha256(self.path / name) for name in self.files)
+
+    def fingerprint(self) -> str:
+        """Changes with any image, label, patient or part; with nothing else."""
+        split = None if self.split is None else self.split.tolist()
+        return fingerprint([self.files, self.digests, self.labels.tolist(), self.classes, self.patients, split])
+
+    def groups(self, pixels: Sequence[str] | None = None) -> NDArray[np.int64]:
+        """(n,) what must not be torn apart: images of one patient, and images that are equal, have one number.
+
+        pixels: (n) digests of the decoded pixels, for images that are equal though their files are not.
+        """
+        number = np.arange(len(self))
+        for names in (self.patients, self.digests, pixels):
+            first: dict[str, int] = {}
+            for place, name in enumerate(names or ()):
+                other = number[first.setdefault(name, place)]
+                if number[place] != other:
+                    number[number == number[place]] = other
+        return number
+
+    def counts(self, places: NDArray[np.int64]) -> dict[str, int]:
+        """Images of each class among `places`."""
+        numbers = np.bincount(self.labels[places], minlength=len(self.classes))
+        return {name: int(number) for name, number in zip(self.classes, numbers, strict=True)}
+
+
+def read_table(path: Path) -> Table:
+    """Read DATA: a folder with split.csv or labels.csv, a folder per class, or a MedMNIST .npz.
+
+    Raises InputError, in one line, for what is missing, contradictory or unknown.
+    """
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder. Give a folder with split.csv or labels.csv, or a MedMNIST .npz")
+    for name in ("split.csv", "labels.csv"):
+        if (path / name).is_file():
+            return _read_csv(path, path / name)
+    return _read_folders(path)
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _assemble(
+    path: Path, files: list[str], labels: list[str], patients: list[str] | None, parts: list[str] | None
+) -> Table:
+    classes = tuple(sorted(set(labels), key=_natural))
+    if len(classes) < 2:
+        raise InputError(
+            f"{path}: {'one class only: ' + classes[0] if classes else 'no images'}. Give two or more classes"
+        )
+    split = None if parts is None else np.array([PARTS.index(part) for part in parts], dtype=np.int64)
+    places = np.array([classes.index(label) for label in labels], dtype=np.int64)
+    table = Table(path, tuple(files), places, classes, tuple(patients) if patients is not None else None, split)
+    if split is not None:
+        _check_split(table, split)
+    return table
+
+
+def _check_split(table: Table, split: NDArray[np.int64]) -> None:
+    for part in ("train", "test"):
+        counts = table.counts(np.flatnonzero(split == PARTS.index(part)))
+        absent = [name for name, count in counts.items() if not count]
+        if absent:
+            raise InputError(
+                f"{table.path}: the {part} part has no image of class {', '.join(absent)}. Correct the split"
+            )
+    seen: dict[str, int] = {}
+    for patient, part in zip(table.patients or (), split.tolist(), strict=False):
+        if seen.setdefault(patient, part) != part:
+            where = f"{PARTS[seen[patient]]} and {PARTS[part]}"
+            raise InputError(f"{table.path}: patient {patient} stands in {where}. Put each patient into one part")
+
+
+def _read_csv(folder: Path, path: Path) -> Table:
+    needed = ("file", "label", "split") if path.name == "split.csv" else ("file", "label")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [column for column in reader.fieldnames or []]
+            rows = list(reader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    absent = [column for column in needed if column not in columns]
+    if absent:
+        raise InputError(f"{path}: has no column {', '.join(absent)}. The first line must be {','.join(needed)}")
+    patient = next((column for column in columns if column.lower() in PATIENT_COLUMNS), None)
+    files: dict[str, int] = {}
+    for line, row in enumerate(rows, start=2):
+        values = {column: row[column] for column in (*needed, *([patient] if patient else []))}
+        empty = [column for column, value in values.items() if not value]
+        if empty or None in row:
+            raise InputError(
+                f"{path}: line {line} has {f'no {empty[0]}' if empty else 'too many columns'}. Complete it"
+            )
+        if files.setdefault(row["file"], line) != line:
+            raise InputError(f"{path}: {row['file']} stands in lines {files[row['file']]} and {line}. Remove one")
+        if "split" in needed and row["split"] not in PARTS:
+            raise InputError(f"{path}: line {line}: split {row['split']!r} is unknown. Give {', '.join(PARTS)}")
+        if not (folder / row["file"]).is_file():
+            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {folder}")
+    labels = [row["label"] for row in rows]
+    patients = [row[patient] for row in rows] if patient else None
+    return _assemble(
+        folder, list(files), labels, patients, [row["split"] for row in rows] if "split" in needed else None
+    )
+
+
+def _read_folders(folder: Path) -> Table:
+    """A folder per class; below train, val and test where these are there."""
+    names = sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=_natural)
+    split = {"train", "test"} <= set(names) <= set(PARTS)
+    classes = sorted({e.name for name in names for e in (folder / name).iterdir() if e.is_dir()}) if split else names
+    if not classes:
+        raise InputError(f"{folder}: neither split.csv nor labels.csv nor a folder per class. Add one of them")
+    files, labels, parts = [], [], []
+    for part in names if split else [""]:
+        for label in classes:
+            found = (p for p in (folder / part / label).rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+            for path in sorted(found, key=lambda p: _natural(str(p))):
+                files.append(str(path.relative_to(folder)))
+                labels.append(label)
+                parts.append(part)
+    return _assemble(folder, files, labels, None, parts if split else None)
+
+
+def open_npz(path: Path) -> Any:
+    """A MedMNIST file, its arrays unread. Pickled arrays are refused by NumPy when they are read."""
+    try:
+        archive = np.load(path, allow_pickle=False)
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise InputError(f"{path}: cannot be read as .npz ({_cause(error)}). Download it again") from None
+    absent = [f"{p}_{what}" for p in PARTS for what in ("images", "labels") if f"{p}_{what}" not in archive]
+    if absent:
+        raise InputError(f"{path}: has no array {', '.join(absent)}. Give a MedMNIST file")
+    return archive
+
+
+def read_array(archive: Any, path: Path, name: str) -> NDArray[Any]:
+    """One array of a MedMNIST file."""
+    try:
+        return np.asarray(archive[name])
+    except Exception as error:  # as above
+        raise InputError(f"{path}: {name} cannot be read ({_cause(error)}). Download it again") from None
+
+
+def _read_npz(path: Path) -> Table:
+    files, labels, parts = [], [], []
+    with open_npz(path) as archive:
+        for part in PARTS:
+            values = read_array(archive, path, f"{part}_labels")
+            if values.ndim == 2 and values.shape[1] > 1:
+                raise InputError(f"{path}: {values.shape[1]} labels an image. Give a data set of one label an image")
+            files += [f"{part}/{place}" for place in range(len(values))]
+            labels += [str(int(value)) for value in values.ravel()]
+            parts += [part] * len(values)
+    return _assemble(path, files, labels, None, parts)
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0].strip()[:120]

@@ -1,0 +1,205 @@
+"""One run: a network fine-tuned on one split, its best epoch kept by validation."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lim_gpu.backbone import features, resnet
+from lim_gpu.errors import LimGpuError, NoGpuError
+from lim_gpu.finetune.images import Images, Normalisation, batches, network_input
+from lim_gpu.finetune.protocol import Protocol
+from lim_gpu.finetune.splits import Split
+from lim_gpu.pretrain.augment import flip
+
+EVALUATED = 256  # images at a time where nothing is learnt
+
+
+def training_device(device: str) -> torch.device:
+    """The torch device for "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". NoGpuError when not there."""
+    if device == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    place = torch.device(device)
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise NoGpuError(
+            f"device {device}: {torch.cuda.device_count()} usable NVIDIA GPUs. Use --device cpu, or see lim-gpu doctor"
+        )
+    return place
+
+
+class Classifier(torch.nn.Module):
+    """A backbone and one linear layer: (B, channels, H, W) to logits (B, classes)."""
+
+    def __init__(self, backbone: str, channels: int, classes: int, pretrained: bool = False) -> None:
+        super().__init__()
+        self.encoder = resnet(backbone, channels, pretrained=pretrained)
+        self.head = torch.nn.Linear(features(backbone), classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of normalised images."""
+        return self.head(self.encoder(images))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: `name` for records; `state` of a backbone, None for random or (imagenet) torchvision's."""
+
+    name: str
+    backbone: str
+    channels: int
+    state: dict[str, Tensor] | None = None
+    imagenet: bool = False
+    normalisation: Normalisation | None = None  # of its pre-training
+
+    def network(self, classes: int, seed: int) -> Classifier:
+        """The network before its first step; starts of equal backbone and seed have equal heads."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Classifier(self.backbone, self.channels, classes, self.imagenet)
+            torch.manual_seed(seed)
+            network.head.reset_parameters()
+        if self.state is not None:
+            network.encoder.load_state_dict(self.state, strict=True)
+        return network
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best epoch (0-based) of a run, its validation accuracy and loss, its state (CPU), all epochs' records."""
+
+    epoch: int
+    accuracy: float
+    loss: float
+    state: dict[str, Tensor]
+    history: list[dict[str, Any]]
+
+
+def train(
+    network: Classifier,
+    images: Images,
+    labels: Tensor,
+    split: Split,
+    protocol: Protocol,
+    normalisation: Normalisation,
+    after_epoch: Callable[[int], None] = lambda _count: None,
+) -> Trained:
+    """Fine-tune `network` on split.train; the epoch of the highest accuracy on split.val counts, ties the earlier.
+
+    labels: (n,) int64 on the device of the images. Raises LimGpuError when the loss is not finite.
+    """
+    parameters = [p for p in network.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay)
+    best: Trained | None = None
+    history: list[dict[str, Any]] = []
+    with _repeatable():
+        for epoch in range(protocol.epochs):
+            _begin_epoch(network, optimizer, protocol, epoch)
+            generator = torch.Generator().manual_seed(_epoch_seed(split.seed, epoch))
+            order = split.train[torch.randperm(len(split.train), generator=generator).numpy()]
+            losses = []
+            for places in batches(order, protocol.batch_size):
+                chosen = places.to(images.pixels.device)
+                inputs = network_input(images.pixels[chosen], protocol.size, protocol.resize, normalisation)
+                inputs = flip(inputs, 0.5, generator) if protocol.flip else inputs
+                loss = cross_entropy(network(inputs), labels[chosen])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            mean_loss = float(torch.stack(losses).mean())
+            accuracy, val_loss = _validate(network, images, labels, split.val, protocol, normalisation)
+            if not (math.isfinite(mean_loss) and math.isfinite(val_loss)):
+                raise LimGpuError(f"run {split.run}: the loss is not finite in epoch {epoch}. Give a lower --lr")
+            phase = "head" if protocol.head_only(epoch) else "all"
+            rate = protocol.learning_rate(epoch)
+            history.append(
+                {
+                    "epoch": epoch,
+                    "phase": phase,
+                    "lr": rate,
+                    "loss": mean_loss,
+                    "val_loss": val_loss,
+                    "val_acc": accuracy,
+                }
+            )
+            if best is None or accuracy > best.accuracy:
+                state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
+                best = Trained(epoch, accuracy, val_loss, state, history)
+            after_epoch(1)
+    assert best is not None  # epochs is at least 1
+    return best
+
+
+def _begin_epoch(network: Classifier, optimizer: torch.optim.Optimizer, protocol: Protocol, epoch: int) -> None:
+    """What trains in this epoch, at which rate, and how batch norm behaves.
+
+    A parameter without a gradient is skipped by Adam, its weight decay included: so one optimizer serves both phases.
+    """
+    network.train()
+    alone = protocol.head_only(epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = protocol.learning_rate(epoch)
+    for parameter in network.encoder.parameters():
+        parameter.requires_grad_(not alone)
+    if alone and protocol.norm == "frozen":
+        network.encoder.eval()
+    elif alone:
+        for module in network.encoder.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.requires_grad_(True)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextlib.contextmanager
+def _repeatable() -> Iterator[None]:
+    """cuDNN's algorithms that give the same bits for the same seed."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def logits(
+    network: Classifier, images: Images, places: NDArray[np.int64], protocol: Protocol, normalisation: Normalisation
+) -> Tensor:
+    """(len(places), classes) float32 on the device of the images, batch norm with its running statistics."""
+    network.eval()
+    with torch.no_grad():
+        return torch.cat(
+            [
+                network(
+                    network_input(
+                        images.pixels[part.to(images.pixels.device)], protocol.size, protocol.resize, normalisation
+                    )
+                )
+                for part in batches(places, EVALUATED)
+            ]
+        )
+
+
+def _validate(
+    network: Classifier,
+    images: Images,
+    labels: Tensor,
+    places: NDArray[np.int64],
+    protocol: Protocol,
+    normalisation: Normalisation,
+) -> tuple[float, float]:
+    """Accuracy and mean cross entropy on `places`."""
+    outputs = logits(network, images, places, protocol, normalisation)
+    true = labels[torch.as_tensor(places, device=labels.device)]
+    return float((outputs.argmax(dim=1) == true).double().mean()), float(cross_entropy(outputs, true))

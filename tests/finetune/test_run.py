@@ -1,0 +1,321 @@
+"""A whole fine-tuning on procedural images: it learns, reports, goes on, refuses, chooses and compares."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lim_gpu import checkpoint
+from lim_gpu.backbone import resnet
+from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.finetune import training
+from lim_gpu.finetune.protocol import protocol
+from lim_gpu.finetune.run import Request, compare, finetune
+from lim_gpu.progress import Reporter
+
+QUIET = Reporter(quiet=True)
+QUICK = {"epochs": 2, "head_epochs": 1, "size": 32, "batch_size": 16}
+
+
+def request(data, checkpoints=(), **options):
+    settings = QUICK | {name: options.pop(name) for name in list(options) if name in (*QUICK, "lr", "flip")}
+    backbone = None if checkpoints else "resnet18"
+    options = {"backbone": backbone, "folds": 2} | options
+    return Request(data, protocol("wolf2024-paper", **settings), tuple(checkpoints), **options)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Two checkpoints of ours."""
+    paths = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        paths.append(tmp_path / f"epoch={seed}.ckpt")
+        state = {f"encoder.{name}": value for name, value in resnet("resnet18").state_dict().items()}
+        torch.save({"state_dict": state, "lim_gpu": {"preprocess": {"mean": [0.18], "std": [0.19]}}}, paths[-1])
+    return paths
+
+
+def test_it_learns_and_every_file_says_so(make_folder, two_classes, tmp_path):
+    folder = make_folder([{"file": f"i{n:03d}.png", "label": ("disc", "none")[n % 2]} for n in range(80)])
+    asked = request(folder, epochs=8, head_epochs=1, lr=1e-3, positive="disc")
+    outcome = finetune(asked, tmp_path / "run", "cpu", QUIET)
+    results = read(tmp_path / "run/results.json")
+    assert results["auc"]["mean"] > 0.9
+    assert results["positive"] == "disc"
+    assert results["f1_is"] == "F1 of class disc."
+    for name in ("auc", "f1", "acc"):
+        score = results[name]
+        assert score["mean"] == pytest.approx(np.mean(score["runs"]))
+        assert score["sd"] == pytest.approx(np.std(score["runs"], ddof=1))
+        assert score["interval"][0] <= score["mean"] <= score["interval"][1]
+    assert outcome.values["auc"] == results["auc"]
+    with open(tmp_path / "run/predictions.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["file"] for row in rows}) == len(rows) == 80
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert right == pytest.approx(results["acc"]["mean"], abs=1e-6)
+    assert sum(map(sum, results["confusion"])) == 80
+    text = (tmp_path / "run/results.md").read_text()
+    assert f"{results['auc']['mean']:.4f}" in text
+    assert "disc (positive)" in text
+    with Image.open(tmp_path / "run/roc.png") as picture:
+        assert min(picture.size) > 300
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    best = tmp_path / "run/runs/1/candidate-0/best.ckpt"
+    assert results["runs"][1]["checkpoint"] == "runs/1/candidate-0/best.ckpt"
+    tuned = checkpoint.load_backbone(best)
+    assert tuned.name == "resnet18"
+    assert tuned.preprocess["mean"] == results["runs"][1]["normalisation"]["mean"]
+    values, _ = checkpoint.describe_checkpoint(best)
+    assert (values["method"], values["classes"]) == ("finetune", ["disc", "none"])
+
+
+def test_a_finished_run_is_unchanged_and_another_is_refused(make_folder, two_classes, tmp_path, monkeypatch):
+    folder, output = make_folder(two_classes), tmp_path / "run"
+    finetune(request(folder), output, "cpu", QUIET)
+    before = (output / "results.json").stat().st_mtime_ns
+    monkeypatch.setattr(training, "train", None)
+    again = finetune(request(folder), output, "cpu", QUIET)
+    assert again.values["unchanged"]
+    assert again.lines[0] == f"unchanged: {output}"
+    assert (output / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="--overwrite"):
+        finetune(request(folder, seed=1), output, "cpu", QUIET)
+    monkeypatch.undo()
+    finetune(request(folder, seed=1), output, "cpu", QUIET, overwrite=True)
+    assert [run["seed"] for run in read(output / "results.json")["runs"]] == [1, 2]
+
+
+def test_an_interrupted_command_goes_on_and_gives_the_same(make_folder, two_classes, tmp_path, monkeypatch):
+    folder = make_folder(two_classes)
+    finetune(request(folder), tmp_path / "whole", "cpu", QUIET)
+    real, seeds = training.train, []
+
+    def interrupted(network, images, labels, split, *rest):
+        seeds.append(split.seed)
+        if len(seeds) == 2:
+            raise KeyboardInterrupt
+        return real(network, images, labels, split, *rest)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(request(folder), tmp_path / "run", "cpu", QUIET)
+    assert not (tmp_path / "run/results.json").exists()
+    assert finetune(request(folder), tmp_path / "run", "cpu", QUIET).values["unchanged"] is False
+    assert seeds == [0, 1, 1]
+    for name in ("results.json", "predictions.csv", "results.md"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_candidates_are_chosen_on_validation_never_on_test(make_folder, weights, tmp_path):
+    rows = [{"file": f"i{n:02d}.png", "label": ("disc", "none")[n % 2]} for n in range(48)]
+    rows = [row | {"split": "train" if n < 24 else "val" if n < 36 else "test"} for n, row in enumerate(rows)]
+    right = make_folder(rows, table="split.csv")
+    finetune(request(right, weights, folds=None, runs=2), tmp_path / "right", "cpu", QUIET)
+    text = (right / "split.csv").read_text()
+    swapped = [
+        line.replace("disc", "?").replace("none", "disc").replace("?", "none") if "test" in line else line
+        for line in text.split("\n")
+    ]
+    (right / "split.csv").write_text("\n".join(swapped))
+    finetune(request(right, weights, folds=None, runs=2), tmp_path / "wrong", "cpu", QUIET)
+    one, other = (read(tmp_path / name / "results.json") for name in ("right", "wrong"))
+    assert one["candidates"] == other["candidates"]
+    assert one["acc"]["mean"] == pytest.approx(1 - other["acc"]["mean"], abs=1e-6)
+    assert sorted(candidate["chosen"] for candidate in one["candidates"]) == [0, 2]
+    assert {run["start"] for run in one["runs"]} == set(one["start"])
+    best = max(one["candidates"], key=lambda candidate: (candidate["val_acc"], -candidate["val_loss"]))
+    assert best["chosen"] == 2
+    assert len(list((tmp_path / "right").rglob("best.ckpt"))) == 2
+    assert "chosen on validation" in (tmp_path / "right/results.md").read_text()
+
+
+def test_checkpoints_bring_their_normalisation_and_their_weights(make_folder, two_classes, weights, tmp_path):
+    folder = make_folder(two_classes)
+    finetune(request(folder, weights[:1], epochs=1), tmp_path / "run", "cpu", QUIET)
+    results = read(tmp_path / "run/results.json")
+    assert results["runs"][0]["normalisation"] == {"mean": [0.18] * 3, "std": [0.19] * 3}
+    tuned = checkpoint.load_backbone(tmp_path / "run/runs/0/candidate-0/best.ckpt")
+    given = checkpoint.load_backbone(weights[0])
+    assert all(torch.equal(tuned.state[name], value) for name, value in given.state.items())  # head phase alone
+
+
+def test_many_classes_and_medmnist(draw, tmp_path):
+    path, rng = tmp_path / "toy.npz", np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", 30), ("val", 9), ("test", 12)):
+        labels = np.arange(n, dtype=np.uint8) % 3
+        arrays[f"{part}_images"] = np.stack([draw(rng, ("disc", "bar", "none")[label], 28) for label in labels])
+        arrays[f"{part}_labels"] = labels[:, None]
+    np.savez(path, **arrays)
+    finetune(request(path, folds=None, runs=1, flip=False), tmp_path / "run", "cpu", QUIET)
+    results = read(tmp_path / "run/results.json")
+    assert results["positive"] is None
+    assert results["f1"]["mean"] == results["f1_macro"]["mean"]
+    assert results["auc"]["sd"] is None
+    assert np.array(results["confusion"]).shape == (3, 3)
+    with pytest.raises(UsageError, match="only two classes"):
+        finetune(request(path, folds=None, runs=1, positive="1"), tmp_path / "other", "cpu", QUIET)
+
+
+def test_two_runs_are_compared_seed_by_seed(make_folder, two_classes, weights, tmp_path):
+    folder = make_folder(two_classes)
+    finetune(request(folder), tmp_path / "a", "cpu", QUIET)
+    outcome = finetune(request(folder, weights[:1]), tmp_path / "b", "cpu", QUIET, against=tmp_path / "a")
+    found = outcome.values["comparison"]
+    a, b = (read(tmp_path / name / "results.json") for name in "ab")
+    for name in ("auc", "f1", "acc"):
+        expected = [x - y for x, y in zip(b[name]["runs"], a[name]["runs"], strict=True)]
+        assert found[name]["runs"] == pytest.approx(expected)
+        assert found[name]["interval"][0] <= found[name]["interval"][1]
+    assert read(tmp_path / "b/comparison.json") == found
+    assert any("less" in line for line in outcome.lines)
+    assert compare(tmp_path / "a", tmp_path / "a")["acc"]["mean"] == 0
+    finetune(request(folder, seed=3), tmp_path / "c", "cpu", QUIET)
+    with pytest.raises(UsageError, match="differ in their seeds"):
+        compare(tmp_path / "a", tmp_path / "c")
+    with pytest.raises(InputError, match="no finished fine-tuning"):
+        finetune(request(folder), tmp_path / "a", "cpu", QUIET, against=tmp_path / "nowhere")
+
+
+def test_a_dry_run_writes_nothing_and_loads_no_torch(make_folder, two_classes, tmp_path):
+    folder = make_folder(two_classes)
+    program = (
+        "import sys; from lim_gpu.cli import cli\n"
+        f"arguments = ['finetune', {str(folder)!r}, '--dry-run', '-o', {str(tmp_path / 'run')!r}]\n"
+        "try: cli.main(arguments, standalone_mode=False)\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numba', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "60 images (30 disc, 30 none)" in done.stdout
+    assert "run 4: seed 4, train 43, val 5, test 12" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_equal_images_across_a_fixed_split_are_said(make_folder, tmp_path, capsys):
+    rows = [
+        {"file": f"i{n:02d}.png", "label": ("disc", "none")[n % 2], "split": ("train", "test")[n // 20]}
+        for n in range(40)
+    ]
+    folder = make_folder(rows, table="split.csv")
+    (folder / "i30.png").write_bytes((folder / "i00.png").read_bytes())
+    finetune(request(folder, folds=None, runs=1, epochs=1), tmp_path / "run", "cpu", Reporter())
+    text = capsys.readouterr().err
+    assert "1 images stand both in test and in train or val" in text
+    assert "only the last layer trains" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "word"),
+    [
+        ({"runs": 0, "folds": None}, UsageError, "--runs 0"),
+        ({"folds": 1}, UsageError, "--folds 1"),
+        ({"runs": 2}, UsageError, "exclude each other"),
+        ({"seed": -1}, UsageError, "--seed -1"),
+        ({"init": "zeros"}, UsageError, "--init zeros"),
+        ({"positive": "square"}, UsageError, "disc, none"),
+        ({"backbone": "vit_b_16"}, UsageError, "vit_b_16"),
+    ],
+)
+def test_what_contradicts_itself(make_folder, two_classes, tmp_path, options, error, word):
+    with pytest.raises(error, match=word):
+        finetune(request(make_folder(two_classes), **options), tmp_path / "run", "cpu", QUIET)
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_checkpoints_that_do_not_fit(make_folder, two_classes, weights, tmp_path):
+    folder = make_folder(two_classes)
+    with pytest.raises(InputError, match="holds resnet18, not resnet50"):
+        finetune(request(folder, weights, backbone="resnet50"), tmp_path / "run", "cpu", QUIET)
+    with pytest.raises(UsageError, match="--init imagenet and --checkpoint"):
+        request(folder, weights, init="imagenet")
+    with pytest.raises(UsageError, match="given twice"):
+        request(folder, [weights[0], weights[0]])
+    with pytest.raises(InputError, match="none.ckpt"):
+        finetune(request(folder, [tmp_path / "none.ckpt"]), tmp_path / "run", "cpu", QUIET)
+    torch.save(
+        torch.load(weights[0], weights_only=True) | {"lim_gpu": {"preprocess": {"mean": [0.1], "std": [0.0]}}},
+        weights[1],
+    )
+    with pytest.raises(InputError, match="no usable mean and std"):
+        finetune(request(folder, weights), tmp_path / "run", "cpu", QUIET)
+
+
+def test_a_folder_of_something_else_is_left_alone(make_folder, two_classes, tmp_path):
+    folder, output = make_folder(two_classes), tmp_path / "mine"
+    output.mkdir()
+    (output / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="inside the data"):
+        finetune(request(folder), folder / "run", "cpu", QUIET)
+    with pytest.raises(UsageError, match="holds other files"):
+        finetune(request(folder), output, "cpu", QUIET, overwrite=True)
+    (output / "config.json").write_text('{"format": "lim-gpu-pretrain"}')
+    with pytest.raises(UsageError, match="another program's run"):
+        finetune(request(folder), output, "cpu", QUIET, overwrite=True)
+    assert {path.name for path in output.iterdir()} == {"thesis.tex", "config.json"}
+
+
+def test_a_full_disk_is_one_line(make_folder, two_classes, tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise RuntimeError("[enforce fail at inline_container.cc:820] . PytorchStreamWriter failed writing file")
+
+    folder = make_folder(two_classes)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(LimGpuError, match="best.ckpt: cannot be written"):
+        finetune(request(folder, epochs=1), tmp_path / "run", "cpu", QUIET)
+    assert not list((tmp_path / "run").rglob("*.ckpt*"))
+
+
+def lim_gpu(*arguments):
+    command = [sys.executable, "-m", "lim_gpu.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def test_the_command_line(make_folder, two_classes, tmp_path):
+    folder = make_folder(two_classes)
+    options = (
+        "--backbone",
+        "resnet18",
+        "--size",
+        32,
+        "--epochs",
+        1,
+        "--head-epochs",
+        0,
+        "--folds",
+        2,
+        "--device",
+        "cpu",
+    )
+    done = lim_gpu("finetune", folder, *options, "-o", tmp_path / "run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {"mean", "sd", "runs"} <= set(json.loads(done.stdout)["auc"])
+    again = lim_gpu("finetune", folder, *options, "-o", tmp_path / "run")
+    assert again.returncode == 0
+    assert again.stdout.startswith(f"unchanged: {tmp_path / 'run'}")
+    (folder / "i09.png").write_bytes(b"\x89PNG\r\n\x1a\n not an image")
+    bad = lim_gpu("finetune", folder, *options, "-o", tmp_path / "other")
+    assert bad.returncode == 3
+    assert bad.stderr.count("\n") == 1
+    assert "i09.png" in bad.stderr
+    refused = lim_gpu("finetune", folder, *options, "-o", tmp_path / "run")
+    assert refused.returncode == 2
+    exported = lim_gpu("export", tmp_path / "run/runs/0/candidate-0/best.ckpt", "-o", tmp_path / "w.safetensors")
+    assert exported.returncode == 0, exported.stderr
+    assert "conv1_t_stride=2" in exported.stdout
+    info = lim_gpu("info", tmp_path / "run/runs/0/candidate-0/best.ckpt")
+    assert "finetune resnet18, epoch 0" in info.stdout

@@ -1,0 +1,107 @@
+"""Splits: every image tests once, classes stay even, and no patient stands on two sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.finetune.splits import make_splits
+from lim_gpu.finetune.table import Table
+
+
+def table(labels, patients=None, split=None):
+    labels = np.asarray(labels, dtype=np.int64)
+    names = tuple(str(c) for c in range(labels.max() + 1))
+    split = None if split is None else np.asarray(split)
+    return Table(Path("data"), tuple(map(str, range(len(labels)))), labels, names, patients, split)
+
+
+def groups_of(table):
+    if table.patients is None:
+        return np.arange(len(table))
+    return np.unique(np.array(table.patients), return_inverse=True)[1]
+
+
+def splits(table, runs=None, folds=None, seed=0):
+    return make_splits(table, runs, folds, seed, groups_of(table))
+
+
+def test_folds_are_stratified_90_10_inside_and_cover_everything():
+    found = splits(table([0] * 100 + [1] * 100))
+    assert [len(part) for part in (found[0].train, found[0].val, found[0].test)] == [144, 16, 40]
+    assert sorted(np.concatenate([split.test for split in found])) == list(range(200))
+    for split in found:
+        for part in (split.train, split.val, split.test):
+            assert (part < 100).sum() * 2 == len(part)
+    assert [split.seed for split in found] == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), folds=st.integers(2, 4), size=st.integers(1, 5), mixed=st.booleans())
+def test_no_patient_is_ever_on_two_sides(seed, folds, size, mixed):
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(60), size)
+    labels = rng.integers(0, 2, len(patient)) if mixed else patient % 2
+    data = table(labels, tuple(map(str, patient)))
+    found = splits(data, folds=folds, seed=seed)
+    tested = np.concatenate([split.test for split in found])
+    assert sorted(tested) == list(range(len(data)))
+    for split in [*found, *splits(data, runs=2, seed=seed)]:
+        sides = [set(patient[part]) for part in (split.train, split.val, split.test)]
+        assert len(sides[0]) + len(sides[1]) + len(sides[2]) == len(set(patient))
+        assert all(len(np.unique(labels[part])) == 2 for part in (split.train, split.test))
+
+
+def test_classes_stay_even_among_patients_of_unequal_size():
+    patient = np.repeat(np.arange(40), np.arange(40) % 5 + 1)
+    labels = patient % 2
+    data = table(labels, tuple(map(str, patient)))
+    shares = [labels[split.test].mean() for split in splits(data)]
+    assert max(shares) - min(shares) < 0.1
+
+
+def test_the_same_seed_gives_the_same_splits_and_another_others():
+    data = table([0, 1] * 30)
+    first, again, other = (splits(data, folds=3, seed=seed) for seed in (1, 1, 2))
+    assert all(
+        np.array_equal(a.test, b.test) and np.array_equal(a.val, b.val) for a, b in zip(first, again, strict=True)
+    )
+    assert any(not np.array_equal(a.test, b.test) for a, b in zip(first, other, strict=True))
+
+
+def test_a_fixed_split_stays_in_every_run():
+    data = table([0, 1] * 15, split=[0] * 16 + [1] * 6 + [2] * 8)
+    found = splits(data)
+    assert len(found) == 5
+    assert all(
+        split.test.tolist() == list(range(22, 30)) and split.val.tolist() == list(range(16, 22)) for split in found
+    )
+
+
+def test_a_split_without_validation_takes_it_from_training():
+    data = table([0, 1] * 15, split=[0] * 20 + [2] * 10)
+    for split in splits(data, runs=2):
+        assert sorted([*split.train, *split.val]) == list(range(20))
+        assert len(split.val) == 2
+
+
+def test_runs_without_a_split_draw_their_own():
+    found = splits(table([0, 1] * 50), runs=3)
+    assert [len(split.test) for split in found] == [20, 20, 20]
+    assert not np.array_equal(found[0].test, found[1].test)
+
+
+def test_what_cannot_be_split():
+    with pytest.raises(UsageError, match="exclude each other"):
+        splits(table([0, 1] * 20), runs=2, folds=2)
+    with pytest.raises(UsageError, match="is fixed. Give --runs"):
+        splits(table([0, 1] * 15, split=[0] * 20 + [2] * 10), folds=5)
+    with pytest.raises(InputError, match="class 1 has 3 images, too few for 5 parts"):
+        splits(table([0] * 20 + [1] * 3))
+    with pytest.raises(InputError, match="class 1 has 1 patients"):
+        splits(table([0] * 20 + [1] * 20, tuple(map(str, [*range(20), *[99] * 20]))))

@@ -1,0 +1,125 @@
+"""One run: what moves in each phase, what repeats, and which epoch counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lim_gpu.errors import LimGpuError, NoGpuError
+from lim_gpu.finetune.images import Images, Normalisation
+from lim_gpu.finetune.protocol import protocol
+from lim_gpu.finetune.splits import Split
+from lim_gpu.finetune.training import Start, logits, train, training_device
+
+PLACES = np.arange(24)
+SPLIT = Split(0, 5, PLACES[:12], PLACES[12:18], PLACES[18:])
+NORMAL = Normalisation((0.4,) * 3, (0.2,) * 3)
+START = Start("random", "resnet18", 3)
+QUICK = protocol("wolf2024-paper", epochs=2, head_epochs=1, size=32, batch_size=6)
+
+
+@pytest.fixture(scope="module")
+def data():
+    pixels = torch.randint(0, 256, (24, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(24) % 2
+    pixels[labels == 1, :, 8:16, 8:16] = 255
+    return Images(pixels, tuple(map(str, range(24)))), labels
+
+
+def changed(before, network):
+    after = network.state_dict()
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def run(data, setting, start=START):
+    network = start.network(2, SPLIT.seed)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    trained = train(network, *data, SPLIT, setting, NORMAL)
+    return changed(before, network), trained, network
+
+
+def test_the_head_phase_leaves_the_backbone_as_it_is_to_the_last_statistic(data):
+    moved, trained, _ = run(data, replace(QUICK, epochs=1))
+    assert moved == {"head.weight", "head.bias"}
+    assert trained.history[0]["phase"] == "head"
+
+
+def test_the_notebooks_head_phase_trains_batch_norm_too(data):
+    moved, _, _ = run(data, protocol("wolf2024-code", epochs=1, head_epochs=1, size=32, batch_size=6))
+    backbone = {name for name in moved if name.startswith("encoder.")}
+    assert "encoder.bn1.weight" in backbone
+    assert "encoder.layer4.1.bn2.running_mean" in backbone
+    assert not any("conv" in name or "downsample.0" in name for name in backbone)
+
+
+def test_the_second_phase_trains_everything(data):
+    moved, trained, network = run(data, QUICK)
+    assert moved == set(network.state_dict())
+    assert [entry["phase"] for entry in trained.history] == ["head", "all"]
+
+
+def test_a_seed_repeats_to_the_bit(data):
+    first, again = run(data, QUICK)[1], run(data, QUICK)[1]
+    assert first.history == again.history
+    assert all(torch.equal(first.state[name], again.state[name]) for name in first.state)
+
+
+def test_the_head_is_the_same_for_every_start_of_one_seed(data):
+    other = Start(
+        "other", "resnet18", 1, START.network(2, 99).encoder.state_dict() | {"conv1.weight": torch.ones(64, 1, 7, 7)}
+    )
+    one, two = START.network(2, 5), other.network(2, 5)
+    assert torch.equal(one.head.weight, two.head.weight)
+    assert not torch.equal(one.head.weight, START.network(2, 6).head.weight)
+    assert torch.equal(two.encoder.conv1.weight, torch.ones(64, 1, 7, 7))
+
+
+def test_making_a_network_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    START.network(2, 5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_best_epoch_by_validation_counts_and_ties_keep_the_earlier(data):
+    _, trained, network = run(data, replace(QUICK, epochs=5))
+    accuracies = [entry["val_acc"] for entry in trained.history]
+    assert trained.epoch == int(np.argmax(accuracies))
+    network.load_state_dict(trained.state)
+    outputs = logits(network, data[0], SPLIT.val, QUICK, NORMAL)
+    assert float((outputs.argmax(1) == data[1][SPLIT.val]).double().mean()) == trained.accuracy
+
+
+def test_logits_do_not_depend_on_the_company_an_image_keeps(data):
+    network = START.network(2, 0)
+    together = logits(network, data[0], PLACES, QUICK, NORMAL)
+    alone = torch.cat([logits(network, data[0], PLACES[k : k + 1], QUICK, NORMAL) for k in range(4)])
+    assert torch.allclose(together[:4], alone, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops(data):
+    with pytest.raises(LimGpuError, match="not finite in epoch 0.*--lr"):
+        run(data, replace(QUICK, lr=1e30))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    assert training_device("auto") == torch.device("cpu")
+    with pytest.raises(NoGpuError, match="cuda:3"):
+        training_device("cuda:3")
+
+
+@pytest.mark.gpu
+def test_the_gpu_gives_what_the_cpu_gives(data):
+    images, labels = data
+    network = START.network(2, 5)
+    expected = logits(network, images, PLACES, QUICK, NORMAL)
+    place = torch.device("cuda")
+    found = logits(network.to(place), images.to(place), PLACES, QUICK, NORMAL)
+    assert torch.allclose(found.cpu(), expected, atol=2e-2)  # TF32 convolutions
+    trained = train(network, images.to(place), labels.to(place), SPLIT, QUICK, NORMAL)
+    assert all(value.device.type == "cpu" for value in trained.state.values())
