@@ -20,14 +20,14 @@ $(VENV)/.installed: pyproject.toml
 installed-editable:
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
 
-demo: $(SETUP) ## make procedural CT volumes, ingest and reduce them with every method; under a minute
+demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and a report; under a minute
 	$(PYTHON) -m lim_gpu.cli demo -o demo
 
 test: $(SETUP) ## all tests that need no GPU
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
 test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
-	$(PYTHON) -m pytest -q -m gpu tests/similarity
+	$(PYTHON) -m pytest -q -m gpu tests
 
 bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
 	$(PYTHON) -m pytest -q -r fE bench

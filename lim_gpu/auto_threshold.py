@@ -1,8 +1,8 @@
 """A threshold for a data set instead of a constant, which the paper leaves open (Wolf et al. 2024, section 3.3).
 
-The rule is the paper's own hypothesis (section 1): contrastive pre-training suffers where two slices are more alike than
-two augmented views of one slice. So slices go while they are at least as alike as two views usually are: the threshold
-is the median similarity of pairs of views, over a sample of slices.
+The rule is the paper's own hypothesis (section 1): contrastive pre-training suffers where two slices are more alike
+than two augmented views of one slice. So slices go while they are at least as alike as two views usually are: the
+threshold is the median similarity of pairs of views, over a sample of slices.
 
 Views are made as SwAV's large crops (crop of 90 to 100 % of the area, brightness, contrast, blur), at the slice's own
 size, since SSIM and MI change with the resolution. Limits: the threshold follows the augmentation, so another training

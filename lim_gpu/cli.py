@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,19 +136,20 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
     run.done(report.values(), *report.lines(), code=EXIT_SKIPPED if report.failures else 0)
 
 
-@cli.command(short_help="What a store or a selection holds.")
+@cli.command(short_help="What a store, a selection or a checkpoint holds.")
 @click.argument("path", type=PATH, metavar="FILE")
 @click.option("--verify", is_flag=True, help="Read every slice of a store and compare its SHA-256.")
+@click.option("--trust", is_flag=True, help="Unpickle a checkpoint that is more than tensors: runs what it holds.")
 @common
-def info(run: Run, path: Path, verify: bool) -> None:
-    """Tell what a store or a selection holds.
+def info(run: Run, path: Path, verify: bool, trust: bool) -> None:
+    """Tell what a store, a selection or a checkpoint holds.
 
     \b
     Example: lim-gpu info slices --verify
     """
     from lim_gpu.info import describe
 
-    description = describe(path, verify, run.reporter)
+    description = describe(path, verify, run.reporter, trust)
     for _name, cause in description.failures:
         run.reporter.error(cause)
     values = description.values | ({"failures": [list(f) for f in description.failures]} if verify else {})
@@ -209,10 +211,10 @@ def criterion_options(function: Any) -> Any:
 @click.option("--keep-count", type=int, metavar="N", help="Number kept of each volume.")
 @click.option(
     "--threshold",
-    type=float,
-    metavar="T",
+    metavar="T|auto",
     help="hash: bits, a slice goes when its distance to a kept one is <= T (6 when nothing else is said); "
-    "ssim -1..1, mi 1..2, deepnet -1..1: when its similarity is >= T.",
+    "ssim -1..1, mi 1..2, deepnet -1..1: when its similarity is >= T. auto: as alike as two augmented views of one "
+    "slice usually are.",
 )
 @click.option(
     "--scope",
@@ -319,6 +321,174 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     run.done(outcome.values, *outcome.lines)
 
 
+@cli.command(short_help="Pre-train a backbone on the slices of a store.")
+@click.argument("store", type=PATH, default="slices", metavar="[STORE]")
+@click.option("--selection", type=PATH, metavar="FILE", help="NAME.csv of lim-gpu reduce; default: every slice.")
+@click.option("--method", required=True, metavar="METHOD", help="swav, moco or spark.")
+@click.option(
+    "--preset",
+    default="recommended",
+    show_default=True,
+    metavar="NAME",
+    help="recommended, wolf2024-paper or wolf2024-code: see above.",
+)
+@click.option("--epochs", type=int, metavar="N", help="Default: the preset's, 800 (spark of wolf2024: 1600).")
+@click.option("--batch-size", type=int, metavar="B", help="Slices of a step over all processes; default: the preset's.")
+@click.option("--backbone", metavar="NAME", help="Any torchvision ResNet; default: resnet50.")
+@click.option("--channels", type=int, metavar="1|3", help="3: grey replicated (default); 1: one input channel.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any setting, such as lr=0.1 or swav.queue=3840; --dry-run --json lists them. Again for more.",
+)
+@click.option("--window", metavar="NAME|LEVEL,WIDTH", help="Map this window of HU to 0..255, as in reduce.")
+@click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255; default: each slice's own.")
+@click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")
+@click.option(
+    "--checkpoint-every",
+    type=int,
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Epochs between two epoch=N.ckpt; last.ckpt is replaced after every epoch.",
+)
+@click.option(
+    "--log-every", type=int, default=1, show_default=True, metavar="N", help="Steps between two lines of metrics.jsonl."
+)
+@click.option(
+    "--probe",
+    type=PATH,
+    metavar="DATA",
+    help="Score every epoch by nearest neighbours on a small labelled set, never test data: "
+    "a folder a class, or CSV with file,label[,split].",
+)
+@click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases too (extra wandb).")
+@click.option("--compile", is_flag=True, help="torch.compile the backbone.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in RUN; begin where there is none.")
+@click.option("--dry-run", is_flag=True, help="Print the plan; train nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that was made otherwise.")
+@common
+def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -> None:
+    """Pre-train a backbone on the slices of a store, or on those that a selection keeps.
+
+    \b
+    Presets:
+      recommended     bf16-mixed on GPUs, learning rates scaled with the batch; swav with a queue and one frozen
+                      epoch, moco with an MLP head, split-BN and a queue that suits the data, spark with a floor of
+                      the variance
+      wolf2024-paper  as the tables of Wolf et al. 2024 say
+      wolf2024-code   as the published code really ran: swav's learning rate swings to the end, its prototypes stay
+                      frozen for 313 epochs
+
+    RUN gets last.ckpt, epoch=N.ckpt, metrics.jsonl (epoch and step from 0), config.json, plan.txt and TensorBoard
+    events. Ctrl-C and SIGTERM save first; --resume goes on, to the bit on the CPU. Several GPUs: torchrun.
+
+    \b
+    Examples: lim-gpu pretrain slices --selection hash6.csv --method swav --epochs 200 -o run
+              lim-gpu pretrain slices --method moco --set moco.temperature=0.1 --set lr=0.03 --dry-run
+              torchrun --nproc-per-node 4 -m lim_gpu.cli pretrain slices --method swav --batch-size 512
+    """
+    from lim_gpu.intensity import Intensity
+    from lim_gpu.pretrain.config import parse_overrides
+    from lim_gpu.pretrain.plan import rank
+    from lim_gpu.pretrain.run import pretrain as run_pretraining
+
+    options["intensity"] = Intensity.parse(window=options.pop("window"), hu_range=options.pop("hu_range"))
+    options["overrides"] = parse_overrides(options["overrides"])
+    outcome = run_pretraining(
+        store, method, output=output, seed=run.seed, device=run.device, reporter=run.reporter, **options
+    )
+    if rank() == 0:
+        run.done(outcome.values, *outcome.lines)
+
+
+@cli.command(short_help="Fine-tune on labelled images, and evaluate.")
+@click.argument("data", type=PATH, metavar="DATA")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=PATH,
+    multiple=True,
+    metavar="C",
+    help="Initial weights: ours, the authors', SwAV's, MoCo's, SparK's, lightly's. Of several, validation chooses.",
+)
+@click.option("--init", metavar="random|imagenet", help="Initial weights without a checkpoint; default: random.")
+@click.option("--backbone", metavar="B", help="torchvision's name; default: the checkpoint's, else resnet50.")
+@click.option("--runs", type=int, metavar="N", help="Runs of the data's own split, 5 by default; else random splits.")
+@click.option("--folds", type=int, metavar="N", help="Folds of data without a split, 5 by default.")
+@click.option("--epochs", type=int, metavar="N", help="In all, the head phase included; default: 70.")
+@click.option("--head-epochs", type=int, metavar="N", help="Epochs in which the last layer trains alone; default: 10.")
+@click.option(
+    "--protocol",
+    default="wolf2024-paper",
+    show_default=True,
+    metavar="wolf2024-paper|wolf2024-code",
+    help="Two phases at 1e-4, batch norm frozen in the first; or as the notebooks ran: batch norm adapts, 2e-5 from "
+    "epoch 11 on.",
+)
+@click.option("--batch-size", type=int, metavar="N", help="Default: 64.")
+@click.option("--lr", type=float, metavar="LR", help="Of Adam; default: 1e-4.")
+@click.option("--size", type=int, metavar="N", help="Pixels a side that the network sees; default: 224.")
+@click.option("--flip/--no-flip", default=None, help="Mirror training images; default: flip, but not MedMNIST's.")
+@click.option("--positive", metavar="CLASS", help="Of two classes; default: the second in natural order.")
+@click.option("--trust", is_flag=True, help="Unpickle checkpoints that are more than tensors: runs what they hold.")
+@click.option(
+    "--against", type=PATH, metavar="RUN_B", help="Compare with this finished run of the same data and seeds."
+)
+@click.option(
+    "-o", "--output", type=PATH, required=True, metavar="RUN", help="Folder of results, predictions, weights."
+)
+@click.option("--dry-run", is_flag=True, help="Print images, splits and steps; train nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that was made otherwise.")
+@common
+def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwrite: bool, **options: Any) -> None:
+    """Fine-tune a network on labelled images and evaluate it on the test part, once.
+
+    DATA: a folder with split.csv (file,label,split) or labels.csv (file,label), a folder per class, or a MedMNIST .npz.
+    A column patient keeps the images of a patient together. The epoch and, of several checkpoints, the best are chosen
+    on validation. Runs that are finished are not done again: an interrupted command goes on where it stopped.
+
+    \b
+    Example: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
+    """
+    from lim_gpu.finetune.run import finetune_from_options
+
+    outcome = finetune_from_options(
+        options | {"seed": run.seed}, output, run.device, run.reporter, against, overwrite, dry_run
+    )
+    run.done(outcome.values, *outcome.lines)
+
+
+@cli.command(short_help="The backbone of a checkpoint for torchvision, timm and MONAI.")
+@click.argument("checkpoint", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="weights.safetensors",
+    show_default=True,
+    help="With NAME.safetensors.json beside it: backbone, origin, how to preprocess.",
+)
+@click.option("--trust", is_flag=True, help="Unpickle a checkpoint that is more than tensors: runs what it holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@common
+def export(run: Run, checkpoint: Path, output: Path, trust: bool, dry_run: bool, overwrite: bool) -> None:
+    """Write the backbone of a checkpoint as safetensors under torchvision's names.
+
+    CHECKPOINT may be ours, the authors' SwAV, MoCo, BYOL or SparK, facebookresearch's or lightly's.
+
+    \b
+    Example: lim-gpu export RUN/last.ckpt -o weights.safetensors
+    """
+    from lim_gpu.checkpoint import export as export_checkpoint
+
+    exported = export_checkpoint(checkpoint, output, trust=trust, overwrite=overwrite, dry_run=dry_run)
+    run.done(exported.values, *exported.lines)
+
+
 @cli.command(short_help="Near-duplicates within and between data sets.")
 @click.argument("sources", nargs=-1, required=True, type=PATH, metavar="A [B ...]")
 @click.option(
@@ -381,7 +551,7 @@ def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> 
 
 
 @cli.command(short_help="Selections or a run as one offline page with pictures.")
-@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="SELECTION...|RUN")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="SELECTION...|RUN...")
 @click.option(
     "-o",
     "--output",
@@ -464,6 +634,120 @@ def compare(
         **options,
     )
     run.done(result.values, *result.lines)
+
+
+@cli.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
+@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam"]))
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@click.option("--data", type=PATH, required=True, metavar="DATA", help="Labelled images, as for finetune.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="A picture, .json beside it; default: KIND.png.")
+@click.option(
+    "--part", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True, help="Of the data."
+)
+@click.option(
+    "--images", type=click.IntRange(min=4), default=512, show_default=True, help="At most so many, spread evenly."
+)
+@click.option("--size", type=click.IntRange(min=32), default=224, show_default=True, help="Pixels a side.")
+@click.option("--batch-size", type=click.IntRange(min=4), default=64, show_default=True)
+@click.option(
+    "--layers",
+    type=click.Choice(["blocks", "convolutions"]),
+    default="blocks",
+    show_default=True,
+    help="cka: which layers.",
+)
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="gradcam: where a heat map counts."
+)
+@click.option(
+    "--shown", type=click.IntRange(min=1), default=6, show_default=True, help="gradcam: images in the picture."
+)
+@click.option("--trust", is_flag=True, help="Unpickle what is not tensors; runs what the file says.")
+@click.option("--dry-run", is_flag=True, help="Name what would be written.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@common
+def analyse(
+    run: Run, kind: str, first: Path, second: Path, data: Path, output: Path | None, dry_run: bool, **options: Any
+) -> None:
+    """Compare two checkpoints as the paper does, such as before and after fine-tuning, or ALL and reduced.
+
+    cka: how alike the layers are (Figures 8, 9); tsne: maps of the outputs (10, 11); gradcam: where they look (12).
+
+    \b
+    Examples: lim-gpu analyse cka all/last.ckpt reduced/last.ckpt --data covid-ct
+              lim-gpu analyse gradcam before.ckpt after.ckpt --data covid-ct -o cam.png
+    """
+    from lim_gpu.analyse import analyse as compare_networks
+
+    target = output or Path(f"{kind}.png")
+    if dry_run:
+        run.done(
+            {"dry_run": True, "output": str(target)}, f"plan: {kind} of {first} and {second} on {data} -> {target}"
+        )
+    result = compare_networks(
+        kind, first, second, data, target, seed=run.seed, device=run.device, reporter=run.reporter, **options
+    )
+    run.done(result.values, *result.lines)
+
+
+@cli.command(short_help="The paper's evaluations 0 and A to E.")
+@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E...")
+@click.option(
+    "--grid", "config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help below shows one."
+)
+@click.option(
+    "--preset", type=click.Choice(["smoke"]), help="smoke: procedural data on a CPU, to see that all of it works."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="evaluation",
+    show_default=True,
+    help="One folder a job; tables and pictures beside.",
+)
+@click.option("--plan", is_flag=True, help="List jobs, hours estimated from a measured step, and disk; run nothing.")
+@partial(common, config=False)
+def evaluate(
+    run: Run, evaluations: tuple[str, ...], config: Path | None, preset: str | None, output: Path, plan: bool
+) -> None:
+    """Run the paper's evaluations on your data: reduce, pretrain and finetune, one folder a job, resumable.
+
+    The tables hold our mean ± sd beside the paper's numbers, with what differs printed under them. Random controls of
+    the same budget stand in B, C and D; budgets = ["epochs", "steps"] trains reduced sets for equal steps too.
+
+    \b
+    grid.toml:
+      [stores]
+      LIDC = "lidc_slices"
+      [tasks]
+      COVID-19 = "covid-ct"
+      Brain = { data = "head-ct", folds = 5 }
+      [pretrain]
+      epochs = 800
+      batch_size = 128
+      [finetune]
+      runs = 5
+      epochs = 70
+
+    \b
+    Examples: lim-gpu evaluate 0 A B C D E --preset smoke
+              lim-gpu evaluate A C --config grid.toml --plan
+    """
+    from lim_gpu.evaluate import evaluate as run_evaluations
+
+    result = run_evaluations(
+        evaluations,
+        output,
+        config=config,
+        smoke=preset == "smoke",
+        plan=plan,
+        device=run.device,
+        seed=run.seed,
+        reporter=run.reporter,
+    )
+    run.done(result.values, *result.lines, code=EXIT_SKIPPED if result.failures else 0)
 
 
 def main() -> None:

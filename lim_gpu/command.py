@@ -47,12 +47,15 @@ class Run:
         raise SystemExit(code)
 
 
-def common(function: Function) -> Function:
-    """Add the options that every verb takes, and hand the verb a `Run` as its first argument."""
+def common(function: Function, *, config: bool = True) -> Function:
+    """Add the options that every verb takes, and hand the verb a `Run` as its first argument.
 
-    def wrapper(
-        device: str, seed: int, quiet: bool, verbose: bool, as_json: bool, config: str | None, **values: Any
-    ) -> Any:
+    config: whether --config is the file with options; a verb may give that name to a file of its own.
+    """
+
+    def wrapper(device: str, seed: int, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> Any:
+        if config:
+            del values["config"]  # its values are the defaults by now
         _asked.update(json=as_json, verbose=verbose)
         if not DEVICE.match(device):
             raise UsageError(f"device {device!r} is unknown. Give auto, cpu, cuda or cuda:1")
@@ -60,14 +63,15 @@ def common(function: Function) -> Function:
 
     wrapper.__doc__, wrapper.__name__ = function.__doc__, function.__name__
     wrapper.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
+    options = click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        callback=_read_config,
+        help="TOML with options; the command line wins.",
+    )
     for option in (
-        click.option(
-            "--config",
-            metavar="FILE",
-            is_eager=True,
-            callback=_read_config,
-            help="TOML with options; the command line wins.",
-        ),
+        *([options] if config else []),
         click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, the rest on stderr."),
         click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error."),
         click.option("-q", "--quiet", is_flag=True, help="Hide progress and notes, never errors."),

@@ -1,4 +1,4 @@
-"""The demonstration: procedural CT volumes, ingested, reduced with every method, and one matrix drawn."""
+"""The demonstration: procedural CT volumes, ingested, reduced with every method, and a report of what was kept."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.phantom import DATA_SET, write_data_set
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction import reduce
+from lim_gpu.report import write_report
 from lim_gpu.selection import Selection
 from lim_gpu.store import SliceStore
 from lim_gpu.stored_matrix import Criterion
 from lim_gpu.verbs import write_matrix
 
 KEEP = 0.1
+SHOWN = ("ssim", "mi", "hash")  # of the report
 RUNS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("all", {}),
     ("every-n", {"keep": KEEP}),
@@ -52,7 +54,7 @@ def run_demo(
     if foreign and not (folder / "sources" / "phantom.json").exists() and not overwrite:
         raise UsageError(f"{folder}: holds other files. Choose a new -o, or give --overwrite")
     if dry_run:
-        line = f"plan: {len(DATA_SET)} procedural volumes, a store, {len(RUNS)} selections and a picture in {folder}"
+        line = f"plan: {len(DATA_SET)} procedural volumes, a store, {len(RUNS)} selections and a report in {folder}"
         return DemoResult({"dry_run": True, "folder": str(folder)}, [line])
     reporter.note(f"making {len(DATA_SET)} procedural CT volumes in {folder}")
     write_data_set(folder / "sources", seed)
@@ -64,21 +66,34 @@ def run_demo(
         longest = max(store.volumes, key=lambda entry: entry.shape[0])
         write_matrix(store, longest.key, Criterion("ssim", Intensity.parse()), device, KEEP, picture)
         table = _table([_short_name(entry.name) for entry in store.volumes], runs)
+    report = folder / "report.html"
+    shown = [run.output for run in runs if run.method in SHOWN and run.options == {"keep": KEEP}]
+    write_report(shown, report, overwrite=True, reporter=reporter)
     values = {
+        "report": str(report),
         "picture": str(picture),
         "store": str(folder / "slices"),
         "selections": {str(run.output): run.selection.record["counts"] for run in runs},
     }
-    places = (("store", folder / "slices"), ("selections", folder / "selections"), ("picture", picture))
+    places = (
+        ("store", folder / "slices"),
+        ("selections", folder / "selections"),
+        ("picture", picture),
+        ("report", report),
+    )
     return DemoResult(values, [*table, "", *(f"{what:12s}{path}" for what, path in places)])
 
 
 @dataclass(frozen=True)
 class _Run:
     method: str
-    asked: str
+    options: dict[str, Any]
     selection: Selection
     output: Path
+
+    @property
+    def asked(self) -> str:
+        return " ".join(f"{key} {value}" for key, value in self.options.items())
 
 
 def _reduced(
@@ -91,12 +106,11 @@ def _reduced(
     device: str,
     reporter: Reporter,
 ) -> _Run:
-    asked = " ".join(f"{key} {value}" for key, value in options.items())
-    reporter.note(f"reduce {method} {asked}".rstrip())
+    reporter.note(" ".join(["reduce", method, *(f"{key} {value}" for key, value in options.items())]))
     output = folder / "selections" / f"{'-'.join([method, *map(str, options.values())])}.csv"
     more: dict[str, Any] = {"weights": weights} if method == "deepnet" else {}
     more |= {"seed": seed, "device": device, "output": output, "overwrite": True, "reporter": reporter}
-    return _Run(method, asked, reduce(store, method, **options, **more), output)
+    return _Run(method, options, reduce(store, method, **options, **more), output)
 
 
 def _short_name(name: str) -> str:

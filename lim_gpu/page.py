@@ -40,6 +40,11 @@ def image_uri(image: NDArray[np.uint8], side: int | None = None) -> str:
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
+def file_uri(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
 def svg_text(figure: Any) -> str:
     """A matplotlib figure as an <svg> element: text stays text, nothing is linked, equal figures give equal bytes."""
     import matplotlib

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.plan import make_plan
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction import reduce, standing_selection
-from lim_gpu.request import SIMILARITIES, Request, units_of
+from lim_gpu.request import SIMILARITIES, THRESHOLD_RANGE, Request, units_of
 from lim_gpu.selection import Selection, kept_list, selection_paths
 from lim_gpu.store import SliceStore, read_sources, write_selected
 from lim_gpu.stored_matrix import Criterion
+
+AUTO = "auto"  # --threshold: found from the data
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,20 @@ def parse_keep(text: str | None) -> float | None:
         raise UsageError(f"--keep {text!r} is not a fraction. Give 0 < F <= 1, such as 0.1") from None
 
 
+def _parse_threshold(text: str | None, method: str) -> float | None:
+    """A threshold from the command line; for "auto", which needs the data, the lowest that the method takes."""
+    if text is None:
+        return None
+    if text == AUTO:
+        if method not in SIMILARITIES:
+            raise UsageError(f"method {method} compares nothing and takes no threshold")
+        return THRESHOLD_RANGE[method][0]
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--threshold {text!r} is no number. Give one in the method's own unit, or auto") from None
+
+
 def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]:
     """Selections among the arguments, and the store when the one argument is a folder."""
     folders = [path for path in paths if path.is_dir()]
@@ -66,14 +82,25 @@ def reduce_from_options(
 ) -> Outcome:
     """Run or plan `lim_gpu.reduce` with the options of the command line."""
     device = options.pop("device")
+    automatic = options["threshold"] == AUTO
+    options["threshold"] = _parse_threshold(options["threshold"], options["method"])
     request = _request(options)
     csv_path, json_path = selection_paths(output)
     with SliceStore(store_path) as store:
-        standing = standing_selection(store, request, csv_path, overwrite)
+        if automatic and not dry_run:
+            from lim_gpu.auto_threshold import auto_threshold
+
+            found = auto_threshold(store, request.criterion, options["seed"], device, reporter)
+            reporter.note(found.line(options["method"]))
+            options |= {"threshold": found.threshold, "threshold_rule": found.record()}
+            request = replace(request, threshold=found.threshold)
+        unknown = automatic and dry_run  # the threshold is not known yet
+        standing = None if unknown else standing_selection(store, request, csv_path, overwrite)
         _check_targets(store, standing, csv_path, write_to, private_list, overwrite)
         if dry_run:
             plan = make_plan(units_of(store.volumes, request.scope), request, csv_path.with_suffix(".parts"))
             lines = plan.lines(request) + ([f"unchanged: {csv_path}"] if standing else [])
+            lines += ["threshold: from the data, when it runs"] if unknown else []
             return Outcome(plan.values() | {"unchanged": standing is not None}, lines)
         selection = reduce(store, **options, device=device, output=csv_path, overwrite=overwrite, reporter=reporter)
         unread: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import UsageError
 from lim_gpu.progress import Reporter
 
 
@@ -17,7 +17,7 @@ def write_report(
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> None:
-    """Write OUTPUT (.html) for one or several selections (NAME.csv), or for one run of pretrain or finetune (a folder).
+    """Write OUTPUT (.html) for one or several selections (NAME.csv), or for runs of pretrain and finetune (folders).
 
     store: where the store of the selections lies now, if it has moved. Nothing is computed again, and no name of a
     patient is shown. Raises UsageError for an existing output without `overwrite`, InputError for what is neither.
@@ -26,13 +26,14 @@ def write_report(
         raise UsageError(f"{output}: give a name that ends in .html")
     if output.exists() and not overwrite:
         raise UsageError(f"{output}: exists. Give --overwrite, or another -o")
-    reporter = reporter or Reporter(quiet=True)
     folders = [path for path in paths if path.is_dir()]
-    if not folders:
-        from lim_gpu.report.selection_report import write_selection_report
+    if folders and len(folders) < len(paths):
+        raise UsageError("give runs, or selections, not both")
+    if folders:
+        from lim_gpu.report.run_report import write_run_report
 
-        write_selection_report(paths, output, store, reporter)
+        write_run_report(folders, output)
         return
-    if len(paths) > 1:
-        raise UsageError("give one run, or selections alone")
-    raise InputError(f"{folders[0]}: not a run of lim-gpu pretrain or finetune")
+    from lim_gpu.report.selection_report import write_selection_report
+
+    write_selection_report(paths, output, store, reporter or Reporter(quiet=True))

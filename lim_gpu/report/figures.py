@@ -105,3 +105,26 @@ def matrix(thumbnail: dict[str, Any], kept: NDArray[np.bool_]) -> Any:
     axes.plot(np.full(len(places), -0.5), places, ">", color=ACCENT, markersize=5, clip_on=False, zorder=3)
     axes.set(xlabel="slice", ylabel="slice", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     return figure
+
+
+def curve(steps: NDArray[np.float64], values: NDArray[np.float64], name: str, log: bool = False) -> Any:
+    """One number of a run against its steps."""
+    figure, axes = _axes(4.2, 2.4)
+    axes.plot(steps, values, color=ACCENT, linewidth=1.4)
+    axes.set(xlabel="step", title=name)
+    if log:
+        axes.set_yscale("log")
+    return figure
+
+
+def views_and_neighbours(views: Sequence[float], neighbours: Sequence[float], threshold: float, scale: str) -> Any:
+    """How alike two views of one slice are, and a slice and the next; the threshold that follows."""
+    figure, axes = _axes()
+    both = [*views, *neighbours]
+    bins = np.linspace(min(both), max(both), 31) if max(both) > min(both) else 10
+    axes.hist(neighbours, bins, color=INK, alpha=0.6, density=True, label="a slice and the next")
+    axes.hist(views, bins, color=ACCENT, alpha=0.6, density=True, label="two views of one slice")
+    axes.axvline(threshold, color=OTHER, linewidth=1.4, linestyle="--", label=f"threshold {threshold:g}")
+    axes.set(xlabel=scale, ylabel="density")
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -95,6 +95,7 @@ def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path
         "counts": svg_text(figures.kept_counts([_kept_counts(one) for one in shown], [one.title for one in shown])),
         "overlap": _overlap(shown),
         "curves": _curves(first),
+        "found": _found_threshold(first),
         "slider": _slider(first),
         "details": details,
         "rows": rows,
@@ -163,6 +164,16 @@ def _curves(shown: Shown) -> str | None:
     hashes = record["method"] == "hash"
     own = [[HASH_BITS * (1 - value) for value in curve] if hashes else curve for curve in curves]
     return svg_text(figures.removal_curves(own, _scale(record["method"]), record["parameters"].get("threshold")))
+
+
+def _found_threshold(shown: Shown) -> dict[str, Any] | None:
+    """How --threshold auto came to its number."""
+    found = shown.selection.record.get("threshold_rule")
+    if not isinstance(found, dict):
+        return None
+    scale = _scale(shown.selection.record["method"])
+    figure = figures.views_and_neighbours(found["views"], found["neighbours"], found["threshold"], scale)
+    return {"rule": found["rule"], "augmentation": found["augmentation"], "svg": svg_text(figure)}
 
 
 def _scale(method: str) -> str:

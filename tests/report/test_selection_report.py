@@ -59,7 +59,9 @@ def test_one_selection_is_shown_whole_and_offline(reduced, tmp_path):
     links = Links(text)
     assert all(link.startswith(("data:", "#")) for link in links.found)
     assert links.images > 20
-    assert text.count("<svg") == 2 + 2 * 3 + 1  # two of all; matrix and curve of each volume, no curve of a single slice
+    assert (
+        text.count("<svg") == 2 + 2 * 3 + 1
+    )  # two of all; matrix and curve of each volume, no curve of a single slice
     assert "14 slices" in text or "5 of 14 slices kept" in text
 
 

@@ -1,0 +1,121 @@
+"""What the jobs would take: hours from training steps measured here and now, and disk from the network's size."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.evaluate.grid import CONTROL, Grid, Job, Pretrain, equal_steps
+from lim_gpu.evaluate.work import Worker, pretrain_options
+from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.config import PretrainConfig, resolve
+from lim_gpu.progress import Reporter
+from lim_gpu.store import SliceStore
+
+STEPS = 3  # measured, after one to warm up
+CHECKPOINT_EVERY = 50  # epochs
+# Kept shares that are not known before HASH has run: those of the paper's LIDC, section 3.3.
+HASH_SHARES = {"hash 3": 0.182, "hash 6": 0.093, "hash 12": 0.04, CONTROL: 0.093}
+
+
+def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """`values` for a program and `lines` for a person; nothing is written."""
+    worker = Worker(grid, output, device, seed, Reporter(quiet=True))
+    measured: dict[str, tuple[float, int]] = {}
+    rows, hours, disk = [], 0.0, 0
+    for job in todo:
+        row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
+        if isinstance(job, Pretrain) and not row["done"]:
+            options, overrides = pretrain_options(grid, job.method)
+            given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": seed} | overrides
+            config = resolve(job.method, options["preset"], given)
+            if job.method not in measured:
+                measured[job.method] = measure(config, grid.stores[job.reduce.store], device)
+            seconds, size = measured[job.method]
+            steps = _steps(job, grid, config)
+            checkpoints = config.epochs // CHECKPOINT_EVERY + 2
+            row |= {"steps": steps, "hours": round(steps * seconds / 3600, 4), "bytes": checkpoints * size}
+            hours += row["hours"]
+            disk += row["bytes"]
+        rows.append(row)
+    kinds = Counter(type(job).__name__.lower() for job in todo)
+    steps_measured = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
+    values = {"jobs": rows, "pretrain_hours": round(hours, 3), "bytes": disk, "step_milliseconds": steps_measured}
+    lines = [f"{'done' if row['done'] else 'to do':6s}{row['job']:<58s}{_cost(row)}" for row in rows]
+    lines.append(", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps_measured.items()) or "none to do"
+    lines.append(f"pre-training: {hours:.1f} h from measured steps ({said}), {disk / 2**30:.1f} GiB of checkpoints")
+    lines.append(
+        "kept shares of HASH before it has run are those of the paper's LIDC; fine-tuning and reducing are not counted"
+    )
+    return values, lines
+
+
+def _cost(row: dict[str, Any]) -> str:
+    return f"{row['steps']:>10,} steps {row['hours']:>9.2f} h" if "steps" in row else ""
+
+
+def _steps(job: Pretrain, grid: Grid, config: PretrainConfig) -> int:
+    with SliceStore(grid.stores[job.reduce.store]) as store:
+        slices = sum(entry.shape[0] for entry in store.volumes)
+    kept = int(slices * _share(job.reduce.name))
+    epochs = config.epochs
+    if job.budget == "steps":
+        epochs = equal_steps(epochs, slices, kept, config.batch_size)
+    return epochs * (kept // config.batch_size)
+
+
+def _share(name: str) -> float:
+    if name == "all":
+        return 1.0
+    return HASH_SHARES[name] if name in HASH_SHARES else float(name.split()[1])
+
+
+def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, int]:
+    """Seconds of a training step on slices of the store, and bytes of a checkpoint."""
+    import numpy as np
+    import torch
+
+    from lim_gpu.pretrain.plan import Plan
+    from lim_gpu.pretrain.resident import SliceBatch
+    from lim_gpu.pretrain.training import build_method, resolve_precision, training_device
+
+    place = training_device(device)
+    precision = resolve_precision(config.precision, place, Reporter(quiet=True))
+    with SliceStore(store) as opened, opened[0] as volume:
+        block = Intensity.parse().to_uint8(volume.read(0, min(config.batch_size, volume.entry.shape[0])))
+    pixels = torch.from_numpy(np.resize(block, (config.batch_size, *block.shape[1:]))).to(place)
+    sizes = torch.tensor([block.shape[1:]]).repeat(config.batch_size, 1)
+    ids = torch.arange(config.batch_size, device=place)
+    batch = SliceBatch(pixels, sizes, ids, torch.zeros_like(ids))
+    plan = Plan(config, store, None, Intensity.parse(), 10 * config.batch_size, 1, {})
+    module = build_method(plan).to(place).train()
+    optimizer = module.configure_optimizers()
+    mixed = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    for step in range(STEPS + 1):
+        if step == 1:
+            _wait(place)
+            start = time.perf_counter()
+        with mixed:
+            generator = torch.Generator().manual_seed(step)
+            loss = module.loss(module.views(batch, generator), batch)["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    _wait(place)
+    seconds = (time.perf_counter() - start) / STEPS
+    weights = sum(value.numel() * value.element_size() for value in module.state_dict().values())
+    moments = sum(
+        value.numel() * 4 for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+    )
+    return seconds, weights + moments
+
+
+def _wait(place: object) -> None:
+    import torch
+
+    if getattr(place, "type", "") == "cuda":
+        torch.cuda.synchronize()

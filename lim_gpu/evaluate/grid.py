@@ -1,0 +1,238 @@
+"""What the paper's evaluations ask for, as jobs: reduce, pretrain, finetune, each in a folder of its own.
+
+A job's folder follows from what it does, so evaluations that ask for the same job share it and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import InputError, UsageError
+
+EVALUATIONS = ("0", "A", "B", "C", "D", "E")
+PAPER_STORE = "LIDC"  # the paper's evaluation E uses it alone
+CONTROL = "random like hash 6"  # as many slices, chosen by chance
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled data set: how often it is fine-tuned, with its own split, or in folds."""
+
+    name: str
+    data: Path
+    folds: int | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A configuration file, checked.
+
+    stores     pre-training stores by name; tasks: downstream data
+    weights    ResNet50 weights of the DeepNet reduction, which is left out without them
+    budgets    "epochs": every pre-training has the same number; "steps": reduced sets get as many steps as ALL
+    pretrain, finetune   options of these verbs for all jobs
+    """
+
+    stores: dict[str, Path]
+    tasks: tuple[Task, ...]
+    weights: Path | None = None
+    budgets: tuple[str, ...] = ("epochs",)
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    finetune: dict[str, Any] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+
+
+def read_grid(path: Path) -> Grid:
+    """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
+    known = {"stores", "tasks", "weights", "budgets", "pretrain", "finetune"}
+    if unknown := sorted(set(values) - known):
+        raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
+    for name in ("stores", "tasks", "pretrain", "finetune"):
+        if not isinstance(values.get(name, {}), dict):
+            raise UsageError(f"{path}: [{name}] is no table")
+    if not values.get("tasks"):
+        raise UsageError(f"{path}: [tasks] names no data set, such as COVID-19 = 'covid-ct'")
+    budgets = tuple(values.get("budgets", ("epochs",)))
+    if not budgets or set(budgets) - {"epochs", "steps"}:
+        raise UsageError(f"{path}: budgets are 'epochs' and 'steps', not {list(budgets)}")
+    for name in (*values.get("stores", {}), *values["tasks"]):
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UsageError(f"{path}: {name!r} is no name for a folder")
+    home = path.parent
+    return Grid(
+        {name: home / str(store) for name, store in values.get("stores", {}).items()},
+        tuple(_task(path, home, name, value) for name, value in values["tasks"].items()),
+        home / str(values["weights"]) if "weights" in values else None,
+        budgets,
+        values.get("pretrain", {}),
+        values.get("finetune", {}),
+    )
+
+
+def _task(path: Path, home: Path, name: str, value: Any) -> Task:
+    if isinstance(value, str):
+        return Task(name, home / value)
+    if not isinstance(value, dict) or set(value) - {"data", "folds"} or not isinstance(value.get("data"), str):
+        raise UsageError(f"{path}: task {name} is a path, or {{ data = PATH, folds = N }}")
+    return Task(name, home / value["data"], value.get("folds"))
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """A selection of a store; `name` as in the paper's tables, such as "hash 6" or "every-n 0.1"."""
+
+    store: str
+    name: str
+
+    @property
+    def folder(self) -> str:
+        """Where it stands, below the output."""
+        return f"reduce/{self.store}/{self.name.replace(' ', '-')}"
+
+    def options(self) -> dict[str, Any]:
+        """Those of `lim_gpu.reduce`; for CONTROL without the budget, which another selection gives."""
+        method, _, value = self.name.partition(" ")
+        if self.name == CONTROL or not value:
+            return {"method": method}
+        return {"method": method, ("threshold" if method == "hash" and float(value) >= 1 else "keep"): float(value)}
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """A pre-training on a selection, with as many epochs or as many steps as others."""
+
+    reduce: Reduce
+    method: str
+    budget: str = "epochs"
+
+    @property
+    def folder(self) -> str:
+        """Where it stands, below the output."""
+        last = self.method if self.budget == "epochs" else f"{self.method}-equal-steps"
+        return f"pretrain/{self.reduce.folder.removeprefix('reduce/')}/{last}"
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """A task from a pre-training, or from random weights."""
+
+    pretrain: Pretrain | None
+    task: Task
+
+    @property
+    def folder(self) -> str:
+        """Where it stands, below the output."""
+        start = self.pretrain.folder.removeprefix("pretrain/") if self.pretrain else "none"
+        return f"finetune/{start}/{self.task.name}"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One of the paper's analyses between two networks."""
+
+    kind: str
+    name: str
+    first: Pretrain
+    second: Pretrain | Finetune
+    task: Task
+
+    @property
+    def folder(self) -> str:
+        """Where it stands, below the output."""
+        return f"analyse/{self.first.reduce.store}/{self.name}"
+
+
+Job = Reduce | Pretrain | Finetune | Analysis
+
+
+def reductions(evaluation: str, weights: bool) -> list[str]:
+    """The selections that an evaluation compares, in the order of the paper's table, controls last."""
+    return {
+        "0": [],
+        "A": ["all", "every-n 0.2", "every-n 0.1"],
+        "B": ["every-n 0.1", "ssim 0.1", "mi 0.1", *(["deepnet 0.1"] if weights else []), "hash 0.1", "random 0.1"],
+        "C": ["hash 3", "hash 6", "hash 12", CONTROL],
+        "D": ["all", "hash 6", CONTROL],
+        "E": ["all", "hash 6"],
+    }[evaluation]
+
+
+def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
+    """The pre-trainings of an evaluation, a row of its table each."""
+    stores = list(grid.stores)
+    if evaluation == "E":
+        stores = [PAPER_STORE] if PAPER_STORE in stores else stores[:1]
+    methods = ("swav", "moco", "spark") if evaluation == "E" else ("swav",)
+    return [
+        Pretrain(Reduce(store, name), method, budget)
+        for store in stores
+        for method in methods
+        for name in reductions(evaluation, grid.weights is not None)
+        for budget in grid.budgets
+        if budget == "epochs" or name != "all"
+    ]
+
+
+def finetunings(evaluation: str, grid: Grid) -> list[Finetune]:
+    """The fine-tunings of an evaluation: every row with every task."""
+    starts: list[Pretrain | None] = [None] if evaluation == "0" else list(pretrainings(evaluation, grid))
+    return [Finetune(start, task) for start in starts for task in grid.tasks]
+
+
+def analyses(grid: Grid) -> Iterator[Analysis]:
+    """Those of evaluation D, on the first task that fixes a test part: ALL against HASH-6, and before against after."""
+    for store in grid.stores:
+        whole, reduced = (Pretrain(Reduce(store, name), "swav") for name in ("all", "hash 6"))
+        task = next((task for task in grid.tasks if task.folds is None), grid.tasks[0])
+        yield Analysis("cka", "cka-all-hash-6", whole, reduced, task)
+        for start in (whole, reduced):
+            label = start.reduce.name.replace(" ", "-")
+            for kind in ("cka", "tsne", "gradcam"):
+                yield Analysis(kind, f"{kind}-{label}-finetuned", start, Finetune(start, task), task)
+
+
+def jobs(evaluations: tuple[str, ...], grid: Grid) -> list[Job]:
+    """Everything to do, each once, in an order in which all that a job needs stands before it."""
+    found: dict[Job, None] = {}
+    for evaluation in evaluations:
+        if evaluation != "0" and not grid.stores:
+            raise UsageError(f"evaluation {evaluation} needs [stores] to pre-train on")
+        for finetune in finetunings(evaluation, grid):
+            if finetune.pretrain is not None:
+                for needed in needs(finetune.pretrain):
+                    found[needed] = None
+                found[finetune.pretrain] = None
+            found[finetune] = None
+        if evaluation == "D":
+            found |= dict.fromkeys(analyses(grid))
+    return list(found)
+
+
+def needs(job: Job) -> list[Job]:
+    """The jobs whose results `job` reads."""
+    if isinstance(job, Reduce):
+        return [Reduce(job.store, "hash 6")] if job.name == CONTROL else []
+    if isinstance(job, Pretrain):
+        whole = [Reduce(job.reduce.store, "all")] if job.budget == "steps" else []
+        return [*needs(job.reduce), *whole, job.reduce]
+    if isinstance(job, Finetune):
+        return [job.pretrain] if job.pretrain else []
+    return [job.first, job.second]
+
+
+def equal_steps(epochs: int, whole: int, reduced: int, batch_size: int) -> int:
+    """Epochs on `reduced` slices with as many steps as `epochs` on `whole`, drop_last in both; at least one."""
+    steps = epochs * (whole // batch_size)
+    return max(1, math.ceil(steps / max(1, reduced // batch_size) - 1e-9))

@@ -1,0 +1,179 @@
+"""The paper's tables with our numbers beside them, the picture of time against AUC, and the caveats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import InputError
+from lim_gpu.evaluate.grid import CONTROL, Finetune, Grid, Pretrain, pretrainings
+from lim_gpu.files import read_json
+from lim_gpu.selection import read_record
+
+TITLES = {
+    "0": "No pre-training (Table 3)",
+    "A": "Does reduction help? ALL against every-n (Table 4)",
+    "B": "Which method? All keep 10 % (Table 5)",
+    "C": "Which threshold of HASH? (Table 6)",
+    "D": "How much is gained? ALL against HASH-6 (Figure 7)",
+    "E": "Other pre-trainings: SwAV, MoCo v2, SparK (Table 7)",
+}
+SCORES = ("auc", "f1", "acc")
+
+
+def published() -> dict[str, Any]:
+    """The paper's numbers, with the table that holds each."""
+    text = resources.files("lim_gpu.evaluate").joinpath("published.json").read_text(encoding="utf-8")
+    values: dict[str, Any] = json.loads(text)
+    return values
+
+
+def table(evaluation: str, grid: Grid, output: Path) -> list[dict[str, Any]]:
+    """A row for each pre-training of an evaluation: ours where it is done, the paper's where the text has it."""
+    starts: Sequence[Pretrain | None] = [None] if evaluation == "0" else pretrainings(evaluation, grid)
+    return [_row(start, grid, output) for start in starts]
+
+
+def _row(start: Pretrain | None, grid: Grid, output: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"store": None, "reduction": None, "method": None, "budget": None}
+    if start is not None:
+        row |= {"store": start.reduce.store, "reduction": start.reduce.name}
+        row |= {"method": start.method, "budget": f"equal {start.budget}"}
+        row |= _costs(start, output)
+    row["tasks"] = {
+        task.name: {
+            "ours": _ours(output / Finetune(start, task).folder / "results.json"),
+            "paper": _paper(start, task.name),
+        }
+        for task in grid.tasks
+    }
+    return row
+
+
+def _ours(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    results = read_json(path)
+    return {score: {key: results[score].get(key) for key in ("mean", "sd")} for score in SCORES}
+
+
+def _paper(start: Pretrain | None, task: str) -> dict[str, Any] | None:
+    asked = (start.reduce.store, start.reduce.name, start.method) if start else (None, None, None)
+    for row in published()["rows"]:
+        if (row["dataset"], row["reduction"], row["method"]) == asked and task in row["tasks"]:
+            return {"table": row["table"], **row["tasks"][task]}
+    return None
+
+
+def _costs(start: Pretrain, output: Path) -> dict[str, Any]:
+    """Slices kept, steps and seconds of the pre-training, as far as it is done."""
+    costs: dict[str, Any] = {}
+    try:
+        costs["slices"] = read_record(output / start.reduce.folder / "selection.json")["counts"]["kept"]
+        job = read_json(output / start.folder / "job.json")
+    except InputError:
+        return costs
+    hours = published()["pretrain_hours"].get(start.reduce.store, {}).get(start.reduce.name)
+    paper = hours if start.method == "swav" else None
+    return costs | {"steps": job["steps"], "seconds": job["seconds"], "device": job["device"], "paper_hours": paper}
+
+
+def markdown(evaluation: str, rows: Sequence[dict[str, Any]], grid: Grid, caveats: Sequence[str]) -> str:
+    """The table as Markdown: mean ± sd over the runs; the paper's in brackets."""
+    tasks = [task.name for task in grid.tasks]
+    head = [
+        "pre-training",
+        "slices",
+        "steps",
+        "time",
+        *(f"{task} {score}" for task in tasks for score in ("AUC", "F1")),
+    ]
+    lines = [f"## Evaluation {evaluation}: {TITLES[evaluation]}", "", _line(head), _line(["---"] * len(head))]
+    for row in rows:
+        cells = [_name(row), _count(row.get("slices")), _count(row.get("steps")), _time(row)]
+        for task in tasks:
+            both = row["tasks"][task]
+            cells += [_cell(both["ours"], both["paper"], score) for score in ("auc", "f1")]
+        lines.append(_line(cells))
+    lines += [
+        "",
+        "Ours, mean ± standard deviation (ddof 1) over the runs; in brackets the paper's, where its text has it.",
+        "",
+    ]
+    lines += [f"- {caveat}" for caveat in caveats]
+    return "\n".join(lines) + "\n"
+
+
+def _name(row: dict[str, Any]) -> str:
+    if row["reduction"] is None:
+        return "none (random weights)"
+    budget = "" if row["budget"] == "equal epochs" else ", equal steps"
+    return f"{row['store']} {row['reduction']}, {row['method']}{budget}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _time(row: dict[str, Any]) -> str:
+    if row.get("seconds") is None:
+        return ""
+    paper = f" ({row['paper_hours']} h)" if row.get("paper_hours") else ""
+    seconds = row["seconds"]
+    return (f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s") + paper
+
+
+def _cell(ours: dict[str, Any] | None, paper: dict[str, Any] | None, score: str) -> str:
+    own = "not run"
+    if ours is not None and ours[score]["mean"] is not None:
+        sd = ours[score]["sd"]
+        own = f"{ours[score]['mean']:.3f}" + (f" ± {sd:.3f}" if sd is not None else "")
+    if not paper or score not in paper:
+        return own
+    mean, deviation = paper[score]
+    return f"{own} ({mean:.3f}" + (f" ± {deviation:.3f})" if deviation is not None else ")")
+
+
+def time_picture(rows: Sequence[dict[str, Any]], grid: Grid) -> Any:
+    """AUC of every task against the time of the pre-training (the paper's Figure 7)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(grid.tasks), 3.8), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(grid.tasks), squeeze=False)[0], grid.tasks, strict=True):
+        for row in rows:
+            ours = row["tasks"][task.name]["ours"]
+            if ours is None or row.get("seconds") is None:
+                continue
+            colour = {"all": "#e64b35", CONTROL: "#8491b4"}.get(row["reduction"], "#00a087")
+            score = ours["auc"]
+            axes.errorbar(row["seconds"], score["mean"], score["sd"] or 0, fmt="o", color=colour, capsize=3)
+            axes.annotate(
+                _name(row), (row["seconds"], score["mean"]), xytext=(6, 6), textcoords="offset points", fontsize=7
+            )
+        axes.set(title=task.name, xlabel="pre-training, seconds", ylabel="AUC")
+        axes.margins(0.25)
+    return figure
+
+
+def caveats(grid: Grid, values: dict[str, Any]) -> list[str]:
+    """What a reader must know before comparing our numbers with the paper's."""
+    pretrain, finetune = values["pretrain"], values["finetune"]
+    return [
+        *grid.caveats,
+        f"data: stores {', '.join(f'{name} ({path})' for name, path in grid.stores.items()) or 'none'}; "
+        f"tasks {', '.join(f'{task.name} ({task.data})' for task in grid.tasks)}; none of them need be the paper's",
+        f"pre-training: {pretrain['epochs']} epochs, batch {pretrain['batch_size']}, {pretrain['backbone']}, "
+        f"preset {pretrain['preset']}, one seed ({values['seed']}); the paper: 800 epochs, batch 128, resnet50",
+        f"fine-tuning: {finetune['epochs']} epochs, {finetune['runs']} runs; the paper: five runs",
+        "equal epochs give a reduced set fewer steps than ALL: fewer steps and other slices are one effect there; "
+        "equal steps and random slices tell them apart",
+        "the paper's numbers are means of five fine-tunings of one pre-training each: no interval here or there "
+        "holds the spread over pre-trainings",
+    ]

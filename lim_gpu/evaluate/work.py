@@ -1,0 +1,158 @@
+"""Doing the jobs of the evaluations. Every job resumes by itself; its job.json tells what it cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.analyse import analyse
+from lim_gpu.errors import InputError
+from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce, equal_steps
+from lim_gpu.files import read_json, write_text
+from lim_gpu.finetune.protocol import protocol
+from lim_gpu.finetune.run import Request, finetune
+from lim_gpu.pretrain.config import METHODS
+from lim_gpu.pretrain.run import pretrain
+from lim_gpu.progress import Reporter
+from lim_gpu.reduction import reduce
+from lim_gpu.selection import read_record
+from lim_gpu.store import SliceStore
+
+
+class Worker:
+    """Runs jobs below the folder `output`."""
+
+    def __init__(self, grid: Grid, output: Path, device: str, seed: int, reporter: Reporter) -> None:
+        self.grid = grid
+        self.output = output
+        self.device = device
+        self.seed = seed
+        self.reporter = reporter
+
+    def done(self, job: Job) -> bool:
+        """Whether the job has left its job.json."""
+        return self._record(job).exists()
+
+    def do(self, job: Job) -> None:
+        """Run a job, or find that it stands. Raises LimGpuError for what goes wrong in it."""
+        start = time.perf_counter()
+        values = self._result(job)
+        record = self._record(job)
+        if values.get("unchanged") and record.exists():
+            return
+        about = {"seconds": round(time.perf_counter() - start, 3)} | values
+        write_text(record, json.dumps(about, indent=1, allow_nan=False) + "\n")
+
+    def _result(self, job: Job) -> dict[str, Any]:
+        if isinstance(job, Reduce):
+            return self._reduce(job)
+        if isinstance(job, Pretrain):
+            return self._pretrain(job)
+        return self._finetune(job) if isinstance(job, Finetune) else self._analyse(job)
+
+    def _record(self, job: Job) -> Path:
+        return self.output / job.folder / "job.json"
+
+    def _kept(self, job: Reduce) -> tuple[int, int]:
+        counts = read_record(self.output / job.folder / "selection.json")["counts"]
+        return counts["kept"], counts["slices"]
+
+    def _reduce(self, job: Reduce) -> dict[str, Any]:
+        options = job.options()
+        if job.name == CONTROL:
+            kept, slices = self._kept(Reduce(job.store, "hash 6"))
+            options["keep"] = kept / slices
+        if options["method"] == "deepnet":
+            options["weights"] = self.grid.weights
+        path = self.output / job.folder / "selection.csv"
+        with SliceStore(self.grid.stores[job.store]) as store:
+            more: dict[str, Any] = {"output": path, "device": self.device, "seed": self.seed}
+            selection = reduce(store, **options, **more, overwrite=True, reporter=self.reporter)
+        return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
+
+    def _pretrain(self, job: Pretrain) -> dict[str, Any]:
+        options, overrides = pretrain_options(self.grid, job.method)
+        if job.budget == "steps":
+            whole, reduced = (self._kept(Reduce(job.reduce.store, name))[0] for name in ("all", job.reduce.name))
+            options["epochs"] = equal_steps(options["epochs"], whole, reduced, options["batch_size"])
+        folder = self.output / job.folder
+        outcome = pretrain(
+            self.grid.stores[job.reduce.store],
+            job.method,
+            selection=self.output / job.reduce.folder / "selection.csv",
+            output=folder,
+            overrides=overrides,
+            resume=True,
+            device=self.device,
+            seed=self.seed,
+            reporter=self.reporter,
+            **options,
+        )
+        values = outcome.values
+        if values["unchanged"]:
+            return {"unchanged": True} | (
+                read_json(self._record(job)) if self.done(job) else _cost_of_run(folder, values)
+            )
+        return {"steps": values["total_steps"], "seconds": values["seconds"], "device": values["device"]}
+
+    def _finetune(self, job: Finetune) -> dict[str, Any]:
+        options = dict(self.grid.finetune)
+        names = ("runs", "positive", "backbone")
+        request: dict[str, Any] = {name: options.pop(name) for name in names if name in options}
+        if job.task.folds is not None:
+            request |= {"folds": job.task.folds, "runs": None}
+        if job.pretrain is not None:
+            request |= {"checkpoints": (self.output / job.pretrain.folder / "last.ckpt",), "backbone": None}
+        asked = Request(
+            data=job.task.data,
+            protocol=protocol(options.pop("protocol", "wolf2024-paper"), **options),
+            seed=self.seed,
+            **request,
+        )
+        outcome = finetune(asked, self.output / job.folder, self.device, self.reporter)
+        return {"auc": outcome.values["auc"]["mean"], "unchanged": outcome.values["unchanged"]}
+
+    def _analyse(self, job: Analysis) -> dict[str, Any]:
+        if self.done(job):
+            return {"unchanged": True}
+        second = self.output / job.second.folder
+        if isinstance(job.second, Finetune):
+            found = sorted((second / "runs").rglob("*.ckpt"))
+            if not found:
+                raise InputError(f"{second}: holds no checkpoint of a fine-tuned network")
+            last = found[0]
+        else:
+            last = second / "last.ckpt"
+        part = "test" if job.task.folds is None else "all"
+        size = int(self.grid.finetune.get("size", 224))
+        folder = self.output / job.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        result = analyse(
+            job.kind,
+            self.output / job.first.folder / "last.ckpt",
+            last,
+            job.task.data,
+            folder / f"{job.kind}.png",
+            part=part,
+            size=size,
+            seed=self.seed,
+            device=self.device,
+            overwrite=True,
+            reporter=self.reporter,
+        )
+        return {"line": result.lines[0]}
+
+
+def pretrain_options(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of `lim_gpu.pretrain`, and of its `set` what concerns this method."""
+    options = dict(grid.pretrain)
+    overrides = options.pop("set", {})
+    others = tuple(f"{name}." for name in METHODS if name != method)
+    return options, {name: value for name, value in overrides.items() if not name.startswith(others)}
+
+
+def _cost_of_run(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that was finished before its job.json was written: steps are known, the time is not."""
+    return {"steps": values["total_steps"], "seconds": None, "device": "unknown"}

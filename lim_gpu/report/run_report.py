@@ -1,0 +1,95 @@
+"""The report of runs: a pre-training's loss, rate and collapse meters, and the scores of what was fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lim_gpu.errors import InputError
+from lim_gpu.files import parse_json, read_json
+from lim_gpu.page import file_uri, svg_text, write_page
+from lim_gpu.report import figures
+
+PRETRAINING = "lim-gpu-pretraining"
+# What each meter means, and where collapse begins (lim_gpu.pretrain.monitor).
+MEANING = {
+    "loss": "the training loss",
+    "lr": "the learning rate",
+    "effective_prototypes": "SwAV: prototypes that share one code, exp of its entropy; 1 is a hard assignment",
+    "max_q": "SwAV: mean of the largest entry of a code; 1 is a hard assignment",
+    "usage_perplexity": "SwAV: prototypes in use; a fall towards 1 is collapse",
+    "dead_share": "SwAV: share of the prototypes that nothing chooses",
+    "prototype_cosine": "SwAV: mean cosine between prototypes; 1 is collapse",
+    "embedding_std": "deviation of the normalised embeddings; 1 / sqrt(d) is spread, 0 is collapse",
+    "effective_rank": "dimensions that the embeddings use; 1 is collapse",
+    "top1": "MoCo: how often the right key is found; near 100 % early means batch statistics leak",
+    "own_negatives": "MoCo: share of the queue that is the query's own slice",
+    "flat_share": "SparK: share of the patches below the variance floor",
+    "knn_accuracy": "nearest neighbours on the probe set",
+    "knn_auc": "nearest neighbours on the probe set, AUC",
+}
+POINTS = 600  # of a curve
+
+
+def write_run_report(folders: Sequence[Path], output: Path) -> None:
+    """Write OUTPUT (.html) for run folders of pretrain and finetune. Raises InputError for a folder that is neither."""
+    runs = [_pretraining(folder) for folder in folders if _is_pretraining(folder)]
+    scores = [_scores(folder) for folder in folders if (folder / "results.json").is_file()]
+    for folder in folders:
+        if not _is_pretraining(folder) and not (folder / "results.json").is_file():
+            raise InputError(
+                f"{folder}: not a run of lim-gpu pretrain or finetune, or one that has not finished an epoch"
+            )
+    write_page(output, "run.html", runs=runs, scores=scores, title=", ".join(folder.name for folder in folders))
+
+
+def _is_pretraining(folder: Path) -> bool:
+    return (folder / "metrics.jsonl").is_file() and (folder / "config.json").is_file()
+
+
+def _pretraining(folder: Path) -> dict[str, Any]:
+    record = read_json(folder / "config.json")
+    if record.get("format") != PRETRAINING:
+        raise InputError(f"{folder / 'config.json'}: is no run of lim-gpu pretrain")
+    rows = [parse_json(line, folder / "metrics.jsonl") for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    if not rows:
+        raise InputError(f"{folder}: has written no numbers yet. Wait for its first epoch")
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "step")))
+    curves = []
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+        if points:
+            drawn = svg_text(figures.curve(*_thinned(points), name, log=name == "lr" and min(y for _, y in points) > 0))
+            curves.append({"name": name, "svg": drawn, "meaning": MEANING.get(name, ""), "last": points[-1][1]})
+    return {
+        "name": folder.name,
+        "config": record["config"],
+        "plan": (folder / "plan.txt").read_text(encoding="utf-8").splitlines(),
+        "epochs": rows[-1]["epoch"] + 1,
+        "steps": rows[-1]["step"] + 1,
+        "asked": record["plan"]["total_steps"],
+        "device": record["device"],
+        "curves": curves,
+        "views": file_uri(folder / "views.png") if (folder / "views.png").is_file() else None,
+        "versions": record["versions"],
+    }
+
+
+def _thinned(points: list[tuple[int, float]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """At most POINTS points: each the mean of its neighbours, so that a long run draws as fast as a short one."""
+    steps, values = (np.array(column, dtype=np.float64) for column in zip(*points, strict=True))
+    parts = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
+    return np.array([steps[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    results = read_json(folder / "results.json")
+    rows = []
+    for name in ("auc", "f1", "acc"):
+        score = results[name]
+        rows.append((name.upper(), score["mean"], score["sd"], score["runs"]))
+    roc = folder / "roc.png"
+    return {"name": str(folder.name), "rows": rows, "roc": file_uri(roc) if roc.is_file() else None}

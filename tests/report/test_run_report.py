@@ -1,0 +1,54 @@
+"""Reports of runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.report import write_report
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "swav-run"
+    folder.mkdir()
+    config = {"method": "swav", "backbone": "resnet18"}
+    record = {"format": "lim-gpu-pretraining", "version": 1, "config": config, "device": "cpu"}
+    record |= {"plan": {"total_steps": 2000}, "versions": {"torch": "2"}}
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "plan.txt").write_text("swav <script>alert(1)</script>\n")
+    rows = [{"epoch": i // 500, "step": i, "loss": 6 - i / 400, "lr": 0.1, "effective_rank": 9} for i in range(1500)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_run_shows_its_curves_and_escapes_its_texts(run, tmp_path):
+    write_report([run], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("<svg") == 3
+    assert "1,500 of 2,000 steps" in text
+    assert "<script>alert" not in text
+    assert "http" not in text
+    assert len(text) < 400_000  # a long run is thinned
+
+
+def test_scores_stand_below(run, tmp_path):
+    scores = tmp_path / "covid"
+    scores.mkdir()
+    score = {"mean": 0.8123, "sd": 0.01, "runs": [0.8, 0.82]}
+    (scores / "results.json").write_text(json.dumps({"auc": score, "f1": score, "acc": score | {"mean": None}}))
+    write_report([run, scores], tmp_path / "r.html")
+    assert "0.8123" in (tmp_path / "r.html").read_text()
+
+
+def test_other_folders_are_refused(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="not a run"):
+        write_report([tmp_path / "other"], tmp_path / "r.html")
+    with pytest.raises(UsageError, match="not both"):
+        write_report([run, tmp_path / "s.csv"], tmp_path / "r.html")
+    (run / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="no numbers yet"):
+        write_report([run], tmp_path / "r.html")
