@@ -1,0 +1,185 @@
+"""MoCo v2 (He et al. 2020, Chen et al. 2020): a slice's query finds its own key among those of a queue."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lim_gpu.backbone import features
+from lim_gpu.errors import UsageError
+from lim_gpu.pretrain import augment
+from lim_gpu.pretrain.collectives import gather
+from lim_gpu.pretrain.config import PretrainConfig
+from lim_gpu.pretrain.method import ASPECT, Pretraining, spread
+
+if TYPE_CHECKING:
+    from lim_gpu.pretrain.resident import SliceBatch
+
+
+class MoCo(Pretraining):
+    """Query and key encoders, each a backbone with a head; the key's are running means of the query's.
+
+    Batch normalisation lets a network tell which images share a batch, and so find a key without looking at it. Both
+    encoders therefore normalise over sub-batches (split-BN), and the key's batch is shuffled, so that a query and its
+    key stand among different images. Every process does so within its own batch: nothing is shuffled across processes,
+    which only share their keys.
+    """
+
+    def __init__(self, config: PretrainConfig, slices: int) -> None:
+        super().__init__(config, slices)
+        moco = self.moco = config.moco
+        width = features(config.backbone)
+        last = nn.Linear(width, moco.output)
+        self.head: nn.Module = nn.Sequential(nn.Linear(width, width), nn.ReLU(), last) if moco.mlp else last
+        split_batch_norm(self.encoder, moco.bn_groups)
+        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        if config.compile:
+            self.key_encoder.compile()
+        self.queue = Queue(queue_length(config, slices), moco.output)
+
+    def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:
+        """[query, key], each (B, C, S, S), and the order (B,) in which the key's encoder sees the batch."""
+        moco = self.moco
+        pixels = [
+            augment.rotate(
+                batch.pixels, batch.sizes, (-moco.rotate_degrees, moco.rotate_degrees), moco.rotate, generator
+            )
+            if moco.rotate
+            else batch.pixels
+            for _ in range(2)
+        ]
+        images = torch.cat(
+            [augment.random_resized_crop(p, batch.sizes, moco.size, moco.scale, ASPECT, generator) for p in pixels]
+        )
+        images = augment.color_jitter(images, moco.brightness, moco.contrast, moco.jitter, generator)
+        images = augment.gaussian_blur(images, moco.blur, moco.blur_sigma, generator)
+        images = augment.flip(images, moco.flip, generator)
+        images = augment.vertical_flip(images, moco.vertical_flip, generator)
+        if moco.noise:
+            images = augment.gaussian_noise(images, moco.noise, moco.noise_variance, generator)
+        order = torch.randperm(len(batch.pixels), generator=generator)
+        return [*self.normalized(images).chunk(2), order.to(images.device, non_blocking=True)]
+
+    def loss(self, views: list[Tensor], batch: SliceBatch) -> dict[str, Tensor]:
+        """InfoNCE: cross-entropy of the own key among the queue's; then this batch's keys enter the queue."""
+        query, key, order = views
+        if len(query) % self.moco.bn_groups or len(query) == self.moco.bn_groups > 1:
+            raise UsageError(
+                f"moco.bn_groups {self.moco.bn_groups} does not split the {len(query)} slices of a step into equal "
+                "groups of 2 or more. Give --set moco.bn_groups=1, or a divisor"
+            )
+        with torch.no_grad():
+            self.update_keys()
+            k = self.key_head(self.key_encoder(key[order]))[order.argsort()]
+        q = self.head(self.encoder(query))
+        with torch.autocast(q.device.type, enabled=False):
+            q, k = functional.normalize(q.float(), dim=1), functional.normalize(k.float(), dim=1)
+            own = self.queue.ids == batch.ids[:, None]  # (B, queue)
+            hidden = self.queue.ids < 0
+            if self.moco.mask_same_slice:
+                hidden = hidden | own
+            if self.moco.mask_same_volume:
+                hidden = hidden | (self.queue.volumes == batch.volumes[:, None])
+            others = self.queue.keys.clone()  # the backward pass needs them after the push below
+            logits = info_nce_logits(q, k, others, hidden, self.moco.temperature)
+            loss = functional.cross_entropy(logits, torch.zeros_like(batch.ids))
+            self.queue.push(k, batch.ids, batch.volumes)
+            meters = {
+                "pretext_top1": (logits.detach().argmax(1) == 0).float().mean(),
+                "own_negatives": own.sum(1).float().mean(),  # keys a query has of its own slice, hidden or not
+                "queue_filled": (self.queue.ids >= 0).float().mean(),
+            }
+            return {"loss": loss} | meters | spread(q.detach())
+
+    @torch.no_grad()
+    def update_keys(self) -> None:
+        """Move the key parameters a step towards the query's. Raises UsageError in half precision, where they stop."""
+        keys: list[Tensor] = [*self.key_encoder.parameters(), *self.key_head.parameters()]
+        queries = [p.detach() for p in (*self.encoder.parameters(), *self.head.parameters())]
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in keys):
+            raise UsageError("momentum encoder in half precision: its steps round to nothing. Give bf16-mixed or 32")
+        torch._foreach_lerp_(keys, queries, 1 - self.moco.key_momentum)
+
+
+class Queue(nn.Module):
+    """The last keys with what they are of, newest first; the same in every process and saved with the model.
+
+    keys (length, dimension); ids and volumes (length,) of slices, -1 where nothing has come yet
+    """
+
+    keys: Tensor
+    ids: Tensor
+    volumes: Tensor
+
+    def __init__(self, length: int, dimension: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(length, dimension))
+        self.register_buffer("ids", torch.full((length,), -1))
+        self.register_buffer("volumes", torch.full((length,), -1))
+
+    def push(self, keys: Tensor, ids: Tensor, volumes: Tensor) -> None:
+        """Put the keys of every process in front; the oldest fall out."""
+        for kept, new in ((self.keys, keys), (self.ids, ids), (self.volumes, volumes)):
+            kept.copy_(torch.cat([gather(new), kept])[: len(kept)])
+
+
+def queue_length(config: PretrainConfig, slices: int) -> int:
+    """Keys in the queue: as configured, but of a small data set at most `queue_share`, in whole batches.
+
+    A longer queue would meet every query with old keys of its own slice as negatives.
+    """
+    moco = config.moco
+    if not moco.queue_share:
+        return moco.queue
+    longest = min(moco.queue, int(moco.queue_share * slices))
+    return max(1, longest // config.batch_size) * config.batch_size
+
+
+def info_nce_logits(q: Tensor, k: Tensor, queue: Tensor, hidden: Tensor, temperature: float) -> Tensor:
+    """Logits (B, 1 + L) of queries q and their keys k (B, d) and a queue (L, d); the own key is column 0.
+
+    hidden  (L,) or (B, L) bool: no negatives
+    """
+    positive = (q * k).sum(1, keepdim=True)
+    negative = (q @ queue.T).masked_fill(hidden, -torch.inf)
+    return torch.cat([positive, negative], dim=1) / temperature
+
+
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that in training normalises each of `groups` consecutive sub-batches on its own.
+
+    The running statistics take the mean of those of the groups.
+    """
+
+    groups: int
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W), B a multiple of the groups."""
+        if not self.training or self.groups == 1:
+            return super().forward(input)
+        mean, variance = (self.running_mean.new_zeros(self.groups, self.num_features) for _ in range(2))
+        out = [  # with momentum 1 the running statistics become those of the sub-batch
+            functional.batch_norm(part, m, v, self.weight, self.bias, True, 1.0, self.eps)
+            for part, m, v in zip(input.chunk(self.groups), mean, variance, strict=True)
+        ]
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean.mean(0), self.momentum)
+        self.running_var.lerp_(variance.mean(0), self.momentum)
+        return torch.cat(out)
+
+
+def split_batch_norm(module: nn.Module, groups: int) -> None:
+    """Turn every BatchNorm2d within `module` into a SplitBatchNorm2d; parameters and names stay."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.__class__ = SplitBatchNorm2d
+            cast(SplitBatchNorm2d, norm).groups = groups

@@ -1,0 +1,138 @@
+"""What a pre-training will do, told before it begins and without torch: data, steps, learning rates."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import fingerprint
+from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.config import PretrainConfig
+from lim_gpu.pretrain.schedule import learning_rate, weight_decay
+from lim_gpu.selection import Selection
+from lim_gpu.store import SliceStore
+
+ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked pre-training of `slices` slices; `values` and `lines` tell it.
+
+    selection is the selection's file, or None for every slice; `data` says which slices those are, for fingerprints.
+    """
+
+    config: PretrainConfig
+    store: Path
+    selection: Path | None
+    intensity: Intensity
+    slices: int
+    volumes: int
+    data: dict[str, Any]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.config.steps_per_epoch(self.slices)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.config.total_steps(self.slices)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data, the configuration and the algorithm: equal for runs that are the same run."""
+        return fingerprint([ALGORITHM, self.config.to_dict(), self.data])
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return learning_rate(step, self.total_steps, self.steps_per_epoch, self.config)
+
+    def rates(self) -> dict[str, float]:
+        """First, peak and last learning rate, as the steps of this run will see them."""
+        last = self.total_steps - 1
+        peak = min(self.config.warmup(self.steps_per_epoch), last)
+        return {"first": self.rate(0), "peak": self.rate(peak), "last": self.rate(last)}
+
+    def values(self) -> dict[str, Any]:
+        """For --json and config.json."""
+        return {
+            "slices": self.slices,
+            "volumes": self.volumes,
+            "epochs": self.config.epochs,
+            "batch_size": self.config.batch_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.config.warmup(self.steps_per_epoch),
+            "lr": self.rates(),
+        }
+
+    def lines(self) -> list[str]:
+        """For people, and plan.txt."""
+        config, rates = self.config, self.rates()
+        of = f"{self.store}" + (f", selection {self.selection}" if self.selection else ", every slice")
+        warmup = config.warmup(self.steps_per_epoch)
+        lines = [
+            f"{config.method} ({config.preset}) of {config.backbone}, {config.channels} channels, seed {config.seed}",
+            f"data: {self.slices:,} slices of {self.volumes} volumes in {of}",
+            f"steps: {config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} slices: "
+            f"{self.total_steps:,} steps",
+            f"learning rate ({config.optimizer}, {config.schedule}): first {rates['first']:.3g}, "
+            f"peak {rates['peak']:.3g}, last {rates['last']:.3g}, warm-up {warmup:,} steps",
+        ]
+        decay = [f"{weight_decay(step, self.total_steps, config):.3g}" for step in (0, self.total_steps - 1)]
+        lines.append(f"weight decay: {' to '.join(dict.fromkeys(decay))}")
+        if left_out := self.slices % config.batch_size:
+            lines.append(f"each epoch leaves out {left_out} slices, others each time: its last batch is incomplete")
+        return lines
+
+
+def make_plan(config: PretrainConfig, store: SliceStore, selection: Path | None, intensity: Intensity) -> Plan:
+    """Count the slices and check that the run can be made.
+
+    Raises InputError for an empty selection or one of another store, UsageError for a batch that the data or the
+    processes do not fit.
+    """
+    data: dict[str, Any] = {"store": store.fingerprint, "selection": None, "intensity": intensity.describe()}
+    if selection is None:
+        slices, volumes = sum(entry.shape[0] for entry in store.volumes), len(store.volumes)
+        where: Path = store.path
+    else:
+        chosen = Selection.load(selection)
+        if chosen.store_fingerprint != store.fingerprint:
+            raise InputError(f"{selection}: was made from another store than {store.path}. Run lim-gpu reduce on it")
+        kept = chosen.kept()
+        slices, volumes = len(kept), len({key for key, _ in kept})
+        data["selection"] = fingerprint([[key, i] for key, i in kept])
+        where = selection
+    if not slices:
+        raise InputError(f"{where}: keeps no slice. Make another selection with lim-gpu reduce")
+    if config.batch_size > slices:
+        raise UsageError(f"--batch-size {config.batch_size} is more than the {slices} slices of {where}. Give less")
+    processes = world_size()
+    if config.batch_size % processes or config.batch_size // processes < 2:
+        raise UsageError(
+            f"--batch-size {config.batch_size} does not divide among {processes} processes. "
+            f"Give a multiple of {processes}, at least {2 * processes}"
+        )
+    return Plan(config, store.path, selection, intensity, slices, volumes, data)
+
+
+def world_size() -> int:
+    """Processes of this run: torchrun's, else 1."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return int(os.environ.get("RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

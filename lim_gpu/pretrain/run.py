@@ -1,0 +1,141 @@
+"""The pre-training stage: from a store and a selection to a RUN folder with checkpoints. Loads torch when it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import LimGpuError, UsageError
+from lim_gpu.files import locked, remove_stale
+from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.config import resolve
+from lim_gpu.pretrain.folder import RunFolder
+from lim_gpu.pretrain.monitor import warnings_of
+from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
+from lim_gpu.progress import Reporter
+from lim_gpu.store import SliceStore
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`values` for a program, `lines` for a person."""
+
+    values: dict[str, Any]
+    lines: list[str]
+
+
+def pretrain(
+    store: SliceStore | str | Path,
+    method: str,
+    *,
+    selection: str | Path | None = None,
+    preset: str = "recommended",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    backbone: str | None = None,
+    channels: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    intensity: Intensity | None = None,
+    output: str | Path = "run",
+    checkpoint_every: int = 50,
+    log_every: int = 1,
+    probe: str | Path | None = None,
+    wandb: str | None = None,
+    compile: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Pre-train a backbone on the slices of `store` and write the run to the folder `output`.
+
+    method            "swav", "moco" or "spark"
+    selection         NAME.csv of `lim-gpu reduce` on that store; None: every slice
+    preset            "recommended", "wolf2024-paper" or "wolf2024-code"; None elsewhere takes the preset's value
+    batch_size        slices of an optimizer step, over all processes
+    overrides         any setting of `PretrainConfig` by name: {"lr": 0.1, "swav.queue": 3840}
+    checkpoint_every  epochs between two epoch=N.ckpt; the last epoch has one always
+    log_every         steps between two lines of metrics.jsonl
+    probe             a labelled set for a nearest-neighbour score of every epoch, see `lim_gpu.pretrain.probe`
+    wandb             a project of Weights & Biases to log to as well (extra "wandb")
+    resume            go on with the unfinished run that `output` holds; begin where it holds none
+    dry_run           only make the plan, without torch
+
+    On one device, one seed gives the same losses however often the run is interrupted; on the CPU to the bit.
+    Returns the plan and where the run stands. Raises UsageError for a contradictory call or a folder that holds
+    something else, InputError for a store or selection that cannot be used, NoGpuError when `device` asks for a GPU
+    that is not there, LimGpuError when the loss is no finite number or the disk refuses.
+    """
+    reporter = (reporter or Reporter(quiet=True)) if rank() == 0 else Reporter(quiet=True)
+    for name, value in (("checkpoint-every", checkpoint_every), ("log-every", log_every)):
+        if value < 1:
+            raise UsageError(f"--{name} {value} is too small. Give 1 or more")
+    given = {"epochs": epochs, "batch_size": batch_size, "backbone": backbone, "channels": channels}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if compile:
+        asked["compile"] = True
+    if twice := sorted(set(asked) & set(overrides or {})):
+        raise UsageError(f"{twice[0]} is given twice, by its option and by --set")
+    config = resolve(method, preset, {"seed": seed} | asked | dict(overrides or {}))
+    with store if isinstance(store, SliceStore) else SliceStore(store) as opened:
+        chosen = Path(selection) if selection is not None else None
+        plan = make_plan(config, opened, chosen, intensity or Intensity.parse())
+    folder = RunFolder(Path(output))
+    if dry_run:
+        standing = folder.standing(plan, resume, overwrite)
+        values = plan.values() | {"config": config.to_dict(), "run": str(output), "standing": standing}
+        return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])
+    with _together(device):
+        standing = _decided(plan, folder, resume, overwrite)
+        if standing == "finished":
+            return Outcome(plan.values() | {"run": str(output), "unchanged": True}, [f"unchanged: {output}"])
+        with locked(folder.path) if rank() == 0 else nullcontext():
+            from lim_gpu.pretrain.training import Options, train
+
+            remove_stale(folder.path)
+            options = Options(checkpoint_every, log_every, Path(probe) if probe is not None else None, wandb)
+            values = train(plan, folder, standing == "unfinished", device, options, reporter)
+    loss = f", loss {values['loss']:.4f}" if values["loss"] is not None else ""
+    line = (
+        f"{method}: {plan.total_steps:,} steps{loss}, {values['seconds']:.0f} s on {values['device']} -> {folder.last}"
+    )
+    return Outcome(plan.values() | values | {"run": str(output), "unchanged": False}, [line])
+
+
+@contextmanager
+def _together(device: str) -> Iterator[None]:
+    """The process group of torchrun, made before anything is decided; nothing for one process."""
+    if world_size() == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _decided(plan: Plan, folder: RunFolder, resume: bool, overwrite: bool) -> str:
+    """What stands in the folder, as the first process saw it before it wrote anything."""
+    if world_size() == 1:
+        return folder.standing(plan, resume, overwrite)
+    import torch
+    import torch.distributed as dist
+
+    found: list[Any] = [None]
+    if rank() == 0:
+        try:
+            found = [folder.standing(plan, resume, overwrite)]
+        except LimGpuError as error:
+            found = [error]
+    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
+    if isinstance(found[0], LimGpuError):
+        raise found[0]
+    return str(found[0])

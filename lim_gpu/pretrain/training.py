@@ -1,0 +1,230 @@
+"""The training itself: data, method and Lightning's Trainer put together for a plan."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from lim_gpu.errors import NoGpuError, UsageError
+from lim_gpu.files import fingerprint
+from lim_gpu.pretrain.callbacks import Keeper, Recorder, Stopper, Writer
+from lim_gpu.pretrain.checkpoints import load_state, save_checkpoint
+from lim_gpu.pretrain.datamodule import SlicesDataModule
+from lim_gpu.pretrain.folder import RunFolder
+from lim_gpu.pretrain.method import Pretraining
+from lim_gpu.pretrain.monitor import warnings_of
+from lim_gpu.pretrain.plan import Plan, rank, world_size
+from lim_gpu.pretrain.probe import load_probe
+from lim_gpu.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run takes that changes nothing of its losses."""
+
+    checkpoint_every: int = 50
+    log_every: int = 1
+    probe: Path | None = None
+    wandb: str | None = None
+
+
+def train(
+    plan: Plan, folder: RunFolder, resume: bool, device: str, options: Options, reporter: Reporter
+) -> dict[str, Any]:
+    """Train to the end of `plan`, from the state that `folder` holds when `resume`, and return what came out.
+
+    On SIGTERM and SIGINT the state is saved first; then the signal is delivered to who handled it before.
+    """
+    place = training_device(device)
+    precision = resolve_precision(plan.config.precision, place, reporter)
+    state = load_state(folder.last, plan) if resume and folder.last.exists() else None
+    begun = time.perf_counter()
+    with _quiet_lightning():
+        module = build_method(plan)
+        data = SlicesDataModule(
+            plan.store,
+            plan.config.batch_size,
+            plan.config.seed,
+            plan.selection,
+            intensity=plan.intensity,
+            position=state["global_step"] if state else 0,
+            reporter=reporter,
+        )
+        probe = load_probe(options.probe, plan, place) if options.probe is not None else None
+        if rank() == 0:
+            record = {"device": str(place), "precision": precision, "versions": _versions()}
+            _begin(plan, folder, state, record, reporter)
+        if state is not None and state["global_step"] >= plan.total_steps:  # killed before the last sidecar was written
+            if rank() == 0:
+                save_checkpoint(folder.last, state, plan)
+            return {"loss": None, "seconds": 0.0, "device": str(place)}
+        writers = _writers(plan, folder, options, state) if rank() == 0 else []
+        recorder = Recorder(plan, folder, reporter, [write for write, _ in writers], probe, options.log_every)
+        keeper = Keeper(plan, folder, options.checkpoint_every, state)
+        stopper = Stopper(recorder, keeper)
+        trainer = build_trainer(plan, place, precision, [keeper, recorder, stopper])
+        try:
+            trainer.fit(module, datamodule=data)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        finally:
+            stopper.release()
+            recorder.close()
+            for _, close in writers:
+                close()
+    if stopper.caught is not None:
+        reporter.note(f"saved after {trainer.global_step} steps: {folder.last}. Go on with --resume")
+        signal.raise_signal(stopper.caught)
+    return {"loss": recorder.loss, "seconds": round(time.perf_counter() - begun, 3), "device": str(place)}
+
+
+def build_method(plan: Plan) -> Pretraining:
+    """The method of the plan with initial weights that depend on the seed alone."""
+    from lim_gpu.pretrain.moco import MoCo
+    from lim_gpu.pretrain.spark import SparK
+    from lim_gpu.pretrain.swav import SwAV
+
+    methods: dict[str, type[Pretraining]] = {"swav": SwAV, "moco": MoCo, "spark": SparK}
+    torch.manual_seed(plan.config.seed)
+    return methods[plan.config.method](plan.config, plan.slices)
+
+
+def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: list[Callback]) -> Trainer:
+    """Lightning's Trainer without checkpoints, loggers, bars and sanity checks of its own."""
+    config = plan.config
+    on_gpu = place.type == "cuda"
+    values: dict[str, Any] = {"strategy": "auto", "devices": [place.index or 0] if on_gpu else 1}
+    values["plugins"] = [LightningEnvironment()]  # what a cluster's variables say is not asked
+    if world_size() > 1:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        values = {"devices": local, "num_nodes": world_size() // local, "plugins": [TorchElasticEnvironment()]}
+        values["strategy"] = DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo")
+        values["sync_batchnorm"] = on_gpu and config.method == "swav"  # as published; MoCo's must stay apart
+    return Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=config.epochs,
+        gradient_clip_val=config.clip_grad_norm or None if config.optimizer != "lamb" else None,
+        callbacks=callbacks,
+        benchmark=on_gpu,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **values,
+    )
+
+
+def training_device(name: str) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:1" means; under torchrun each process has its own GPU.
+
+    Raises NoGpuError for a GPU that is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise NoGpuError(f"device {name}: no usable NVIDIA GPU. Use --device cpu, or see lim-gpu doctor")
+    index = int(os.environ["LOCAL_RANK"]) if world_size() > 1 else torch.device(name.replace("auto", "cuda")).index or 0
+    if index >= gpus:
+        raise NoGpuError(f"device {name}: there are {gpus} GPUs, from cuda:0. Choose another")
+    return torch.device("cuda", index)
+
+
+def resolve_precision(precision: str, place: torch.device, reporter: Reporter) -> str:
+    """Lightning's name of `precision` on a device: "auto" is bf16-mixed on GPUs that have it, else 32.
+
+    16-mixed, which the CPU has not, becomes 32 there and is said. Raises UsageError for a GPU without bfloat16.
+    """
+    has_bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16-mixed" and place.type == "cuda" and not has_bf16:
+        raise UsageError(f"precision bf16-mixed: {place} has no bfloat16. Give --set precision=16-mixed or 32")
+    if precision == "16-mixed" and place.type == "cpu":
+        reporter.note("precision 16-mixed needs a GPU: 32 on the CPU")
+        return "32-true"
+    if precision == "auto":
+        return "bf16-mixed" if has_bf16 else "32-true"
+    return "32-true" if precision == "32" else precision
+
+
+def _begin(
+    plan: Plan, folder: RunFolder, state: dict[str, Any] | None, values: dict[str, Any], reporter: Reporter
+) -> None:
+    """Write what a run begins with, or cut what a killed one wrote after its checkpoint; say the plan."""
+    if state is None:
+        folder.begin(plan, values)
+    else:
+        folder.cut_metrics(state["global_step"])
+        before = folder.record()
+        for name in ("device", "precision"):
+            if before.get(name) != values[name]:
+                reporter.warn(
+                    f"began with {name} {before.get(name)}, goes on with {values[name]}: its losses will differ"
+                )
+    for line in plan.lines():
+        reporter.note(line)
+    for text in warnings_of(plan):
+        reporter.warn(text)
+    if state is not None:
+        reporter.note(f"goes on after {state['global_step']:,} of {plan.total_steps:,} steps")
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("lim-gpu", "torch", "torchvision", "lightning", "timm")}
+
+
+def _writers(
+    plan: Plan, folder: RunFolder, options: Options, state: dict[str, Any] | None
+) -> list[tuple[Writer, Callable[[], None]]]:
+    """Where the numbers go beside metrics.jsonl: a function that writes them, and one that closes it."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    step = state["global_step"] if state else 0
+    board = SummaryWriter(folder.path / "tensorboard", purge_step=step)
+
+    def to_board(row: dict[str, float], step: int) -> None:
+        for name in row.keys() - {"epoch", "step"}:
+            board.add_scalar(name, row[name], step)
+
+    writers: list[tuple[Writer, Callable[[], None]]] = [(to_board, board.close)]
+    if options.wandb is not None:
+        try:
+            import wandb
+        except ImportError:
+            raise UsageError("--wandb needs Weights & Biases: pip install 'lim-gpu[wandb]'") from None
+        name = fingerprint([plan.fingerprint, str(folder.path.resolve())])[:16]
+        run = wandb.init(project=options.wandb, dir=folder.path, id=name, resume="allow", config=plan.config.to_dict())
+        writers.append((lambda row, step: run.log(row, step=step), run.finish))
+    return writers
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's notes and advice kept from the terminal; its errors come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,58 @@
+"""Two processes compute what one computes: collectives, Sinkhorn and the queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from two_processes import both, queued, scores, together
+
+from lim_gpu.pretrain import collectives
+from lim_gpu.pretrain.swav import Queue, sinkhorn
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> list[dict[str, Any]]:
+    return together(both, tmp_path_factory.mktemp("ranks"))
+
+
+def test_collectives(found):
+    ranks = [part["collectives"] for part in found]
+    rows = [part["rows"] for part in ranks]
+    assert [part["world"] for part in ranks] == [(0, 2), (1, 2)]
+    for part in ranks:
+        assert torch.equal(part["gather"], torch.cat(rows))
+        assert torch.equal(part["total"], rows[0] + rows[1])
+        assert torch.equal(part["maximum"], torch.maximum(*rows))
+
+
+def test_one_process_needs_none():
+    rows = torch.randn(2, 3, requires_grad=True)
+    assert collectives.world() == (0, 1)
+    for function in (collectives.gather, collectives.total, collectives.maximum):
+        assert torch.equal(function(rows), rows)
+        assert not function(rows).requires_grad
+
+
+def test_codes_are_those_of_all_samples_together(found):
+    torch.testing.assert_close(torch.cat([part["swav"]["codes"] for part in found]), sinkhorn(scores(16, 24), 0.05, 3))
+
+
+def test_the_queue_of_swav_is_whole_everywhere_and_scored_in_shares(found):
+    queue = Queue(8, 3)
+    for step in range(3):
+        queue.push(queued(step))
+    for rank, part in enumerate(found):
+        assert torch.equal(part["swav"]["queue"], queue.embeddings)
+        assert torch.equal(part["swav"]["share"], queue.embeddings[:, rank::2])
+
+
+def test_the_queue_of_moco_holds_the_keys_of_both(found):
+    first, second = (part["moco"] for part in found)
+    for name in ("keys", "ids", "volumes"):
+        assert torch.equal(first[name], second[name])
+    assert first["ids"].tolist() == [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7] + [-1] * 8
+    assert first["volumes"].tolist() == [0] * 16 + [-1] * 8
+    torch.testing.assert_close(first["keys"][:16].norm(dim=1), torch.ones(16))
+    assert first["loss"] != second["loss"]  # each has its own slices

@@ -1,0 +1,134 @@
+"""Pre-trainings so small that one takes seconds on a CPU, and a process that forks those that are to be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TINY: dict[str, dict[str, Any]] = {
+    "swav": {
+        "swav.large_size": 64,
+        "swav.small_size": 32,
+        "swav.small_crops": 2,
+        "swav.prototypes": 8,
+        "swav.hidden": 32,
+        "swav.output": 16,
+        "swav.queue": 16,
+        "swav.queue_from_epoch": 1,
+        "optimizer": "lars",
+        "lr": 0.5,
+    },
+    "moco": {"moco.size": 32, "moco.output": 16, "lr": 0.03},
+    "spark": {"spark.size": 64, "spark.decoder_width": 32, "lr": 1e-3},
+}
+EPOCHS, STEPS = 3, 4  # of 35 slices, 8 a step
+
+
+def arguments(method: str, **options: Any) -> dict[str, Any]:
+    """Keyword arguments of `pretrain` for a tiny run of `method`."""
+    overrides = TINY[method] | options.pop("overrides", {})
+    values = {"epochs": EPOCHS, "batch_size": 8, "backbone": "resnet18", "device": "cpu", "overrides": overrides}
+    return values | options
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[tuple[int, int, float]]:
+    """Epoch, step and loss of every line."""
+    return [(row["epoch"], row["step"], row["loss"]) for row in rows(run)]
+
+
+class Killing:
+    """A process that has imported everything and forks a run that kills itself: each costs a fork, not an import."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        )
+
+    def run(self, store: Path, output: Path, method: str, where: str, step: int, resume: bool = False) -> int:
+        """Run until `step` steps are done and then SIGKILL at `where`; the exit status, negative for a signal."""
+        order = {"store": str(store), "output": str(output), "method": method, "where": where, "step": step}
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(order | {"resume": resume}), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(60)
+
+
+def _kill_at(where: str, step: int) -> None:
+    """Make this process kill itself: "batch" in the middle of an epoch; "torn" when a checkpoint is written and not yet
+    renamed; "written" when it is renamed and its sidecar not yet there; "between" when epoch=N.ckpt stands and
+    last.ckpt does not yet.
+    """
+    from lim_gpu import files
+    from lim_gpu.pretrain import callbacks, checkpoints
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if where == "batch":
+        record = callbacks.Recorder.on_train_batch_end
+
+        def recorded(self: Any, trainer: Any, *args: Any) -> None:
+            record(self, trainer, *args)
+            if trainer.global_step == step:
+                die()
+
+        callbacks.Recorder.on_train_batch_end = recorded  # type: ignore[method-assign]
+        return
+    save = callbacks.save_checkpoint
+
+    def saved(path: Path, state: dict[str, Any], plan: Any) -> None:
+        if state["global_step"] == step and where == "between" and path.name == "last.ckpt":
+            die()
+        if state["global_step"] == step and where == "torn":
+            files.sync = lambda _path: die()
+        if state["global_step"] == step and where == "written" and path.name == "last.ckpt":
+            checkpoints.write_text = lambda *_: die()
+        save(path, state, plan)
+
+    callbacks.save_checkpoint = saved
+
+
+def _serve() -> None:
+    """Fork and wait, once a line of stdin."""
+    import torch
+
+    import lim_gpu.pretrain.moco
+    import lim_gpu.pretrain.spark
+    import lim_gpu.pretrain.swav
+    import lim_gpu.pretrain.training  # noqa: F401
+    from lim_gpu.pretrain.run import pretrain
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _kill_at(order["where"], order["step"])
+            options = arguments(order["method"], output=order["output"], resume=order["resume"], checkpoint_every=1)
+            pretrain(order["store"], order["method"], **options)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
