@@ -1,4 +1,4 @@
-"""The networks that are trained: torchvision's ResNets without their last layer."""
+"""The networks that are trained, torchvision's ResNets without their last layer, and where they are trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import InputError, NoGpuError, UsageError
 
 FAMILIES = ("resnet*", "resnext*", "wide_resnet*")
 
@@ -60,3 +60,20 @@ def _load_imagenet(model: torch.nn.Module, name: str) -> None:
         model.load_state_dict(imagenet_state(name, "begin without them"))
     except RuntimeError:  # torch lists every tensor
         raise InputError(f"the ImageNet weights in torch's cache are not those of {name}. Remove that file") from None
+
+
+def training_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device that "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1" means.
+
+    local_rank: under torchrun each process has the GPU of that number. Training needs no CuPy. Raises NoGpuError for a
+    GPU that is not there.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise NoGpuError(f"device {name}: no usable NVIDIA GPU. Use --device cpu, or see lim-gpu doctor")
+    index = torch.device(name.replace("auto", "cuda")).index or 0 if local_rank is None else local_rank
+    if index >= gpus:
+        raise NoGpuError(f"device {name}: there are {gpus} GPUs, from cuda:0. Choose another")
+    return torch.device("cuda", index)

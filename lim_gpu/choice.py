@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from lim_gpu.parts import UnitResult
 from lim_gpu.picture import matrix_thumbnail, thumbnail_places
-from lim_gpu.pruning import Indices, Ranking, every_n, leader, random_choice, rank
+from lim_gpu.pruning import Indices, Ranking, every_n, leader, nearest_kept, on_gpu, random_choice, rank, to_numpy
 from lim_gpu.request import HASH_BITS, Request, Unit
 from lim_gpu.stored_matrix import StoredMatrix, reading
 
 if TYPE_CHECKING:
+    import torch
+
     from lim_gpu.store import Volume
 
 
@@ -87,40 +89,44 @@ def _nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.in
 
 
 class _Matrix:
-    """Similarities of all pairs."""
+    """Similarities of all pairs. What lies on a GPU is worked on there."""
 
-    def __init__(self, matrix: NDArray[np.float32]) -> None:
+    def __init__(self, matrix: torch.Tensor) -> None:
         self.matrix = matrix
 
-    def rank(self, order: Indices) -> Ranking:
-        return rank(self.matrix[np.ix_(order, order)])
+    def rank(self, order: Indices | None) -> Ranking:
+        return rank(self.matrix, order)
 
-    def leader(self, order: Indices, threshold: float) -> Indices:
-        return leader(self.matrix[np.ix_(order, order)], threshold)
+    def leader(self, threshold: float, order: Indices | None) -> Indices:
+        return leader(self.matrix, threshold, order)
 
     def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
-        covered_by = kept[np.argmax(self.matrix[:, kept], axis=1)]  # argmax takes the first: ties to the lowest index
-        covered_by[kept] = kept
-        return covered_by, [float(value) for value in self.matrix[np.arange(len(covered_by)), covered_by]]
+        covered_by, similarity = nearest_kept(self.matrix, kept)
+        return covered_by, similarity.tolist()
 
     def picture(self) -> dict[str, Any]:
-        return matrix_thumbnail(self.matrix)
+        return matrix_thumbnail(self.matrix if on_gpu(self.matrix) else to_numpy(self.matrix))
 
 
 class _Hashes:
     """The same from hashes, of which no matrix is ever needed."""
 
-    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+    def __init__(self, hashes: torch.Tensor) -> None:
         from lim_gpu import hash_pruning  # compiled code: not for a plan or a help text
 
         self.hashes = hashes
         self.pruning = hash_pruning
 
-    def rank(self, order: Indices) -> Ranking:
-        return self.pruning.rank_hashes(self.hashes[order])
+    def rank(self, order: Indices | None) -> Ranking:
+        if order is None:
+            return self.pruning.rank_hashes(self.hashes)
+        return self.pruning.rank_hashes(self.hashes[order]).renamed(order)
 
-    def leader(self, order: Indices, threshold: float) -> Indices:
-        return self.pruning.leader_hashes(self.hashes[order], HASH_BITS * (1 - threshold))
+    def leader(self, threshold: float, order: Indices | None) -> Indices:
+        bits = HASH_BITS * (1 - threshold)
+        if order is None:
+            return self.pruning.leader_hashes(self.hashes, bits)
+        return np.sort(order[self.pruning.leader_hashes(self.hashes[order], bits)])
 
     def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
         covered_by, distance = self.pruning.nearest_kept(self.hashes, kept)
@@ -129,7 +135,8 @@ class _Hashes:
     def picture(self) -> dict[str, Any]:
         from lim_gpu.similarity.hash import matrix_of_hashes
 
-        return matrix_thumbnail(matrix_of_hashes(self.hashes[thumbnail_places(len(self.hashes))]))
+        shown = to_numpy(self.hashes[thumbnail_places(len(self.hashes))])
+        return matrix_thumbnail(matrix_of_hashes(shown.view(np.uint64)))
 
 
 def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix) -> _Choice:
@@ -140,17 +147,16 @@ def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engi
     else:
         matrix, borderline = engine.compute(volumes, threshold)
         pairs = _Matrix(matrix)
-    n = unit.slices
-    order = np.array(sorted(range(n), key=str)) if request.order == "lexicographic" else np.arange(n)
+    order = np.array(sorted(range(unit.slices), key=str)) if request.order == "lexicographic" else None
     dropped, removals, stop = NONE, NO_VALUES, 0
     if request.rule == "leader":
         assert threshold is not None
-        kept = np.sort(order[pairs.leader(order, threshold)])
+        kept = pairs.leader(threshold, order)
     else:
         ranking = pairs.rank(order)
-        dropped, removals = order[ranking.dropped], ranking.similarity
+        dropped, removals = ranking.dropped, ranking.similarity
         stop = ranking.stop(request.keep, request.keep_count, threshold)
-        kept = np.sort(order[ranking.survivors(stop)])
+        kept = ranking.survivors(stop)
     covered_by, similarity = pairs.nearest(kept)
     resolved = request.in_own_unit(float(removals[stop - 1])) if stop else None
     return _Choice(kept, covered_by, similarity, dropped, removals, resolved, borderline, pairs.picture())

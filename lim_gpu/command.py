@@ -124,9 +124,9 @@ def execute(group: click.Group) -> NoReturn:
     except SystemExit as end:
         code = int(end.code or 0)
     except Terminated:
-        code = _fail("terminated. Run the same command again to go on", 143)
+        code = _fail("terminated. Run the same command again to go on (pretrain: with --resume)", 143)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted. Run the same command again to go on", 130)
+        code = _fail("interrupted. Run the same command again to go on (pretrain: with --resume)", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         code = 0

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.files import replacing
+from lim_gpu.pruning import on_gpu, to_numpy
 
 THUMBNAIL = 128  # pixels a side of the picture kept with every result
 
 
-def matrix_thumbnail(matrix: NDArray[Any]) -> dict[str, Any]:
-    """A small grey picture of a matrix (n, n): {"png": base64, "low": ..., "high": ...}.
+def matrix_thumbnail(matrix: Any) -> dict[str, Any]:
+    """A small grey picture of a matrix (n, n), NumPy or torch: {"png": base64, "low": ..., "high": ...}.
 
     Black is the lowest and white the highest finite value off the diagonal; pairs that were not compared are black.
     """
@@ -24,7 +25,7 @@ def matrix_thumbnail(matrix: NDArray[Any]) -> dict[str, Any]:
 
     low, high = finite_range(matrix)
     step = thumbnail_places(len(matrix))
-    small = np.nan_to_num(matrix[np.ix_(step, step)], neginf=low)
+    small = np.nan_to_num(to_numpy(matrix[step][:, step]), neginf=low)
     grey = np.clip((small - low) / ((high - low) or 1.0) * 255, 0, 255).round().astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(grey).save(out, format="PNG")
@@ -36,8 +37,12 @@ def thumbnail_places(n: int) -> NDArray[np.int64]:
     return np.linspace(0, n, min(n, THUMBNAIL) + 1).astype(np.int64)[:-1]
 
 
-def finite_range(matrix: NDArray[Any]) -> tuple[float, float]:
+def finite_range(matrix: Any) -> tuple[float, float]:
     """Lowest and highest finite value off the diagonal; the diagonal's own value when there is nothing else."""
+    if on_gpu(matrix):
+        from lim_gpu.similarity.cuda import prune
+
+        return prune.finite_range(matrix)
     off_diagonal = matrix[~np.eye(len(matrix), dtype=bool)]
     finite = off_diagonal[np.isfinite(off_diagonal)] if off_diagonal.size else matrix.ravel()
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lim_gpu.parts import load_part
 from lim_gpu.request import BASELINES, Request, Unit
-from lim_gpu.stored_matrix import BLOCK_BYTES
+from lim_gpu.stored_matrix import BLOCK_BYTES, READ_AHEAD
 
 # Seconds a pair (ssim, mi) or a slice (deepnet, hash) of 512 x 512 takes one core of an AMD EPYC with AVX-512: what
 # `pytest bench/` prints there, rounded up. Another machine differs; the estimate says where it comes from.
@@ -59,7 +59,7 @@ def make_plan(units: Sequence[Unit], request: Request, parts: Path) -> Plan:
         done=len(units) - len(to_do),
         slices=sum(unit.slices for unit in units),
         pairs=sum(unit.pairs(request.method) for unit in units),
-        memory=max((_memory(unit, request.method) for unit in to_do), default=0),
+        memory=max((_memory(unit, request.method) for unit in to_do), default=0) + _read_ahead(to_do, request.method),
         seconds=sum(_seconds(unit, request.method) for unit in to_do),
     )
 
@@ -68,7 +68,7 @@ def _memory(unit: Unit, method: str) -> int:
     """Peak of one unit on the CPU: pixels, fields, the matrix, and the 40 bytes a pair that ranking it takes."""
     if method in BASELINES:
         return 0
-    pixels = sum(e.shape[0] * e.shape[1] * e.shape[2] for e in unit.volumes)
+    pixels = _pixels(unit)
     matrix = unit.slices**2 * (4 + 20)
     return {
         "ssim": 9 * pixels + matrix,
@@ -78,11 +78,20 @@ def _memory(unit: Unit, method: str) -> int:
     }[method]
 
 
+def _read_ahead(units: Sequence[Unit], method: str) -> int:
+    """Bytes of the volumes that are read while others are compared."""
+    return 0 if method in BASELINES else min(READ_AHEAD, sum(_pixels(unit) for unit in units))
+
+
+def _pixels(unit: Unit) -> int:
+    return sum(n * height * width for n, height, width in (entry.shape for entry in unit.volumes))
+
+
 def _seconds(unit: Unit, method: str) -> float:
     if method in BASELINES:
         return 0.0
     n = unit.slices
-    size = sum(e.shape[0] * e.shape[1] * e.shape[2] for e in unit.volumes) / max(n, 1) / REFERENCE_PIXELS
+    size = _pixels(unit) / max(n, 1) / REFERENCE_PIXELS
     if method in ("ssim", "mi"):
         return SECONDS[method] * size * unit.pairs(method) / (os.cpu_count() or 1)
     return SECONDS[method] * n / (os.cpu_count() or 1)

@@ -1,7 +1,8 @@
 """Which slices go: the greedy ranking, the authors' leader rule, and the two baselines.
 
 Everything here works on a similarity matrix (n, n), larger = more similar, of any array library, and returns indices.
-NumPy alone, so that the same matrix gives the same choice on every machine.
+A float32 torch tensor on a GPU is pruned there (kernels/prune.cu), anything else by NumPy; comparisons alone decide, so
+the same matrix gives the same choice on every machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from lim_gpu.errors import InputError, UsageError
 
 Indices = NDArray[np.int64]
 CHUNK = 1 << 14  # pairs looked at together; most pairs of a late chunk are dead and fall out in one NumPy pass
+
+NOT_FINITE = "the similarity matrix holds NaN or infinity"
 
 
 def count_to_keep(n: int, keep: float | None = None, keep_count: int | None = None) -> int:
@@ -85,16 +88,34 @@ class Ranking:
         stays[self.dropped[:removals]] = False
         return np.flatnonzero(stays)
 
+    def renamed(self, names: Indices) -> Ranking:
+        """The same ranking of slices that are called names[0], names[1], ..."""
+        return Ranking(self.n, names[self.dropped], self.similarity, names[self.covered_by])
 
-def rank(matrix: ArrayLike) -> Ranking:
+
+def rank(matrix: ArrayLike, order: Indices | None = None) -> Ranking:
     """Greedy most-similar-pair removal (Wolf et al. 2024, section 2.1), carried to the end.
 
     matrix: (n, n), NumPy, torch or CuPy; only i < j is read; -inf marks a pair that cannot be compared.
+    order: a permutation (n,) of the slices, by default as they come: i < j and ties are those of the places in it.
     All pairs i < j by similarity descending, ties by (i, j) ascending; when both slices of a pair are still there,
-    j goes. O(n² log n) time, about 40 bytes a pair.
-    Raises InputError when the matrix is not square, is empty, or holds NaN or +inf.
+    j goes. O(n² log n) time, about 40 bytes a pair; on a GPU only the ranking leaves it.
+    Raises InputError when the matrix is not square, is empty, or holds NaN or +inf, and NoGpuError for a tensor on a
+    GPU when CuPy is not installed.
     """
-    values = _checked(matrix)
+    if on_gpu(matrix):
+        from lim_gpu.similarity.cuda import prune as kernels
+
+        tensor = _checked_on_gpu(matrix)
+        dropped, covered_by, similarity = kernels.rank(tensor, order)
+        ranking = Ranking(len(tensor), dropped, similarity, covered_by)
+    else:
+        values = _checked(matrix)
+        ranking = _rank(values if order is None else values[np.ix_(order, order)])
+    return ranking if order is None else ranking.renamed(order)
+
+
+def _rank(values: NDArray[Any]) -> Ranking:
     n = len(values)
     pairs = np.flatnonzero(np.triu(np.ones((n, n), dtype=bool), 1))  # flat i * n + j: ascending = (i, j) ascending
     upper = values.ravel()[pairs]
@@ -123,19 +144,45 @@ def _walk(pairs: Indices, n: int) -> tuple[Indices, Indices]:
     return sequence[:, 0], sequence[:, 1]
 
 
-def leader(matrix: ArrayLike, threshold: float) -> Indices:
+def leader(matrix: ArrayLike, threshold: float, order: Indices | None = None) -> Indices:
     """The rule of the authors' published script: walk the slices in order, keep the first one left, drop every other
     whose similarity to it is >= `threshold`. Returns the kept indices (k,), ascending.
 
     The paper's text describes `rank` instead; the two keep different slices.
-    Raises UsageError for a threshold that is no number, InputError as `rank`.
+    `order`: as in `rank`. Raises UsageError for a threshold that is no number, InputError and NoGpuError as `rank`.
     """
-    values, limit = _checked(matrix), checked_threshold(threshold)
+    limit = checked_threshold(threshold)
+    if on_gpu(matrix):
+        from lim_gpu.similarity.cuda import prune as kernels
+
+        kept = kernels.leader(_checked_on_gpu(matrix), limit, order)
+    else:
+        values = _checked(matrix)
+        kept = _leader(values if order is None else values[np.ix_(order, order)], limit)
+    return kept if order is None else np.sort(order[kept])
+
+
+def _leader(values: NDArray[Any], limit: float) -> Indices:
     alive = np.ones(len(values), dtype=bool)
     for i in range(len(values)):
         if alive[i]:
             alive[i + 1 :] &= ~(values[i, i + 1 :].astype(np.float64) >= limit)
     return np.flatnonzero(alive)
+
+
+def nearest_kept(matrix: ArrayLike, kept: Indices) -> tuple[Indices, NDArray[Any]]:
+    """The kept slice (k,) most similar to each of n, ties to the lowest, itself where kept; and that similarity (n,).
+
+    matrix: (n, n), all of it, as `rank` took it.
+    """
+    if on_gpu(matrix):
+        from lim_gpu.similarity.cuda import prune as kernels
+
+        return kernels.nearest_kept(matrix, kept)  # type: ignore[arg-type]
+    values = to_numpy(matrix)
+    covered_by = kept[np.argmax(values[:, kept], axis=1)]  # argmax takes the first
+    covered_by[kept] = kept
+    return covered_by, values[np.arange(len(covered_by)), covered_by]
 
 
 def prune(
@@ -199,6 +246,11 @@ def checked_threshold(threshold: Any) -> float:
     return float(threshold)
 
 
+def on_gpu(matrix: Any) -> bool:
+    """Whether the kernels take a matrix where it lies: float32, in torch, on a GPU."""
+    return bool(getattr(matrix, "is_cuda", False)) and str(matrix.dtype) == "torch.float32"
+
+
 def to_numpy(array: Any) -> NDArray[Any]:
     """A NumPy array of what NumPy, torch (any device) or CuPy holds."""
     if hasattr(array, "detach"):
@@ -208,14 +260,25 @@ def to_numpy(array: Any) -> NDArray[Any]:
     return np.asarray(array)
 
 
+def _checked_on_gpu(matrix: Any) -> Any:
+    _check_shape(tuple(matrix.shape))
+    if not float(matrix.amax()) < np.inf:  # NaN is the largest of all
+        raise InputError(NOT_FINITE)
+    return matrix.detach()
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise InputError(f"a similarity matrix is (n, n) with n >= 1, this one is {shape}")
+
+
 def _checked(matrix: Any) -> NDArray[Any]:
     values = to_numpy(matrix)
-    if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
-        raise InputError(f"a similarity matrix is (n, n) with n >= 1, this one is {values.shape}")
+    _check_shape(values.shape)
     if values.dtype.kind not in "fiu":
         raise InputError(f"a similarity matrix holds real numbers, this one {values.dtype}")
     if values.dtype.kind in "iu" or values.dtype.itemsize < 4:
         values = values.astype(np.float64)
     if np.isnan(values).any() or np.isposinf(values).any():
-        raise InputError("the similarity matrix holds NaN or infinity")
+        raise InputError(NOT_FINITE)
     return values

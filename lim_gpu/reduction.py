@@ -6,11 +6,16 @@ files alone.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 from lim_gpu.choice import choose
 from lim_gpu.errors import InputError, UsageError
@@ -22,7 +27,7 @@ from lim_gpu.pruning import count_to_keep
 from lim_gpu.request import ALGORITHM, BASELINES, SIMILARITIES, Request, Unit, units_of
 from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, read_record, relative_path, selection_paths
 from lim_gpu.store import SliceStore
-from lim_gpu.stored_matrix import Criterion, StoredMatrix, UnreadableVolumeError
+from lim_gpu.stored_matrix import READ_AHEAD, Criterion, StoredMatrix, UnreadableVolumeError
 
 
 def reduce(
@@ -39,10 +44,12 @@ def reduce(
     bins: int = 100,
     features: str = "logits",
     weights: str | Path | None = None,
+    precision: str = "float32",
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
     overwrite: bool = False,
+    threshold_rule: dict[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
     """Select the slices of every volume of `store` that stay.
@@ -55,14 +62,17 @@ def reduce(
     rule        "greedy" (the paper's text) or "leader" (the authors' script)
     order       "spatial" or "lexicographic" (slice numbers sorted as text, as the authors' file names sort)
     intensity   how HU become 0..255; default: each slice's own minimum..maximum
+    precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
+    device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine
     output      NAME.csv: the selection is written there, with NAME.json, and NAME.parts from which a run resumes
+    threshold_rule   how the threshold was found, for the record alone
 
     Returns the selection. Volumes that cannot be read are left out and listed in `record["failures"]`.
     Raises UsageError for a contradictory call or an existing output of other parameters, InputError when no volume can
     be read, NoGpuError when `device` asks for a GPU that is not there.
     """
     weights = Path(weights) if weights is not None else None
-    criterion = Criterion(method, intensity or Intensity.parse(), bins, features, weights)
+    criterion = Criterion(method, intensity or Intensity.parse(), bins, features, weights, precision)
     request = Request(criterion, keep, keep_count, threshold, scope, rule, order, seed)
     reporter = reporter or Reporter(quiet=True)
     if output is None:
@@ -77,6 +87,7 @@ def reduce(
         remove_stale(parts)
         selection = _run(store, request, device, parts, reporter)
         selection.record["store"]["path"] = relative_path(store.path, csv_path.parent)
+        selection.record["threshold_rule"] = threshold_rule
         selection.save(csv_path)
     return selection
 
@@ -110,37 +121,129 @@ def run_fingerprint(store: SliceStore, request: Request) -> str:
 
 def _run(store: SliceStore, request: Request, device: str, parts: Path | None, reporter: Reporter) -> Selection:
     start = time.perf_counter()
-    engine = _engine(request, device, reporter)
+    engines = _engines(request, device)  # first: a device that is not there ends it all
     units = units_of(store.volumes, request.scope)
     _say_once(store, units, request, reporter)
-    results: list[UnitResult] = []
-    failures: list[dict[str, str]] = []
-    reused = 0
+    done: list[_Done] = []
+    left: deque[Unit] = deque()
     with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
         for unit in units:
             result = load_part(parts, unit.name, unit.fingerprint(request)) if parts else None
-            reused += result is not None
-            result = result or _reduce_unit(store, unit, request, engine, parts, failures, reporter)
-            if result is not None:
-                results.append(result)
+            if result is None:
+                left.append(unit)
+                continue
+            done.append(_Done(unit, result, []))
             advance(unit.slices)
-    if reused:
-        reporter.note(f"{reused} of {len(units)} units were done already")
+        if done:
+            reporter.note(f"{len(done)} of {len(units)} units were done already")
+        del engines[max(1, len(left)) :]
+
+        def reduce_share(engine: StoredMatrix | None) -> Finished:
+            with engine.reading_ahead() if engine else nullcontext():
+                for unit in _share(left, store, engine, len(engines)):
+                    yield _reduce_unit(store, unit, request, engine, parts, reporter)
+
+        with closing(_by_all(engines, reduce_share)) as finished:
+            for one in finished:
+                done.append(one)
+                advance(one.unit.slices)
+    done.sort(key=lambda one: one.unit.place)  # several engines finish in any order
+    results = [one.result for one in done if one.result is not None]
     if not results:
         raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
     if missed := _missed(results, request):
         reporter.warn(f"{missed} of {len(results)} units keep more than was asked: the rest cannot be compared")
-    record = _record(store, request, results, failures, engine, time.perf_counter() - start)
+    failures = [failure for one in done for failure in one.failures]
+    record = _record(store, request, results, failures, time.perf_counter() - start)
     return Selection(_in_store_order(store, results), record)
 
 
-def _engine(request: Request, device: str, reporter: Reporter) -> StoredMatrix | None:
-    """None for the baselines: they read no pixels and load no torch."""
-    if request.method in BASELINES:
-        return None
-    from lim_gpu.similarity import resolve_device
+class _Done(NamedTuple):
+    """A unit that was reduced: its result, None where no volume of it can be read, and the volumes that cannot be."""
 
-    return StoredMatrix(request.criterion, resolve_device(device))
+    unit: Unit
+    result: UnitResult | None
+    failures: list[dict[str, str]]
+
+
+Finished = Generator[_Done, None, None]
+
+
+def _engines(request: Request, device: str) -> list[StoredMatrix | None]:
+    """One for each device. [None] for the baselines: they read no pixels and load no torch."""
+    if request.method in BASELINES:
+        return [None]
+    from lim_gpu.similarity import resolve_devices
+
+    return [StoredMatrix(request.criterion, place) for place in resolve_devices(device)]
+
+
+def _share(left: deque[Unit], store: SliceStore, engine: StoredMatrix | None, engines: int) -> Iterator[Unit]:
+    """The units that one of `engines` takes out of those that are `left`, one after another.
+
+    It takes some before their turn, so that they are read while it works: as many as fill its memory for that, but
+    never more than its part of those that are left.
+    """
+    mine: deque[Unit] = deque()
+    while left or mine:
+        while left and (not mine or (_pixels(mine) < READ_AHEAD and len(mine) <= len(left) // engines)):
+            try:
+                mine.append(left.popleft())
+            except IndexError:  # another engine was faster
+                break
+            if engine:
+                engine.expect([store[entry.key] for entry in mine[-1].volumes])
+        if mine:
+            yield mine.popleft()
+
+
+def _pixels(units: Sequence[Unit] | deque[Unit]) -> int:
+    """Of all units but the first, whose turn it is."""
+    shapes = [entry.shape for unit in units for entry in unit.volumes]
+    first = [entry.shape for entry in units[0].volumes]
+    return sum(n * height * width for n, height, width in shapes[len(first) :])
+
+
+def _by_all(
+    engines: Sequence[StoredMatrix | None], reduce_share: Callable[[StoredMatrix | None], Finished]
+) -> Finished:
+    """What the engines finish, in any order. Several work in a thread each; the first error ends all.
+
+    Threads suffice: launches, kernels, reading and compiled code leave Python to the others.
+    """
+    if len(engines) == 1:
+        yield from reduce_share(engines[0])
+        return
+    finished: SimpleQueue[_Done | Exception | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def work(engine: StoredMatrix | None) -> None:
+        try:
+            with closing(reduce_share(engine)) as share:
+                for one in share:
+                    finished.put(one)
+                    if stop.is_set():
+                        return
+        except Exception as error:
+            finished.put(error)
+        finally:
+            finished.put(None)
+
+    with ThreadPoolExecutor(len(engines)) as threads:
+        for engine in engines:
+            threads.submit(work, engine)
+        working = len(engines)
+        try:
+            while working:
+                one = finished.get()
+                if isinstance(one, Exception):
+                    raise one
+                if one is None:
+                    working -= 1
+                else:
+                    yield one
+        finally:
+            stop.set()
 
 
 def _say_once(store: SliceStore, units: Sequence[Unit], request: Request, reporter: Reporter) -> None:
@@ -167,28 +270,27 @@ def _reduce_unit(
     request: Request,
     engine: StoredMatrix | None,
     parts: Path | None,
-    failures: list[dict[str, str]],
     reporter: Reporter,
-) -> UnitResult | None:
+) -> _Done:
     """Reduce a unit; a volume that cannot be read is listed and the rest of its unit goes on without it."""
-    entries = unit.volumes
-    while entries:
-        volumes = [store[entry.key] for entry in entries]
-        remaining = Unit(unit.name, unit.place, entries)
-        try:
-            result = choose(remaining, volumes, request, engine)
-        except UnreadableVolumeError as error:
-            reporter.error(error)
-            failures.append({"volume": error.key, "cause": str(error)})
-            entries = tuple(entry for entry in entries if entry.key != error.key)
-            continue
-        finally:
-            for volume in volumes:
-                volume.close()
-        if parts:
-            save_part(parts, remaining.fingerprint(request), result)
-        return result
-    return None
+    entries, failures = unit.volumes, []
+    try:
+        while entries:
+            remaining = Unit(unit.name, unit.place, entries)
+            try:
+                result = choose(remaining, [store[entry.key] for entry in entries], request, engine)
+            except UnreadableVolumeError as error:
+                reporter.error(error)
+                failures.append({"volume": error.key, "cause": str(error)})
+                entries = tuple(entry for entry in entries if entry.key != error.key)
+                continue
+            if parts:
+                save_part(parts, remaining.fingerprint(request), result)
+            return _Done(unit, result, failures)
+        return _Done(unit, None, failures)
+    finally:  # not before: they may be read ahead
+        for entry in unit.volumes:
+            store[entry.key].close()
 
 
 def _in_store_order(store: SliceStore, results: Sequence[UnitResult]) -> tuple[VolumeSelection, ...]:
@@ -201,7 +303,6 @@ def _record(
     request: Request,
     results: Sequence[UnitResult],
     failures: list[dict[str, str]],
-    engine: StoredMatrix | None,
     seconds: float,
 ) -> dict[str, Any]:
     units = [
@@ -234,8 +335,8 @@ def _record(
         "resolved_threshold": _loosest([result.resolved_threshold for result in results], request.method),
         "units": units,
         "failures": failures,
-        "device": str(engine.device) if engine else "cpu",
-        "versions": _versions(engine is not None),
+        "device": ", ".join(sorted({result.device for result in results})),
+        "versions": _versions(request.method in SIMILARITIES),
         "seconds": round(seconds, 3),
     }
 

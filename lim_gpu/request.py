@@ -23,7 +23,7 @@ HASH_BITS = 64
 # Threshold of each method in its own unit: the lowest and highest that means anything (design of the definitions).
 THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, HASH_BITS)}
 PAPER_HASH_THRESHOLD = 6  # bits: HASH-6, the best of Wolf et al. 2024
-ALGORITHM = 2  # raised when a change of this program changes a result, so that older parts are not used again
+ALGORITHM = 3  # raised when a change of this program changes a result, so that older parts are not used again
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,9 @@ class Volume:
         """Positions (n,) along the normal in mm, ascending."""
         return self._opened().z
 
-    def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Slices start..stop-1, (m, H, W), int16 or uint8."""
-        return self._opened().read(start, stop)
+    def read(self, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Slices start..stop-1, (m, H, W), int16 or uint8; into `out`, such an array, where that is given."""
+        return self._opened().read(start, stop, out)
 
     def read_slice(self, i: int) -> NDArray[Any]:
         """Slice i, (H, W)."""

@@ -240,14 +240,15 @@ class VolumeFile:
         """Close the file; safe to repeat."""
         self._file.close()
 
-    def read(self, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Slices start..stop-1, (m, H, W), native byte order."""
+    def read(self, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Slices start..stop-1, (m, H, W), native byte order; into `out` where that is given."""
         n = self._slices.shape[0]
         stop = n if stop is None else stop
         if not 0 <= start <= stop <= n:
             raise IndexError(f"slices {start}..{stop} of {n}")
         with self._guarded(DELETE):
-            out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
+            if out is None:
+                out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
             if self._codec is not None:
                 for i in range(start, stop):
                     check_decoded_size(self._slices, (i, 0, 0), self._codec)

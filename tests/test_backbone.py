@@ -9,7 +9,7 @@ import torch
 from torchvision import models
 
 from lim_gpu import backbone
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import InputError, NoGpuError, UsageError
 
 
 def test_resnet50_has_torchvisions_318_tensors():
@@ -86,3 +86,11 @@ def test_pretrained_takes_the_cached_file_or_refuses_a_foreign_one(tmp_path, mon
     else:
         with pytest.raises(InputError, match=r"cache are not those of resnet18. Remove"):
             backbone.resnet("resnet18", pretrained=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    assert backbone.training_device("auto") == torch.device("cpu")
+    for name, rank in (("cuda", None), ("cuda:3", None), ("cuda", 1)):
+        with pytest.raises(NoGpuError, match=name):
+            backbone.training_device(name, rank)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lim_gpu.hash_pruning import BLOCK, leader_hashes, nearest_kept, rank_hashes
+from lim_gpu.hash_pruning import BLOCK, NOBODY, Search, leader_hashes, nearest_kept, rank_hashes
 from lim_gpu.pruning import leader, rank
 from lim_gpu.similarity.hash import hamming_matrix, matrix_of_hashes
 
@@ -53,6 +54,32 @@ def test_rank_beyond_one_block(n):
 @given(hashes, st.sampled_from([0, 1, 2, 6, 6.5, 64]))
 def test_leader_equals_the_leader_of_the_matrix(values, bits):
     np.testing.assert_array_equal(leader_hashes(values, bits), leader(matrix_of_hashes(values), 1 - bits / 64))
+
+
+def plain_sweep(values, numbers, remover, reach):
+    """The walk, slice by slice; those that others dropped before still learn of a lower leader."""
+    remover, leaders = remover.copy(), np.zeros(len(values), dtype=bool)
+    for j in range(len(values)):
+        reached = numbers[:j][leaders[:j] & (np.bitwise_count(values[:j] ^ values[j]) <= reach)]
+        leaders[j] = remover[j] == NOBODY and not len(reached)
+        remover[j] = min([remover[j], *reached[:1]])
+    return remover
+
+
+def dropped_before(n, seed=0):
+    """Numbers that ascend, with gaps, and a third of the slices dropped by others before the sweep."""
+    rng = np.random.default_rng(seed)
+    numbers = np.cumsum(rng.integers(1, 9, n)).astype(np.int32)
+    by = (rng.random(n) * (numbers - 1)).astype(np.int32)
+    return numbers, np.where(rng.random(n) < 0.3, by, NOBODY).astype(np.int32)
+
+
+def test_sweep_equals_the_plain_walk():
+    values = near_copies(2 * BLOCK + 300) & np.uint64(0xFFFF)
+    numbers, remover = dropped_before(len(values))
+    found = torch.from_numpy(remover.copy())
+    Search().sweep(torch.from_numpy(values.view(np.int64)), torch.from_numpy(numbers), found, 2)
+    np.testing.assert_array_equal(found, plain_sweep(values, numbers, remover, 2))
 
 
 @given(hashes, st.data())

@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
+from itertools import chain
 
 import imagehash
 import numpy as np
@@ -18,11 +21,13 @@ from skimage.metrics import structural_similarity
 from torchvision.models import resnet50
 
 import lim_gpu
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.choice import choose
+from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.progress import Reporter
 from lim_gpu.selection import Selection
 from lim_gpu.similarity.ssim import ssim_pair
 from lim_gpu.store import SliceStore
+from lim_gpu.stored_matrix import StoredMatrix
 from stores import make_store
 
 
@@ -266,6 +271,137 @@ def test_a_cut_volume_is_named_and_the_rest_goes_on(store_path, tmp_path, capsys
     shutil.copy(store_path / "volumes" / f"{bad}.h5", file)
     with SliceStore(copy) as store:  # mended: the same command completes the selection
         assert len(lim_gpu.reduce(store, "hash", keep=0.3, device="cpu", output=tmp_path / "s.csv").volumes) == 4
+
+
+def same_but_for_time_and_device(record):
+    units = [{name: unit[name] for name in unit if name not in ("device", "seconds")} for unit in record["units"]]
+    return {name: record[name] for name in record if name not in ("device", "seconds", "store")} | {"units": units}
+
+
+@pytest.fixture
+def several_engines(monkeypatch):
+    monkeypatch.setattr("lim_gpu.similarity.resolve_devices", lambda device: [torch.device("cpu")] * 3)
+
+
+@pytest.mark.parametrize("method", ["ssim", "hash"])
+@pytest.mark.parametrize("scope", ["volume", "patient", "dataset"])
+def test_several_engines_give_the_bytes_of_one(store, tmp_path, request, method, scope):
+    one = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "one.csv")
+    request.getfixturevalue("several_engines")
+    three = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cuda", output=tmp_path / "three.csv")
+    assert (tmp_path / "three.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert same_but_for_time_and_device(three.record) == same_but_for_time_and_device(one.record)
+
+
+def test_every_engine_gets_units_and_no_unit_goes_to_two(store, several_engines, monkeypatch):
+    by_engine, compute = {}, StoredMatrix.compute
+    together = threading.Barrier(3)
+
+    def noted(self, volumes, threshold=None):
+        if self not in by_engine:
+            together.wait(10)  # breaks unless three engines work at the same time
+        by_engine.setdefault(self, []).extend(volume.key for volume in volumes)
+        return compute(self, volumes, threshold)
+
+    monkeypatch.setattr(StoredMatrix, "compute", noted)
+    lim_gpu.reduce(store, "ssim", keep=0.3, device="cuda")
+    assert sorted(map(len, by_engine.values())) == [1, 1, 2]
+    assert sorted(chain.from_iterable(by_engine.values())) == sorted(entry.key for entry in store.volumes)
+
+
+def test_an_error_of_one_engine_ends_all(store, several_engines, monkeypatch):
+    def fail(self, volumes, threshold=None):
+        raise LimGpuError("cuda:1: broken")
+
+    monkeypatch.setattr(StoredMatrix, "compute", fail)
+    with pytest.raises(LimGpuError, match="cuda:1: broken"):
+        lim_gpu.reduce(store, "ssim", keep=0.3, device="cuda")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read-ahead", "ThreadPool"))]
+
+
+@pytest.mark.parametrize("engines", [1, 3])
+@pytest.mark.parametrize("scope", ["volume", "dataset"])
+@pytest.mark.parametrize("method", ["ssim", "mi", "hash"])
+def test_reading_ahead_changes_nothing_even_beside_a_cut_volume(
+    store_path, tmp_path, monkeypatch, method, scope, engines
+):
+    copy = tmp_path / "slices"
+    shutil.copytree(store_path, copy)
+    with SliceStore(copy) as store:
+        bad = store.volumes[1].key
+        file = copy / "volumes" / f"{bad}.h5"
+        file.write_bytes(file.read_bytes()[:-2000])
+        monkeypatch.setattr(StoredMatrix, "expect", lambda self, volumes: None)
+        plain = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "plain.csv")
+        monkeypatch.undo()
+        monkeypatch.setattr("lim_gpu.stored_matrix.BLOCK_BYTES", 2 * 3 * 48 * 40)  # three slices a piece
+        monkeypatch.setattr("lim_gpu.similarity.resolve_devices", lambda device: [torch.device("cpu")] * engines)
+        ahead = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "ahead.csv")
+    assert [failure["volume"] for failure in ahead.record["failures"]] == [bad]
+    assert same_but_for_time_and_device(ahead.record) == same_but_for_time_and_device(plain.record)
+    assert (tmp_path / "ahead.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
+def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
+    keys = [entry.key for entry in store.volumes]
+    begun = {key: threading.Event() for key in [*keys, None]}
+    begun[None].set()  # nothing comes after the last
+    after = dict(zip(keys, [*keys[1:], None], strict=True))
+    load, compute = StoredMatrix._load, StoredMatrix.compute
+
+    def noted(self, piece):
+        begun[piece.volume.key].set()
+        return load(self, piece)
+
+    def compute_beside_reading(self, volumes, threshold=None):
+        assert begun[after[volumes[0].key]].wait(10)
+        return compute(self, volumes, threshold)
+
+    monkeypatch.setattr(StoredMatrix, "_load", noted)
+    monkeypatch.setattr(StoredMatrix, "compute", compute_beside_reading)
+    assert len(lim_gpu.reduce(store, "ssim", keep=0.3, device="cpu").volumes) == 4
+
+
+def test_the_record_names_every_device_that_worked(store, several_engines, monkeypatch):
+    monkeypatch.setattr("lim_gpu.reduction.choose", lambda *given: replace(choose(*given), device=next(names)))
+    names = iter(["cuda:1", "cuda:0", "cuda:1", "cuda:0"])
+    assert lim_gpu.reduce(store, "hash", device="cuda").record["device"] == "cuda:0, cuda:1"
+
+
+SLOW_READING = """
+import os, sys, time, torch
+from lim_gpu import cli, similarity, volume
+similarity.resolve_devices = lambda device: [torch.device("cpu")] * int(os.environ["ENGINES"])
+read = volume.Volume.read
+def slowly(self, *arguments):
+    print("reading", flush=True)
+    time.sleep(0.3)
+    return read(self, *arguments)
+volume.Volume.read = slowly
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("engines", "seconds"), [("1", 6), ("2", 20)])  # several end their units first
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_while_volumes_are_read_ahead_ends_at_once_and_resumes(
+    store_path, tmp_path, monkeypatch, number, code, engines, seconds
+):
+    monkeypatch.setenv("ENGINES", engines)
+    out = tmp_path / "s.csv"
+    options = ["reduce", str(store_path), "--method", "hash", "--device", "cpu", "-o", str(out)]
+    command = [sys.executable, "-c", SLOW_READING, *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    time.sleep(0.1)
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=seconds)
+    assert child.returncode == code
+    assert "Traceback" not in errors
+    assert not out.exists()
+    subprocess.run([sys.executable, "-m", "lim_gpu.cli", *options], check=True, capture_output=True)
+    with SliceStore(store_path) as store:
+        assert kept_of(Selection.load(out)) == kept_of(lim_gpu.reduce(store, "hash", device="cpu"))
 
 
 def test_a_store_without_a_readable_volume_is_an_error(store_path, tmp_path):

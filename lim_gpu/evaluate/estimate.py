@@ -79,9 +79,10 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
     import numpy as np
     import torch
 
+    from lim_gpu.backbone import training_device
     from lim_gpu.pretrain.plan import Plan
     from lim_gpu.pretrain.resident import SliceBatch
-    from lim_gpu.pretrain.training import build_method, resolve_precision, training_device
+    from lim_gpu.pretrain.training import build_method, resolve_precision
 
     place = training_device(device)
     precision = resolve_precision(config.precision, place, Reporter(quiet=True))

@@ -225,8 +225,8 @@ class _Run:
         """Train what is not trained yet, choose, test once, write the results."""
         import torch
 
+        from lim_gpu.backbone import training_device
         from lim_gpu.finetune.images import load_images
-        from lim_gpu.finetune.training import training_device
 
         place = training_device(device)
         protocol = self.request.protocol

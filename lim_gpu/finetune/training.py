@@ -15,25 +15,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lim_gpu.backbone import features, resnet
-from lim_gpu.errors import LimGpuError, NoGpuError
+from lim_gpu.errors import LimGpuError
 from lim_gpu.finetune.images import Images, Normalisation, batches, network_input
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.pretrain.augment import flip
 
 EVALUATED = 256  # images at a time where nothing is learnt
-
-
-def training_device(device: str) -> torch.device:
-    """The torch device for "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". NoGpuError when not there."""
-    if device == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    place = torch.device(device)
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise NoGpuError(
-            f"device {device}: {torch.cuda.device_count()} usable NVIDIA GPUs. Use --device cpu, or see lim-gpu doctor"
-        )
-    return place
 
 
 class Classifier(torch.nn.Module):

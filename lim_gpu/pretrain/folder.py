@@ -2,6 +2,7 @@
 
 RUN/config.json           the resolved configuration, the data and the versions; with it a folder is a run
 RUN/plan.txt              the plan as it was printed, with the speed once that was measured
+RUN/views.png             what the network sees of a few slices
 RUN/metrics.jsonl         an object a step: epoch and step (both from 0), loss, lr and the method's meters
 RUN/last.ckpt             the newest state, and last.ckpt.json beside it; epoch=N.ckpt after N epochs
 RUN/tensorboard/          the same numbers for TensorBoard
@@ -21,7 +22,7 @@ from lim_gpu.files import parse_json, read_json, write_text
 from lim_gpu.pretrain.plan import Plan
 
 FORMAT, VERSION = "lim-gpu-pretraining", 1
-OWN = ("last.ckpt*", "epoch=*.ckpt*", "metrics.jsonl", "plan.txt", "nonfinite.json")
+OWN = ("last.ckpt*", "epoch=*.ckpt*", "metrics.jsonl", "plan.txt", "views.png", "nonfinite.json")
 
 
 class RunFolder:

@@ -45,8 +45,8 @@ def draw_cells(images: int, side: int, kept: int, generator: torch.Generator) ->
 def batch_norm(norm: Any, x: Tensor, mask: Mask) -> Tensor:
     """BatchNorm2d `norm` over the kept positions of `x` (B, C, H, W), zero elsewhere; sums in float32 or wider.
 
-    Equal to `norm` on the gathered positions, running statistics included (their variance is the unbiased one). In the
-    type of `x`.
+    Equal to `norm` on the gathered positions, running statistics included (their variance is the unbiased one). The
+    result has the type of `x`.
     """
     where, count = mask.over(x), mask.count(x)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

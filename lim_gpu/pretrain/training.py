@@ -20,7 +20,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from lim_gpu.errors import NoGpuError, UsageError
+from lim_gpu.backbone import training_device
+from lim_gpu.errors import UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.pretrain.callbacks import Keeper, Recorder, Stopper, Writer
 from lim_gpu.pretrain.checkpoints import load_state, save_checkpoint
@@ -28,6 +29,7 @@ from lim_gpu.pretrain.datamodule import SlicesDataModule
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.monitor import warnings_of
+from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.probe import load_probe
 from lim_gpu.progress import Reporter
@@ -50,7 +52,7 @@ def train(
 
     On SIGTERM and SIGINT the state is saved first; then the signal is delivered to who handled it before.
     """
-    place = training_device(device)
+    place = training_device(device, int(os.environ["LOCAL_RANK"]) if world_size() > 1 else None)
     precision = resolve_precision(plan.config.precision, place, reporter)
     state = load_state(folder.last, plan) if resume and folder.last.exists() else None
     begun = time.perf_counter()
@@ -69,6 +71,8 @@ def train(
         if rank() == 0:
             record = {"device": str(place), "precision": precision, "versions": _versions()}
             _begin(plan, folder, state, record, reporter)
+            if state is None:
+                save_views(module, plan, folder.path / "views.png")
         if state is not None and state["global_step"] >= plan.total_steps:  # killed before the last sidecar was written
             if rank() == 0:
                 save_checkpoint(folder.last, state, plan)
@@ -129,22 +133,6 @@ def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: li
         use_distributed_sampler=False,
         **values,
     )
-
-
-def training_device(name: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:1" means; under torchrun each process has its own GPU.
-
-    Raises NoGpuError for a GPU that is not there.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not gpus):
-        return torch.device("cpu")
-    if not gpus:
-        raise NoGpuError(f"device {name}: no usable NVIDIA GPU. Use --device cpu, or see lim-gpu doctor")
-    index = int(os.environ["LOCAL_RANK"]) if world_size() > 1 else torch.device(name.replace("auto", "cuda")).index or 0
-    if index >= gpus:
-        raise NoGpuError(f"device {name}: there are {gpus} GPUs, from cuda:0. Choose another")
-    return torch.device("cuda", index)
 
 
 def resolve_precision(precision: str, place: torch.device, reporter: Reporter) -> str:

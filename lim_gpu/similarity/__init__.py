@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 METHODS = ("ssim", "mi", "deepnet", "hash")
 FAR_BEYOND = 1e6  # times data_range: no image, and float32 products would overflow
 HASH_BLOCK = 256  # slices copied to a GPU at a time
+NEAR_ROWS = 1024  # of a matrix searched at a time
 BORDERLINE = 1e-4  # 50 times the largest float32 error seen: nearer to a threshold, float64 decides
 
 
@@ -101,8 +102,21 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("cuda", place.index or 0)
 
 
+def resolve_devices(device: str) -> list[torch.device]:
+    """The devices that share a reduction: all GPUs for "auto" and "cuda", else the one that is named.
+
+    Raises what `resolve_device` raises.
+    """
+    import torch
+
+    first = resolve_device(device)
+    if first.type != "cuda" or device not in ("auto", "cuda"):
+        return [first]
+    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+
+
 def refine(
-    matrix: NDArray[np.float32],
+    matrix: torch.Tensor,
     slices: Any,
     method: str,
     threshold: float,
@@ -110,22 +124,44 @@ def refine(
     bins: int = 100,
     model: Any = None,
     features: str = "logits",
-) -> tuple[NDArray[np.float32], int]:
+) -> tuple[torch.Tensor, int]:
     """Decide the pairs within 1e-4 of `threshold` in float64 on the CPU; returns a new matrix and their number.
 
-    slices: uint8 (n, H, W), NumPy or torch, or a function of i that gives slice i. The float64 value is stored as the
-    nearest float32 that lies on the same side of the threshold, so that comparing the matrix gives its answer.
-    HASH is exact and left as it is.
+    matrix: float32 (n, n), searched where it lies. slices: uint8 (n, H, W), NumPy or torch, or a function of i that
+    gives slice i; only those of such pairs come to the CPU. The float64 value is stored as the nearest float32 on the
+    same side of the threshold, so that comparing the matrix gives its answer. HASH is exact and left as it is.
     """
-    near = np.argwhere(np.triu(np.abs(matrix.astype(np.float64) - threshold) <= BORDERLINE, 1))
-    if method == "hash" or not len(near):
+    import torch
+
+    near = [] if method == "hash" else pairs_near(matrix, threshold)
+    if not near:
         return matrix, 0
-    fetch = slices if callable(slices) else lambda i: as_tensor(slices[i]).cpu().numpy()
-    images = {i: fetch(i) for i in np.unique(near).tolist()}
-    matrix = matrix.copy()
-    for (i, j), value in zip(near.tolist(), _exact(method, near.tolist(), images, bins, model, features), strict=True):
-        matrix[i, j] = matrix[j, i] = same_side(value, threshold)
+    needed = sorted({i for pair in near for i in pair})
+    images = dict(zip(needed, _fetched(slices, needed), strict=True))
+    exact = _exact(method, near, images, bins, model, features)
+    values = torch.tensor(np.array([same_side(value, threshold) for value in exact]), device=matrix.device)
+    rows, columns = torch.tensor(near, device=matrix.device).T
+    matrix = matrix.clone()
+    matrix[rows, columns] = matrix[columns, rows] = values
     return matrix, len(near)
+
+
+def pairs_near(matrix: torch.Tensor, threshold: float) -> list[list[int]]:
+    """The pairs [i, j], i < j, whose similarity is within 1e-4 of `threshold`, in order."""
+    import torch
+
+    found = []
+    for start in range(0, len(matrix), NEAR_ROWS):  # float64 for some rows at a time
+        apart = (matrix[start : start + NEAR_ROWS].double() - threshold).abs_()
+        found.append((apart <= BORDERLINE).triu_(start + 1).nonzero() + torch.tensor([start, 0], device=matrix.device))
+    return torch.cat(found).tolist()
+
+
+def _fetched(slices: Any, indices: list[int]) -> list[NDArray[np.uint8]]:
+    """Those slices in host memory; from a GPU in one copy."""
+    if callable(slices):
+        return [slices(i) for i in indices]
+    return list(as_tensor(slices[indices]).cpu().numpy())
 
 
 def same_side(value: float, threshold: float) -> np.float32:

@@ -1,7 +1,11 @@
 """DeepNet: cosine of ResNet50 outputs (Wolf et al. 2024, equation 3).
 
 Grey is replicated to three channels, resized to 224 x 224 (bilinear, antialiased) and normalised as for ImageNet.
-Plain torch on the CPU and the GPU, float32, TF32 off.
+Plain torch on the CPU and the GPU, channels last, which both prefer. By default float32 with TF32 off: cosines within
+5e-6 of float64, so that a threshold's borderline of 1e-4 holds all pairs that rounding could take across it. "bfloat16"
+(autocast, on CPUs and on GPUs that have it) is for speed: its cosines err by up to 1e-2, beyond that borderline, and a
+selection may differ from float32's; the record says which it was. The tests hold both to these bounds, with a network
+whose cosines of procedural CT spread over 0.77..1.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import contextlib
 import copy
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +24,14 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.similarity.cuda.blocks import memory_for_blocks
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ImageNet weights
 FEATURES = ("logits", "pooled")  # 1000 outputs, or the 2048 values before the last layer
-BATCH = {"cpu": 16, "cuda": 256}  # slices at a time; at 256 the activations take 3 GiB
+PRECISIONS = ("float32", "bfloat16")
+BATCH = {"cpu": 16, "cuda": 256}  # slices at a time, at most
+ACTIVATION_BYTES = 12 << 20  # of a slice at its peak within ResNet50, float32
 NETWORK_TIMEOUT = 30  # s without an answer from the server of the weights
 
 
@@ -34,7 +42,7 @@ def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Mod
     """
     from torchvision.models import resnet50
 
-    state = _imagenet_state() if weights is None else _file_state(weights)
+    state = imagenet_state() if weights is None else _file_state(weights)
     model = resnet50(weights=None)
     expected = model.state_dict()
     wrong = {name for name in expected if name not in state or state[name].shape != expected[name].shape}
@@ -46,21 +54,31 @@ def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Mod
             f"shape, {len(extra)} unknown, such as {first}. Give --weights a state_dict of torchvision's resnet50"
         )
     model.load_state_dict(state)
-    return model.to(device).eval()
+    return model.to(device, memory_format=torch.channels_last).eval()
 
 
-def embed(slices: Any, model: torch.nn.Module, features: str = "logits", data_range: float = 255) -> torch.Tensor:
+def embed(
+    slices: Any,
+    model: torch.nn.Module,
+    features: str = "logits",
+    data_range: float = 255,
+    *,
+    precision: str = "float32",
+) -> torch.Tensor:
     """Outputs (n, 1000), or pooled features (n, 2048), of slices (n, H, W), in the model's dtype and on its device.
 
-    Raises UsageError for unknown features, InputError when the weights give values that are not finite.
+    Raises UsageError for unknown features, or a precision that the device does not have, InputError when the weights
+    give values that are not finite.
     """
     if features not in FEATURES:
         raise UsageError(f"features {features!r} are unknown. Give {' or '.join(FEATURES)}")
     parameter = next(model.parameters())
+    _check_precision(precision, parameter.device)
+    half = torch.autocast(parameter.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     slices = torch.as_tensor(slices)
     batches: list[torch.Tensor] = []
-    start, step = 0, BATCH[parameter.device.type]
-    with torch.no_grad(), _full_precision():
+    start, step = 0, batch_size(parameter.device, *slices.shape[1:])
+    with torch.no_grad(), _full_precision, half:
         while start < len(slices):
             try:
                 grey = slices[start : start + step].to(parameter.device)
@@ -78,9 +96,48 @@ def embed(slices: Any, model: torch.nn.Module, features: str = "logits", data_ra
     return embeddings
 
 
+def batch_size(device: torch.device, height: int, width: int) -> int:
+    """Slices at a time: as many as the free memory takes, 1 to BATCH. A batch is a pass of its own either way."""
+    if device.type != "cuda":
+        return BATCH["cpu"]
+    bytes_per_slice = ACTIVATION_BYTES + 2 * 4 * height * width  # grey values as float32, before and after scaling
+    return max(1, min(BATCH["cuda"], memory_for_blocks(device) // bytes_per_slice))
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is unknown. Give {' or '.join(PRECISIONS)}")
+    if precision == "bfloat16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UsageError(f"{device}: computes no bfloat16 (compute capability 8.0 and newer do). Use float32")
+
+
+class _FullPrecision:
+    """Within this context, convolutions without TF32.
+
+    The setting is the process's: the first thread that enters makes it, the last that leaves restores the user's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._restore.enter_context(_no_tf32())
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
 @contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Convolutions without TF32, by torch's new setting where it has one: the old and the new may not be mixed."""
+def _no_tf32() -> Iterator[None]:
+    """By torch's new setting where it has one: the old and the new may not be mixed."""
     setting = getattr(torch.backends.cudnn, "conv", None)
     if setting is None or not hasattr(setting, "fp32_precision"):
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -92,6 +149,9 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         setting.fp32_precision = before
+
+
+_full_precision = _FullPrecision()
 
 
 def cosine_matrix(embeddings: torch.Tensor) -> torch.Tensor:
@@ -111,8 +171,10 @@ def _forward(model: Any, grey: torch.Tensor, features: str) -> torch.Tensor:
     """grey (m, H, W) in 0..1."""
     resized = interpolate(grey[:, None], (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
     mean, std = (torch.tensor(values, dtype=grey.dtype, device=grey.device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    outputs = (resized - mean) / std
+    outputs = ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
     for name, layer in model.named_children():
+        if name == "avgpool":
+            outputs = outputs.to(grey.dtype)  # from bfloat16: the mean is not rounded again
         if name == "fc":
             pooled = outputs.flatten(1)
             return pooled if features == "pooled" else _linear(layer, pooled)
@@ -126,10 +188,14 @@ def _linear(layer: torch.nn.Linear, pooled: torch.Tensor) -> torch.Tensor:
     return product.to(pooled.dtype)
 
 
-def _imagenet_state() -> dict[str, torch.Tensor]:
-    from torchvision.models import ResNet50_Weights
+def imagenet_state(name: str = "resnet50", otherwise: str = "give --weights FILE") -> dict[str, torch.Tensor]:
+    """torchvision's IMAGENET1K_V1 state of model `name`, from torch's cache or the network.
 
-    url = ResNet50_Weights.IMAGENET1K_V1.url
+    Raises InputError that says where to put the file, or what to do `otherwise`.
+    """
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(name).IMAGENET1K_V1.url
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         with contextlib.redirect_stdout(sys.stderr), _network_timeout():  # torch announces the download on stdout
@@ -138,8 +204,7 @@ def _imagenet_state() -> dict[str, torch.Tensor]:
             )
     except Exception as error:  # the network, or a damaged file in the cache
         raise InputError(
-            f"DeepNet's ImageNet weights cannot be had ({_cause(error)}). "
-            f"Put {url} into {folder}, or give --weights FILE"
+            f"the ImageNet weights of {name} cannot be had ({_cause(error)}). Put {url} into {folder}, or {otherwise}"
         ) from None
 
 

@@ -35,6 +35,18 @@
 struct dim3 {
     unsigned x, y, z;
 };
+struct int2 {
+    int x, y;
+};
+struct int4 {
+    int x, y, z, w;
+};
+struct uint2 {
+    unsigned x, y;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
 struct float2 {
     float x, y;
 };
@@ -241,6 +253,20 @@ T atomicAdd(T* at, T value) {
     return before;
 }
 
+template <class T>
+T atomicMax(T* at, T value) {
+    T before = *at;
+    *at = std::max(before, value);
+    return before;
+}
+
+template <class T>
+T atomicMin(T* at, T value) {
+    T before = *at;
+    *at = std::min(before, value);
+    return before;
+}
+
 using std::max;
 using std::min;
 
@@ -249,3 +275,13 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
+inline long long __float2ll_rn(float a) { return llrintf(a); }
+inline int __mulhi(int a, int b) { return (long long)a * b >> 32; }
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+    unsigned long long bytes = (unsigned long long)high << 32 | low;
+    unsigned result = 0;
+    for (int k = 0; k < 4; ++k) {
+        result |= (bytes >> 8 * (selector >> 4 * k & 7) & 255) << 8 * k;
+    }
+    return result;
+}

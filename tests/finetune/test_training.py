@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from lim_gpu.errors import LimGpuError, NoGpuError
+from lim_gpu.errors import LimGpuError
 from lim_gpu.finetune.images import Images, Normalisation
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.splits import Split
-from lim_gpu.finetune.training import Start, logits, train, training_device
+from lim_gpu.finetune.training import Start, logits, train
 
 PLACES = np.arange(24)
 SPLIT = Split(0, 5, PLACES[:12], PLACES[12:18], PLACES[18:])
@@ -104,13 +104,6 @@ def test_logits_do_not_depend_on_the_company_an_image_keeps(data):
 def test_a_loss_that_is_not_finite_stops(data):
     with pytest.raises(LimGpuError, match="not finite in epoch 0.*--lr"):
         run(data, replace(QUICK, lr=1e30))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there():
-    assert training_device("auto") == torch.device("cpu")
-    with pytest.raises(NoGpuError, match="cuda:3"):
-        training_device("cuda:3")
 
 
 @pytest.mark.gpu

@@ -88,7 +88,7 @@ def test_only_masked_patches_count(monkeypatch):
     torch.testing.assert_close(found["loss"], torch.stack(rows).mean())
 
 
-def test_the_loss_does_not_depend_on_what_is_painted_from_masked_pixels():
+def test_what_is_painted_does_not_depend_on_masked_pixels():
     method, slices = spark(), batch(torch.arange(8))
     images, cells, branches = method.views(slices, torch.Generator().manual_seed(0))
     seen: list[Tensor] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 
@@ -14,8 +16,11 @@ from torchvision.transforms import v2
 
 from hard_slices import STACKS
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.phantom import phantom
 from lim_gpu.similarity import deepnet
 
+KINDS = ("chest", "abdomen", "head")
 TOLERANCE = 2e-6  # cosines, float32 against float64
 
 
@@ -75,6 +80,85 @@ def test_out_of_memory_halves_the_batch(slices, weights, monkeypatch):
     monkeypatch.setitem(deepnet.BATCH, "cpu", 4)
     torch.testing.assert_close(deepnet.embed(slices, model), whole, rtol=1e-5, atol=1e-5)
     assert sizes == [4, 2, 1, 1, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def spreading():
+    """A seeded network whose batch norms are those of CT-like slices: its cosines spread as a trained one's do."""
+    slices = np.concatenate([Intensity.parse().to_uint8(phantom(kind, 6, 96, 96, seed=1)) for kind in KINDS])
+    torch.manual_seed(11)
+    model = resnet50(weights=None)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the running statistics are the mean over all passes
+    with torch.no_grad():
+        deepnet._forward(model.train(), torch.from_numpy(slices) / 255, "pooled")
+    return slices, model.to(memory_format=torch.channels_last).eval()
+
+
+@pytest.mark.parametrize("features", deepnet.FEATURES)
+def test_the_deviation_of_each_precision_is_as_stated(spreading, features):
+    slices, model = spreading
+
+    def cosines(network, **options):
+        embeddings = deepnet.embed(slices, network, features, **options)
+        assert embeddings.dtype == next(network.parameters()).dtype
+        return deepnet.cosine_matrix(embeddings)
+
+    exact = cosines(deepnet.double_precision(model))
+    assert exact.min() < 0.9, "these slices are too alike to prove anything"
+    assert (cosines(model) - exact).abs().max() < 5e-6
+    deviation = (cosines(model, precision="bfloat16") - exact).abs().max()
+    assert 1e-4 < deviation < 1e-2  # beyond the borderline: no default
+
+
+def test_unknown_precision_is_refused(slices, weights):
+    with pytest.raises(UsageError, match="float16"):
+        deepnet.embed(slices, deepnet.load_model(weights, "cpu"), precision="float16")
+
+
+def test_a_gpu_without_bfloat16_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(UsageError, match="cuda:0: computes no bfloat16"):
+        deepnet._check_precision("bfloat16", torch.device("cuda", 0))
+
+
+def test_batches_are_planned_from_the_free_memory(monkeypatch):
+    monkeypatch.setattr(deepnet, "memory_for_blocks", lambda device: 1 << 30)
+    cuda = torch.device("cuda", 0)
+    assert deepnet.batch_size(cuda, 512, 512) == (1 << 30) // (14 << 20)
+    assert deepnet.batch_size(cuda, 4096, 4096) == (1 << 30) // (140 << 20)
+    monkeypatch.setattr(deepnet, "memory_for_blocks", lambda device: 4 << 30)
+    assert deepnet.batch_size(cuda, 512, 512) == 256
+    monkeypatch.setattr(deepnet, "memory_for_blocks", lambda device: 1)
+    assert deepnet.batch_size(cuda, 512, 512) == 1
+
+
+def test_the_users_tf32_setting_returns_when_the_last_thread_is_done(monkeypatch):
+    setting = []
+
+    @contextmanager
+    def switched():
+        setting.append("off")
+        yield
+        setting.append("restored")
+
+    monkeypatch.setattr(deepnet, "_no_tf32", switched)
+    inside = [threading.Event(), threading.Event()]
+
+    def other():
+        with deepnet._full_precision:
+            inside[0].set()
+            assert inside[1].wait(10)
+
+    thread = threading.Thread(target=other)
+    with deepnet._full_precision:
+        thread.start()
+        assert inside[0].wait(10)
+    assert setting == ["off"]
+    inside[1].set()
+    thread.join()
+    assert setting == ["off", "restored"]
 
 
 def test_double_precision_is_a_copy(slices, weights):

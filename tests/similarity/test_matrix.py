@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lim_gpu.similarity
 from hard_slices import STACKS, as_float
 from lim_gpu import similarity_matrix
 from lim_gpu.errors import InputError, LimGpuError, NoGpuError, UsageError
-from lim_gpu.similarity import BORDERLINE, METHODS, refine, resolve_device, same_side
+from lim_gpu.similarity import BORDERLINE, METHODS, pairs_near, refine, resolve_device, resolve_devices, same_side
 from lim_gpu.similarity.deepnet import cosine_matrix, double_precision, embed, load_model
 from lim_gpu.similarity.hash import dhash, matrix_of_hashes
 from lim_gpu.similarity.mi import mi_matrix, mi_pair
@@ -185,8 +186,9 @@ def test_refine_gives_the_answer_of_float64(pair, ulps):
     i, j = (int(k[pair]) for k in np.triu_indices(len(slices), 1))
     for method, exact in (("ssim", lambda x, y: ssim_pair(x, y, 255)), ("mi", mi_pair)):
         threshold = exact(slices[i], slices[j]) + ulps * 2**-52
-        matrix = similarity_matrix(slices, method, device="cpu").numpy()
-        refined, count = refine(matrix, slices, method, threshold)
+        tensor = similarity_matrix(slices, method, device="cpu")
+        refined_tensor, count = refine(tensor, torch.from_numpy(slices), method, threshold)
+        matrix, refined = tensor.numpy(), refined_tensor.numpy()
         assert (float(refined[i, j]) >= threshold) == (exact(slices[i], slices[j]) >= threshold)
         near = np.abs(np.triu(matrix.astype(float), 1) - threshold) <= BORDERLINE
         assert count == np.triu(near, 1).sum() >= 1
@@ -199,7 +201,7 @@ def test_refine_deepnet_in_float64(weights):
     slices = STACKS["ct_like"]()[:4]
     model = load_model(weights, "cpu")
     exact = cosine_matrix(embed(slices, double_precision(model)))
-    matrix = cosine_matrix(embed(slices, model)).numpy()
+    matrix = cosine_matrix(embed(slices, model))
     threshold = float(exact[0, 1])
     refined, count = refine(matrix, lambda i: slices[i], "deepnet", threshold, model=model)
     assert count >= 1
@@ -208,7 +210,25 @@ def test_refine_deepnet_in_float64(weights):
 
 def test_refine_leaves_hash_and_far_pairs_alone():
     slices = STACKS["near_duplicates"]()
-    matrix = similarity_matrix(slices, "hash", device="cpu").numpy()
+    matrix = similarity_matrix(slices, "hash", device="cpu")
     assert refine(matrix, slices, "hash", 1 - 6 / 64) == (matrix, 0)
-    matrix = np.full((3, 3), -np.inf, np.float32)
-    assert refine(matrix, slices, "ssim", 0.5)[1] == 0
+    matrix = torch.full((3, 3), -torch.inf)
+    assert refine(matrix, slices, "ssim", 0.5) == (matrix, 0)
+
+
+def test_near_pairs_are_found_in_every_strip_of_rows(monkeypatch):
+    monkeypatch.setattr(lim_gpu.similarity, "NEAR_ROWS", 4)
+    matrix = torch.rand((11, 11), generator=torch.Generator().manual_seed(3))
+    for i, j in ((0, 10), (3, 4), (4, 5), (9, 10), (5, 5), (10, 2)):  # the last two are no pairs i < j
+        matrix[i, j] = 2.00005
+    assert pairs_near(matrix, 2.0) == [[0, 10], [3, 4], [4, 5], [9, 10]]
+
+
+def test_several_gpus_share_a_reduction_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(lim_gpu.similarity, "_has_cupy", lambda: True)
+    three = [torch.device("cuda", i) for i in range(3)]
+    assert resolve_devices("cuda") == resolve_devices("auto") == three
+    assert resolve_devices("cuda:1") == three[1:2]
+    assert resolve_devices("cpu") == [torch.device("cpu")]

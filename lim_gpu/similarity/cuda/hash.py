@@ -11,6 +11,8 @@ from lim_gpu.similarity.cuda.module import Module, load
 
 THREADS = 256
 MOST_BLOCKS = 1 << 16  # the kernels go on with what is left
+ENOUGH_BLOCKS = 4096  # to fill any GPU; a pool is shared out until there are as many
+NO_BITS = 255  # where there is nothing to be near to
 
 
 def dhash(slices: torch.Tensor, *, module: Module | None = None) -> torch.Tensor:
@@ -42,6 +44,55 @@ def matrix_of_hashes(x: torch.Tensor, y: torch.Tensor | None = None, *, module: 
     if similarities.numel():
         _launch_over("hash_similarities", similarities, module, x=x, y=y, similarities=similarities)
     return similarities
+
+
+class Search:
+    """What pruning asks of hashes int64 on a GPU: the nearest of many, and a sweep. `module`: the kernels."""
+
+    def __init__(self, module: Module | None = None) -> None:
+        self.module = module or load("hash")
+
+    def nearest(
+        self, queries: torch.Tensor, pool: torch.Tensor, before: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The nearest of the first before[q] of `pool` (b,) for queries (a,), ties to the lowest place.
+
+        before: ascending whole numbers (a,), 0..b. Returns the place int64 (a,) and the bits uint8 (a,); 255 for none.
+        """
+        nearest = torch.full((len(queries),), NO_BITS << 32, dtype=torch.int64, device=queries.device)
+        if len(queries) and len(pool):
+            across = -(-len(queries) // THREADS)
+            tile, most = self.module.constants["TILE"], 1 << self.module.constants["PLACE_BITS"]
+            tiles = -(-len(pool) // tile)
+            chunk = min(-(-tiles // -(-ENOUGH_BLOCKS // across)) * tile, most)
+            self.module.launch(
+                "hash_nearest", (across, -(-len(pool) // chunk)), THREADS, queries=queries, pool=pool,
+                before=before.int(), nearest=nearest, chunk=chunk,
+            )  # fmt: skip
+        return nearest & 0xFFFFFFFF, (nearest >> 32).to(torch.uint8)
+
+    def sweep(self, hashes: torch.Tensor, numbers: torch.Tensor, remover: torch.Tensor, reach: int) -> None:
+        """Walk hashes (n,) in order; each one left drops every later one within `reach` bits.
+
+        numbers  int32 (n,), ascending: what stands for each in `remover`
+        remover  int32 (n,): NOBODY for those that are left; gets the number of the first that drops each
+        """
+        n, block = len(hashes), self.module.constants["SETTLED"]
+        leaders: dict[str, Any] = {
+            "leaders": hashes.new_empty(block),
+            "leader_numbers": numbers.new_empty(block),
+            "count": numbers.new_empty(1),
+        }
+        for first in range(0, n, block):  # in order on one stream: nothing waits for the host
+            self.module.launch(
+                "hash_settle", 1, block, hashes=hashes, numbers=numbers, remover=remover, first=first, reach=reach,
+                **leaders,
+            )  # fmt: skip
+            if (later := n - first - block) > 0:
+                self.module.launch(
+                    "hash_drop", _blocks(later), THREADS, hashes=hashes, remover=remover, first=first + block,
+                    reach=reach, **leaders,
+                )  # fmt: skip
 
 
 def _launch_over(kernel: str, result: torch.Tensor, module: Module | None, **arguments: Any) -> None:

@@ -16,11 +16,12 @@ from lim_gpu.similarity.cuda import blocks
 from lim_gpu.similarity.cuda.blocks import block_size, over_pairs, square_matrix
 from lim_gpu.similarity.cuda.mi import mi_matrix
 from lim_gpu.similarity.cuda.module import Module
-from lim_gpu.similarity.cuda.ssim import ssim_matrix
+from lim_gpu.similarity.cuda.ssim import VERSIONS, ssim_matrix
 
 SLICES = torch.tensor(np.random.default_rng(0).integers(0, 256, (9, 12, 17), dtype=np.uint8))
 METHODS = {
     "ssim": lambda **options: ssim_matrix(SLICES, 255, module=emulate("ssim"), **options),
+    "tensor": lambda **options: ssim_matrix(SLICES, 255, module=emulate("ssim"), version="tensor", **options),
     "mi": lambda **options: mi_matrix(SLICES, 100, module=emulate("mi"), **options),
 }
 
@@ -92,7 +93,7 @@ def test_blocks_give_the_same_matrix(method, budget):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("failing", [{1}, {2}, {3}, {1, 2}, {1, 9}, {4, 5}])
 def test_out_of_memory_halves_the_blocks_and_goes_on(monkeypatch, method, failing):
-    budget = {"ssim": 80_000, "mi": 3300}[method]  # four slices in a block
+    budget = {"ssim": 80_000, "tensor": 28_000, "mi": 3300}[method]  # four slices in a block
     expected = METHODS[method](budget=budget)
     allocate, count = torch.empty, 0
 
@@ -145,17 +146,18 @@ class Nowhere(Module):
     pairs = 0
 
     def _run(self, signature, device, grid, block, shared, values):
-        if signature.kernel == "ssim_pairs":
+        if signature.kernel in ("ssim_pairs", "ssim_pairs_tensor"):
             names = [parameter.name for parameter in signature.parameters]
             a, b, x, y = (int(values[names.index(name)]) for name in ("a", "b", "x_first", "y_first"))
             self.pairs += a * (a - 1) // 2 if x == y else a * b
 
 
-def test_5000_slices_need_less_than_8_gib(monkeypatch):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_5000_slices_need_less_than_8_gib(monkeypatch, version):
     module = Nowhere("ssim")
     slices = torch.empty((5000, 512, 512), dtype=torch.uint8, device="meta")
     live = peak = slices.numel()
-    allocators = {name: getattr(torch, name) for name in ("empty", "full")}
+    allocators = {name: getattr(torch, name) for name in ("empty", "full", "zeros")}
 
     def allocate(name, *arguments, **options):
         nonlocal live, peak
@@ -172,7 +174,8 @@ def test_5000_slices_need_less_than_8_gib(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", lambda *a, **o: allocate("empty", *a, **o))
     monkeypatch.setattr(torch, "full", lambda *a, **o: allocate("full", *a, **o))
-    ssim_matrix(slices, 255, module=module)
+    monkeypatch.setattr(torch, "zeros", lambda *a, **o: allocate("zeros", *a, **o))
+    ssim_matrix(slices, 255, module=module, version=version)
     assert module.pairs == 5000 * 4999 // 2
     assert 4 << 30 < peak < 7 << 30
 

@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-from functools import cache
 
 import pytest
 
-from lim_gpu.similarity.cuda.module import OPTIONS, SHARED_BYTES, source
+from bench import sass
+from lim_gpu.similarity.cuda.module import SHARED_BYTES, source
 from lim_gpu.similarity.cuda.signature import signatures
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-NAMES = ("hash", "intensity", "mi", "ssim")
+NAMES = ("hash", "intensity", "mi", "prune", "ssim")
 REGISTERS_PER_SM = 65536
-WANTED_THREADS = {"ssim_pairs": 512}  # that an SM holds at once
-USAGE = {
-    "frame": re.compile(r"(\d+) bytes stack frame"),
-    "stores": re.compile(r"(\d+) bytes spill stores"),
-    "loads": re.compile(r"(\d+) bytes spill loads"),
-    "registers": re.compile(r"Used (\d+) registers"),
-    "shared": re.compile(r"(\d+) bytes smem|$"),
+WANTED_THREADS = {"ssim_pairs": 512, "ssim_pairs_tensor": 384}  # that an SM holds at once, 768 for the others
+REGISTERS = {  # ceilings: the most that any architecture takes, in steps of 8
+    "hash_bits": 40,
+    "hash_columns": 64,
+    "hash_distances": 32,
+    "hash_drop": 32,
+    "hash_nearest": 48,
+    "hash_rows": 64,
+    "hash_settle": 24,
+    "hash_similarities": 40,
+    "intensity_minmax": 56,
+    "intensity_window": 48,
+    "mi_bins_f32": 24,
+    "mi_bins_u8": 32,
+    "mi_marginals": 72,
+    "mi_pairs": 48,
+    "mi_pairs_plain": 48,
+    "prune_leader": 24,
+    "prune_nearest": 40,
+    "prune_rank": 40,
+    "prune_rank_plain": 40,
+    "prune_rows": 32,
+    "ssim_center_f32": 32,
+    "ssim_center_u8": 32,
+    "ssim_fields": 80,
+    "ssim_means": 32,
+    "ssim_pairs": 128,
+    "ssim_pairs_tensor": 168,
+    "ssim_plain_f32": 64,
+    "ssim_plain_u8": 64,
+    "ssim_records": 80,
 }
-
-
-class CompilationError(Exception):
-    """With the log of NVRTC."""
 
 
 def absent(reason):
@@ -35,83 +54,71 @@ def absent(reason):
     (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
-@cache
-def nvrtc():
-    """cuda.bindings 12 or 13 over the NVRTC library of the installed nvidia packages, or a skipped test."""
+@pytest.fixture(autouse=True)
+def tools():
     try:
-        from cuda.bindings import nvrtc as module
-    except ImportError:
-        absent("cuda.bindings is not installed")
-    try:
-        module.nvrtcVersion()
-    except RuntimeError as error:
-        absent(f"the NVRTC library cannot be loaded: {error}")
-    return module
+        sass.nvrtc()
+    except sass.AbsentError as error:
+        absent(str(error))
 
 
-def call(function, *arguments):
-    result, *values = function(*arguments)
-    if result != nvrtc().nvrtcResult.NVRTC_SUCCESS:
-        raise CompilationError(function.__name__, result)
-    return values[0] if values else None
-
-
-def usage(log):
-    """What ptxas reports of each kernel: stack frame, spills and shared memory in bytes, registers."""
-    found = {}
-    for report in log.split("Compiling entry function ")[1:]:
-        found[report.split("'")[1]] = {name: int(pattern.search(report)[1] or 0) for name, pattern in USAGE.items()}
-    return found
-
-
-def compile_kernels(text, name, architecture):
-    """The cubin and the log, with ptxas's report of each kernel."""
-    library = nvrtc()
-    program = call(library.nvrtcCreateProgram, text.encode(), f"{name}.cu".encode(), 0, None, None)
-    # CuPy adds -ftz=true to what it compiles
-    options = [*(option.encode() for option in OPTIONS), b"-ftz=true", f"-arch=sm_{architecture}".encode()]
-    options.append(b"--ptxas-options=-v")
-    result, *_ = library.nvrtcCompileProgram(program, len(options), options)
-    log = b" " * call(library.nvrtcGetProgramLogSize, program)
-    call(library.nvrtcGetProgramLog, program, log)
-    log = log.decode().rstrip("\0 ")
-    if result != library.nvrtcResult.NVRTC_SUCCESS:
-        raise CompilationError(log)
-    cubin = b" " * call(library.nvrtcGetCUBINSize, program)
-    call(library.nvrtcGetCUBIN, program, cubin)
-    call(library.nvrtcDestroyProgram, program)
-    return cubin, log
+def known(architecture):
+    if architecture not in sass.call(sass.nvrtc().nvrtcGetSupportedArchs):
+        absent(f"this NVRTC does not know sm_{architecture}")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_warning_or_spill(name, architecture, record_property):
-    if architecture not in call(nvrtc().nvrtcGetSupportedArchs):
-        absent(f"this NVRTC does not know sm_{architecture}")
-    cubin, log = compile_kernels(source(name), name, architecture)
+    known(architecture)
+    cubin, log = sass.compiled(name, architecture)
     assert cubin.startswith(b"\x7fELF")
     assert "warning" not in log, log
-    used = usage(log)
+    used = sass.usage(log)
     assert used.keys() == signatures(source(name)).keys()
     for kernel, use in used.items():
         record_property(kernel, use["registers"])
         assert use["frame"] == use["stores"] == use["loads"] == 0, f"{kernel}: {use}"
         assert use["shared"] <= SHARED_BYTES
+        assert use["registers"] <= REGISTERS[kernel], f"{kernel}: {use}"
         threads = REGISTERS_PER_SM // (-(-use["registers"] // 8) * 8)
         assert threads >= WANTED_THREADS.get(kernel, 768), f"{kernel}: {use}"
 
 
+def test_every_kernel_has_a_ceiling_and_every_ceiling_a_kernel():
+    assert REGISTERS.keys() == {kernel for name in NAMES for kernel in signatures(source(name))}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tensor_cores_and_the_instructions_of_a_pixel(architecture):
+    known(architecture)
+    try:
+        pairs, tensor = (sass.counts("ssim", kernel, architecture) for kernel in ("ssim_pairs", "ssim_pairs_tensor"))
+    except sass.AbsentError as error:
+        absent(str(error))
+    assert pairs["all"] < 90
+    if architecture < 80:
+        assert "tensor" not in tensor  # the plain twin stands in, which the launcher leaves alone
+        return
+    code = sass.disassembly("ssim", architecture)
+    assert tensor["tensor"] == 0.75
+    assert sum("IMMA" in op.name for op in code["ssim_pairs_tensor"]) == 18  # three digits, two slices, three rows
+    assert not any("MMA" in op.name for op in code["ssim_fields"])
+    assert tensor["all"] < 39
+    assert tensor.get("local", 0) == 0
+
+
 def test_a_spill_would_be_seen():
     crowded = source("ssim").replace("__launch_bounds__(MAX_THREADS, 2)", "__launch_bounds__(MAX_THREADS, 6)")
-    _, log = compile_kernels(crowded, "ssim", 90)
-    assert usage(log)["ssim_pairs"]["stores"] > 0
+    _, log = sass.compile_kernels(crowded, "ssim", 90)
+    assert sass.usage(log)["ssim_pairs"]["stores"] > 0
 
 
 def test_errors_and_warnings_name_the_file_and_the_line():
     broken = source("ssim").replace("double sum = 0;", "double sum = 0; int unused; nonsense;")
     line = next(k for k, text in enumerate(broken.split('"ssim.cu"\n')[1].splitlines(), 1) if "nonsense" in text)
-    with pytest.raises(CompilationError, match=rf"ssim\.cu\({line}\): error: .*nonsense") as info:
-        compile_kernels(broken, "ssim", 90)
+    with pytest.raises(sass.CompilationError, match=rf"ssim\.cu\({line}\): error: .*nonsense") as info:
+        sass.compile_kernels(broken, "ssim", 90)
     assert f"ssim.cu({line}): warning" in str(info.value)
 
 

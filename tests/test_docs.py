@@ -1,0 +1,218 @@
+"""What the pages say exists: links, commands with their options, and what Python blocks import. And the site builds."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from lim_gpu.cli import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.M | re.S)
+LINK = re.compile(r"(?<!`)\[(?:[^\]]|\][^(])*?\]\(([^)\s]+)\)")
+INSTALLERS = ("pip", "make", "python", "torchrun")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOKS = load(DOCS / "hooks.py")
+GENERATED = HOOKS.generated_pages()
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")} | GENERATED
+TEXTS = PAGES | {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every fenced block; an included file is filled in."""
+    found = []
+    for page, text in TEXTS.items():
+        for kind, body in FENCE.findall(text):
+            if kind == language:
+                include = re.fullmatch(r'\s*--8<-- "(.*)"\s*', body)
+                found.append((page, (ROOT / include[1]).read_text() if include else body))
+    return found
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, line) of every call of lim-gpu: in shell blocks, in README's indented blocks, and in the verbs' help."""
+    lines = [(page, line) for page, body in blocks("shell") for line in body.replace("\\\n", " ").splitlines()]
+    lines += [(page, line[4:]) for page in ("README.md", "CONTRIBUTING.md") for line in indented(TEXTS[page])]
+    for name, command in cli.commands.items():
+        examples = re.findall(r"(?m)^\s*(?:Examples?: )?(lim-gpu .*)$", command.help or "")
+        lines += [(f"--help of {name}", line) for line in examples]
+    return [(page, line.strip()) for page, line in lines if line.strip()]
+
+
+def indented(text: str) -> list[str]:
+    outside = FENCE.sub("", text)
+    return [line for line in outside.splitlines() if re.match(r"    (lim-gpu|make) ", line)]
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"(?m)^#+ (.*)$", FENCE.sub("", text))
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def test_links_lead_to_pages_and_files():
+    broken = []
+    for page, text in TEXTS.items():
+        home = Path("..") if page in ("README.md", "CONTRIBUTING.md") else Path(page).parent
+        for target in LINK.findall(FENCE.sub("", text)):
+            if re.match(r"https?://", target):
+                continue
+            name, _, anchor = target.partition("#")
+            place = (DOCS / home / name).resolve()
+            known = place.relative_to(DOCS).as_posix() if place.is_relative_to(DOCS) else None
+            pictures = {picture.name for picture in HOOKS.pictures_of_results()}
+            if name and known not in PAGES and known not in pictures and not place.exists():
+                broken.append(f"{page}: {target}")
+            elif anchor and anchor not in anchors(PAGES[known] if name else text):
+                broken.append(f"{page}: {target}")
+    assert not broken
+
+
+def test_the_pages_have_links_and_commands_to_check():
+    assert len(commands()) > 30
+    assert sum(len(LINK.findall(text)) for text in TEXTS.values()) > 30
+    assert len(blocks("python")) >= 5
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_has_a_verb_and_options_that_exist(page, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # --config reads a file
+    (tmp_path / "run.toml").write_text("")
+    words = shlex.split(line, comments=True)
+    if words[0] != "lim-gpu":
+        assert words[0] in INSTALLERS, f"{page}: {line}"
+        if words[0] == "make":
+            assert re.search(rf"(?m)^{words[1]}:", (ROOT / "Makefile").read_text()), f"{page}: {line}"
+        return
+    if len(words) == 1 or words[1] in ("--help", "--version", "VERB"):
+        return
+    assert words[1] in cli.commands, f"{page}: {line}"
+    try:
+        cli.commands[words[1]].make_context(words[1], words[2:])
+    except click.exceptions.Exit:  # --help
+        pass
+    except click.UsageError as error:
+        pytest.fail(f"{page}: {line}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(("page", "body"), blocks("python"))
+def test_a_python_block_compiles_and_names_what_exists(page, body):
+    tree = ast.parse(body)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "lim_gpu":
+            module = importlib.import_module(str(node.module))
+            missing = [name.name for name in node.names if not hasattr(module, name.name)]
+            assert not missing, f"{page}: {node.module} has no {missing}"
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lim_gpu":
+            assert hasattr(importlib.import_module("lim_gpu"), node.attr), f"{page}: lim_gpu.{node.attr}"
+
+
+def test_every_verb_and_option_has_its_place():
+    for name, command in cli.commands.items():
+        text = GENERATED[f"verbs/{name}.md"]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                assert all(option in text for option in parameter.opts), f"{name} {parameter.opts}"
+
+
+def test_every_public_name_is_documented():
+    import lim_gpu
+
+    assert all(f"## `lim_gpu.{name}`" in GENERATED["python.md"] for name in lim_gpu.__all__)
+
+
+def test_a_docstring_becomes_text_and_tables():
+    text = "What it is: a * b.\n\nname  the first,\n      goes on\nother  x|y\n\n    code(1)\n"
+    assert HOOKS.docstring(text.rstrip("\n")) == [
+        "What it is: a \\* b.", "", "| | |", "|---|---|", "| `name` | the first, goes on |", "| `other` | x\\|y |", "",
+        "```text", "code(1)", "```", "",
+    ]  # fmt: skip
+
+
+def test_the_pictures_are_those_that_the_script_draws():
+    drawn = {f"{name}.png" for name in load(DOCS / "pictures.py").PICTURES}
+    assert {path.name for path in (DOCS / "pictures").iterdir()} == drawn
+    assert all(f"pictures/{name}" in PAGES["concepts.md"] for name in drawn)
+
+
+def test_no_page_names_a_place_of_its_writer():
+    assert not [page for page, text in TEXTS.items() if re.search(r"(?<![\w.])/(work|home|root|tmp)/", text)]
+
+
+class Resources(HTMLParser):
+    """What a browser loads by itself when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        loads = [values.get("src"), values.get("srcset"), values.get("poster"), values.get("data")]
+        if tag == "link" and values.get("rel") not in ("canonical", "alternate", "next", "prev"):
+            loads.append(values.get("href"))
+        self.found += [value for value in loads if value]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
+        pytest.skip("mkdocs-material is not installed: pip install '.[docs]'")
+    import subprocess
+
+    target = tmp_path_factory.mktemp("site")
+    call = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "-f",
+        str(ROOT / "mkdocs.yml"),
+        "-d",
+        str(target),
+    ]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def test_the_site_builds_with_a_page_for_each(site):
+    assert {page.removesuffix(".md") + ".html" for page in PAGES} <= {
+        path.relative_to(site).as_posix() for path in site.rglob("*.html")
+    }
+    assert not list(site.rglob("*.py"))
+
+
+def test_a_page_loads_nothing_from_the_network(site):
+    outside = []
+    for path in site.rglob("*.html"):
+        parser = Resources()
+        parser.feed(path.read_text())
+        outside += [f"{path.name}: {url}" for url in parser.found if re.match(r"(https?:)?//", url)]
+    for path in site.rglob("*.css"):
+        outside += [
+            f"{path.name}: {url}"
+            for url in re.findall(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", path.read_text())
+        ]
+    assert not outside

@@ -1,0 +1,74 @@
+"""Two processes that compute together on the CPU (gloo), and what the tests of pre-training let them compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from batches import batch
+from torch import Tensor, distributed, multiprocessing
+
+from lim_gpu.pretrain import collectives
+from lim_gpu.pretrain.config import resolve
+from lim_gpu.pretrain.moco import MoCo
+from lim_gpu.pretrain.swav import Queue, sinkhorn
+
+
+def together(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What `work(rank)`, a function of this module, returns in each of the two."""
+    multiprocessing.spawn(_process, (work, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _process(rank: int, work: Callable[[int], Any], folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(work(rank), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def both(rank: int) -> dict[str, Any]:
+    """Everything in one start of two processes, which takes seconds."""
+    return {"collectives": collect(rank), "swav": assign(rank), "moco": contrast(rank)}
+
+
+def collect(rank: int) -> dict[str, Any]:
+    rows = torch.tensor([[1.0, 20.0], [3.0, 4.0]]) * (1 - 3 * rank)
+    return {
+        "world": collectives.world(),
+        "gather": collectives.gather(rows),
+        "total": collectives.total(rows),
+        "maximum": collectives.maximum(rows),
+        "rows": rows,
+    }
+
+
+def scores(*shape: int) -> Tensor:
+    """Cosines."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(shape[0])) * 2 - 1
+
+
+def queued(step: int) -> Tensor:
+    """Two crops of four embeddings of three dimensions."""
+    return torch.arange(24).view(2, 4, 3).float() + 100 * step
+
+
+def assign(rank: int) -> dict[str, Tensor]:
+    queue = Queue(8, 3)
+    for step in range(3):
+        queue.push(queued(step)[:, 2 * rank : 2 * rank + 2])
+    codes = sinkhorn(scores(16, 24)[8 * rank : 8 * rank + 8], 0.05, 3)
+    return {"codes": codes, "queue": queue.embeddings, "share": queue.share().clone()}
+
+
+def contrast(rank: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    overrides = {"backbone": "resnet18", "batch_size": 8, "moco.size": 32, "moco.bn_groups": 2, "moco.output": 8}
+    method = MoCo(resolve("moco", overrides=overrides), slices=96)
+    ids = torch.arange(8)[4 * rank : 4 * rank + 4]
+    found = method.training_step(batch(ids), 0)
+    found = method.training_step(batch(ids + 8), 0)
+    queue = method.queue
+    return {"keys": queue.keys, "ids": queue.ids, "volumes": queue.volumes, "loss": found["loss"].detach()}
