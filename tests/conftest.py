@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import pytest
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; before torch loads OpenMP
+
+import pytest  # noqa: E402
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
 
