@@ -1,8 +1,8 @@
 """What the compilers make of a kernel, without a GPU: registers, spills, and the instructions of its inner loop.
 
-NVRTC compiles as CuPy does, nvdisasm shows the machine code (SASS); both come with torch's nvidia packages. Instructions
-are counted in the loops that a kernel spends its time in, an instruction of an enclosing loop as the share of it that
-falls to one turn of the inner one. Predicated instructions count as executed, and so do both sides of a branch.
+NVRTC compiles as CuPy does, nvdisasm shows the machine code (SASS); both come with torch's nvidia packages.
+Instructions are counted in the loop that a kernel spends its time in; one of the loop around it counts as the share of
+it that falls to one turn. Predicated instructions count as executed, and so do both sides of a branch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CompilationError(Exception):
     """With the log of NVRTC."""
 
 
-class Absent(Exception):
+class Absent(Exception):  # noqa: N818 - a state of the machine
     """A tool that is not installed."""
 
 

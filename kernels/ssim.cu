@@ -18,13 +18,24 @@
 // Pixels are multiplied by a power of two near 1 / L, so that C1 and C2 are near 1e-4 and 1e-3, and the middle of each
 // slice's values is taken off (`offset`), which sxy does not see and the means get back.
 //
-// Versions
-//     ssim_plain    A thread a window, five sums of 121 products: the readable specification.
-//     ssim_pairs    d and sxx belong to a slice and are computed once (ssim_fields). A pair costs the filtered product
-//                   and the formula: 49 floating-point instructions a pixel, 86 with loads and addresses (sm_90), where
-//                   ssim_plain has over 1,000. X_TILE x Y_TILE pairs in one block read X_TILE + Y_TILE slices. The
-//                   block marches down the rows: the pass along columns is a filter in registers, the one along rows
-//                   reads shared memory.
+// Versions, with the instructions that a thread issues for a pixel of a pair (counted in the SASS of sm_90, all units
+// together) and the pairs of 512 x 512 a second that an H200 could do if it issued nothing else: 132 multiprocessors,
+// 128 lanes, 1.98 GHz, 3.3e13 instructions a second. What share of that is reached only a GPU can tell: not measured.
+//
+//     ssim_plain         1,900   6.7e4   A thread a window, five sums of 121 products: the readable specification.
+//     ssim_pairs            86   1.5e6   d and sxx belong to a slice and are computed once (ssim_fields). A pair costs
+//                                        the filtered product and the formula, 49 instructions in float32; the others
+//                                        are loads, addresses and the exchange along rows in shared memory. The pass
+//                                        along columns is a filter in registers, marching down the rows. X_TILE x
+//                                        Y_TILE pairs in one block read X_TILE + Y_TILE slices.
+//     ssim_pairs_tensor     38   3.4e6   8-bit slices. The pass along rows is a product on the tensor cores, exact in
+//                                        whole numbers, so the 11 multiply-adds and the exchange become 0.75
+//                                        instructions and 6 to put the digits together; 31 on sm_100, where the
+//                                        filter takes two windows at a time. Expected: 70 to 80 % of the pairs above.
+//
+// Other floors of ssim_pairs_tensor: the tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their
+// peak); the L2 cache gives 224 / 16 (1 / X_BLOCK + 1 / Y_BLOCK) = 3.8 bytes a pixel, 3.4 TB/s at 3.4e6 pairs; 384
+// threads of 168 registers fill the registers of a multiprocessor.
 //
 // The value of a pair depends on its two slices alone, in either order, bit for bit. Equal slices give exactly 1: the
 // products and sums that this rests on are written as intrinsics, which the compiler must not contract.
@@ -145,24 +156,36 @@ __device__ inline void load(const float* from, float* to) {
     to[1] = both.y;
 }
 
-// Excess along a column, as a transposed filter: each step goes into the windows that hold it as it comes.
-struct Vertical {
-    float previous, partial[2 * RADIUS - 1];
+// a b + c of two neighbours, one instruction on Blackwell.
+__device__ inline float2 multiply_add(float a, float2 b, float2 c) {
+#if __CUDA_ARCH__ >= 1000
+    float2 d;
+    asm("{.reg .b64 a, b, c; mov.b64 a, {%2, %2}; mov.b64 b, {%3, %4}; mov.b64 c, {%5, %6};"
+        "fma.rn.ftz.f32x2 c, a, b, c; mov.b64 {%0, %1}, c;}"
+        : "=f"(d.x), "=f"(d.y)
+        : "f"(a), "f"(b.x), "f"(b.y), "f"(c.x), "f"(c.y));
+    return d;
+#else
+    return {fmaf(a, b.x, c.x), fmaf(a, b.y, c.y)};
+#endif
+}
 
-    // Takes p[r]; returns the excess at row r - RADIUS.
-    __device__ float next(float p, const float (&tail)[RADIUS]) {
-        float step = p - previous;
-        previous = p;
-        float excess = fmaf(tail[RADIUS - 1], step, partial[0]);
+// Excess along two columns, as a transposed filter: each step goes into the windows that hold it as it comes.
+struct Vertical {
+    float2 partial[2 * RADIUS - 1];
+
+    // Takes step = p[r] - p[r-1]; returns `start` and the excess at row r - RADIUS. partial[RADIUS - 1] is row r's.
+    __device__ float2 next(float2 step, const float (&tail)[RADIUS], float start = 0) {
+        float2 excess = multiply_add(tail[RADIUS - 1], step, partial[0]);
 #pragma unroll
         for (int k = 0; k < RADIUS - 1; ++k) {
-            partial[k] = fmaf(tail[RADIUS - 2 - k], step, partial[k + 1]);
+            partial[k] = multiply_add(tail[RADIUS - 2 - k], step, partial[k + 1]);
         }
 #pragma unroll
         for (int k = 0; k < RADIUS - 1; ++k) {
-            partial[RADIUS - 1 + k] = fmaf(-tail[k], step, partial[RADIUS + k]);
+            partial[RADIUS - 1 + k] = multiply_add(-tail[k], step, partial[RADIUS + k]);
         }
-        partial[2 * RADIUS - 2] = -tail[RADIUS - 1] * step;
+        partial[2 * RADIUS - 2] = multiply_add(-tail[RADIUS - 1], step, {start, start});
         return excess;
     }
 };
@@ -198,16 +221,16 @@ __device__ void march(Work& work, const float* tails, int H, int first_column, f
     for (int m = 0; m < RADIUS; ++m) {
         tail[m] = tails[m];
     }
-    Vertical filter[PRODUCTS][COLUMNS] = {};
-    float product[PRODUCTS][COLUMNS], excess[PRODUCTS][COLUMNS];
+    Vertical filter[PRODUCTS] = {};
+    float product[PRODUCTS][COLUMNS], excess[PRODUCTS][COLUMNS], previous[PRODUCTS][COLUMNS] = {};
     int own = threadIdx.x * COLUMNS;
     __syncthreads();  // the strip before this one has been read
     for (int r = 0; r < H; ++r) {
         work.products(r, first_column + own, product);
         for (int p = 0; p < PRODUCTS; ++p) {
-            for (int c = 0; c < COLUMNS; ++c) {
-                excess[p][c] = filter[p][c].next(product[p][c], tail);
-            }
+            float2 found = filter[p].next({product[p][0] - previous[p][0], product[p][1] - previous[p][1]}, tail);
+            excess[p][0] = found.x, excess[p][1] = found.y;
+            previous[p][0] = product[p][0], previous[p][1] = product[p][1];
         }
         if (r < 2 * RADIUS) {
             continue;
@@ -381,6 +404,322 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
         i64 row = x_first + s, column = y_first + u;
         if (threadIdx.x == 0 && s < a && u < b && row < column) {
             matrix[row * n + column] = matrix[column * n + row] = value;
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ tensor cores
+
+// The filter along a row is a matrix product of bytes. For a row of a slice x and the same row of 8 slices y,
+//
+//     h[u, y] = sum over k of (w[k - u] x[k]) y[k],   u: 16 windows, their first columns; k: 32 columns, 26 in use
+//
+// so x is folded into the band of weights (16 x 32) and no product of two pixels is ever formed. Pixels are 8 bits
+// (pixel - offset), weights whole numbers of sum 217802, w x is split into three digits of 8 bits, and h is exact:
+//
+//     h = (D0 + 2^8 D1 + 2^16 D2) / 4, rounded down    in units of 4 / 217802, |h| < 2^30, |h[r] - h[r-1]| < 2^31
+//
+// Down the columns the steps of h, exact too, go through the filter of ssim_pairs. What it needs at the centre is
+// h - mx my, taken there in 32 bits from means of 32 bits, so that nothing is lost between two numbers of 30 bits; no
+// number is rounded before it is small. Whole numbers have no order: (x, y) and (y, x) are one, bit for bit.
+//
+// Of all sums that 24 bits of w x allow, the Gaussian rounded to this one errs least in its frequency response
+// (1.2e-6). Along columns the weights are float32. On the slices of tests/hard_slices.py SSIM moves by less than 6e-7;
+// the best weights with a sum of 2^16 move it by 1e-4. All moments are taken with the same.
+
+constexpr int STRIP = 16;       // windows
+constexpr int DEPTH = 32;       // columns that they are made of, of which the last 6 have no weight
+constexpr int DIGITS = 3;       // of w x
+constexpr int LANE_PIXELS = 4;  // of a product of 16 windows and 8 slices, 2 by 2
+constexpr int CHUNK = 3;        // rows between two barriers
+constexpr int STAGE = 11;       // chunks whose values are summed in float before they are added in fixed point
+constexpr int X_WARP = 2;       // slices of x that a warp takes
+constexpr int Y_WARP = 8;       // and of y
+constexpr int X_WARPS = 2;      // warps of a block side by side
+constexpr int Y_WARPS = 6;      // and one behind the other
+constexpr int X_BLOCK = 4;
+constexpr int Y_BLOCK = 48;
+constexpr int TENSOR_THREADS = 384;
+constexpr int RECORD = 224;  // bytes
+constexpr int WEIGHT_SUM = 217802;
+
+static_assert(X_BLOCK == X_WARPS * X_WARP && Y_BLOCK == Y_WARPS * Y_WARP, "slices of a block");
+static_assert(TENSOR_THREADS == X_WARPS * Y_WARPS * WARP && X_WARPS * Y_WARPS == CHUNK * X_BLOCK, "a fragment a warp");
+
+// A row of a strip of a slice. 7 sectors, and what lies in a row has addresses known when the kernel is compiled.
+struct Record {
+    u8 pixels[DEPTH];     // pixel - offset, two's complement; 0 behind the W-th column
+    int mean[STRIP];      // of pixel - offset, for the windows whose centres are in this row, times MEAN_SCALE
+    float2 field[STRIP];  // of the same windows: mean; spread: (sxx + C2 / 2) / 2 in units of h
+};
+static_assert(sizeof(Record) == RECORD, "as the host has it");
+
+constexpr double MEAN_SCALE = 32768 * 466.6926183260241;  // sqrt(2^32 WEIGHT_SUM / 4)
+
+__device__ constexpr int weight(int k) {
+    k = k < 0 ? -k : k;
+    return k == 0 ? 57938 : k == 1 ? 46393 : k == 2 ? 23819 : k == 3 ? 7841 : k == 4 ? 1655 : k == 5 ? 224 : 0;
+}
+
+// What two windows have of their pair: from h of every row and the products of means, sxy + C2 / 2 in units of h.
+struct Covariance {
+    Vertical filter;
+    int2 previous;
+
+    // Takes h and the means at row r; returns the values at the centre r - RADIUS.
+    __device__ float2 next(int2 h, int2 x_mean, int2 y_mean, float half_c2) {
+        constexpr float tail[RADIUS] = {0.36699414f, 0.1539886f, 0.04462791f, 0.008627138f, 0.0010283801f};
+        float2 value = filter.next({(float)(h.x - previous.x), (float)(h.y - previous.y)}, tail, half_c2);
+        previous = h;
+        filter.partial[RADIUS - 1].x += (float)(h.x - __mulhi(x_mean.x, y_mean.x));
+        filter.partial[RADIUS - 1].y += (float)(h.y - __mulhi(x_mean.y, y_mean.y));
+        return value;
+    }
+};
+
+extern "C" __global__ void ssim_records(const u8* __restrict__ slices,        // (n, H, W)
+                                        const int* __restrict__ offset,       // (n)
+                                        const double* __restrict__ vertical,  // (11): weights
+                                        u8* records,                          // (n, strips, rows, 224)
+                                        int H, int W, int strips, int rows, float half_c2) {
+    // A thread takes a window down the rows, twice. One that hangs over behind the W-th column has means of 0 and a
+    // spread of C2 / 4, and no h in ssim_pairs_tensor: its SSIM is exactly 1.
+    int u = blockIdx.y * blockDim.x + threadIdx.x, own = u % STRIP;
+    if (u >= strips * STRIP) {
+        return;
+    }
+    bool valid = u + WINDOW <= W;
+    int middle = offset[blockIdx.x];
+    const u8* in = slices + (i64)blockIdx.x * H * W;
+    Record* out = (Record*)records + ((i64)blockIdx.x * strips + u / STRIP) * rows;
+    double partial[WINDOW] = {};
+    for (int r = 0; r < rows; ++r) {
+        for (int k = 2 * own; k < 2 * own + 2; ++k) {
+            int c = u - own + k;
+            out[r].pixels[k] = r < H && c < W ? in[(i64)r * W + c] - middle : 0;
+        }
+        int sum = 0;
+        for (int k = 0; k < WINDOW && valid && r < H; ++k) {
+            sum += weight(k - RADIUS) * (in[(i64)r * W + u + k] - middle);
+        }
+        for (int k = 0; k < WINDOW; ++k) {
+            partial[k] = (k < WINDOW - 1 ? partial[k + 1] : 0) + vertical[k] * sum;
+        }
+        if (r >= 2 * RADIUS) {
+            double mean = partial[0] / WEIGHT_SUM;
+            out[r - RADIUS].mean[own] = (int)rint(mean * MEAN_SCALE);
+            out[r - RADIUS].field[own].x = valid ? (float)(mean + middle) : 0;
+        }
+    }
+    Covariance variance{};
+    for (int r = 0; r < H; ++r) {
+        i64 sum = 0;
+        for (int k = 0; k < WINDOW && valid; ++k) {
+            int pixel = in[(i64)r * W + u + k] - middle;
+            sum += (i64)weight(k - RADIUS) * pixel * pixel;
+        }
+        int mean = r >= RADIUS && r < H - RADIUS ? out[r].mean[own] : 0;
+        int h = (int)(sum >> 2);
+        float value = variance.next({h, h}, {mean, mean}, {mean, mean}, half_c2).x;
+        if (r >= 2 * RADIUS) {
+            out[r - RADIUS].field[own].y = 0.5f * value;
+        }
+    }
+}
+
+// d (16 x 8) += a (16 x 32) b (32 x 8), a: unsigned bytes or signed, b: signed. Lane 4 g + t of the warp holds
+//     a   rows g (a.x, a.z) and g + 8 (a.y, a.w), columns 4 t .. 4 t + 3 (a.x, a.y) and 16 + 4 t .. (a.z, a.w)
+//     b   column g, rows 4 t .. 4 t + 3 (b.x) and 16 + 4 t .. (b.y)
+//     d   rows g (d[0], d[1]) and g + 8 (d[2], d[3]), columns 2 t (d[0], d[2]) and 2 t + 1
+#define MMA(type)                                                                 \
+    asm("mma.sync.aligned.m16n8k32.row.col.s32." type                             \
+        ".s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                          \
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y))
+
+template <class Byte>
+__device__ inline void multiply_add(int (&d)[LANE_PIXELS], const uint4& a, const uint2& b) {
+#if __CUDA_ARCH__ >= 800
+    if (Byte(-1) < 0) {
+        MMA("s8");
+    } else {
+        MMA("u8");
+    }
+#else
+    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    for (int lane = 0; lane < 4; ++lane) {
+        for (int half = 0; half < 2; ++half) {
+            u64 rows = half ? (u64)a.w << 32 | a.z : (u64)a.y << 32 | a.x;
+            rows = __shfl_sync(ALL_LANES, rows, 4 * g + lane);
+            for (int column = 0; column < 2; ++column) {
+                u32 bytes = __shfl_sync(ALL_LANES, half ? b.y : b.x, 4 * (2 * t + column) + lane);
+                for (int k = 0; k < 4; ++k) {
+                    int factor = (signed char)(bytes >> 8 * k);
+                    d[column] += (Byte)(rows >> 8 * k) * factor;
+                    d[2 + column] += (Byte)(rows >> (32 + 8 * k)) * factor;
+                }
+            }
+        }
+    }
+#endif
+}
+
+__device__ inline int joined(int d0, int d1, int d2) { return (d0 >> 2) + (d1 << 6) + (d2 << 14); }
+
+// Row m of a fragment is window 2 m for m < 8 and 2 (m - 8) + 1 behind, so that a lane's two windows are neighbours;
+// its columns 4 t .. and 16 + 4 t .. are 8 t .. 8 t + 7 of the strip, for one load.
+
+// w of a lane's 16 entries of a fragment, in its order; 0 for windows from `valid` on, whose h is then 0.
+__device__ inline void set_band(int4* band, int valid) {
+    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    for (int part = 0; part < 4; ++part) {
+        int u = 2 * g + part % 2, k = 8 * t + part / 2 * 4 - u - RADIUS;
+        bool used = u < valid;
+        band[part * WARP + lane] = {used ? weight(k) : 0, used ? weight(k + 1) : 0, used ? weight(k + 2) : 0,
+                                    used ? weight(k + 3) : 0};
+    }
+}
+
+// The digits of w x for a row of a slice.
+__device__ inline void fold(const u8* pixels, const int4* band, uint4* fragment) {
+    int lane = threadIdx.x % WARP, t = lane % 4;
+    uint2 eight = *(const uint2*)(pixels + 8 * t);
+    u32 digit[DIGITS][4];
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+        int4 w = band[part * WARP + lane];
+        int four = part < 2 ? eight.x : eight.y;
+        int p0 = w.x * (four << 24 >> 24), p1 = w.y * (four << 16 >> 24), p2 = w.z * (four << 8 >> 24);
+        int p3 = w.w * (four >> 24);
+        u32 low = __byte_perm(p0, p1, 0x5140), high = __byte_perm(p2, p3, 0x5140);
+        digit[0][part] = __byte_perm(low, high, 0x5410);
+        digit[1][part] = __byte_perm(low, high, 0x7632);
+        digit[2][part] = __byte_perm(__byte_perm(p0, p1, 0x62), __byte_perm(p2, p3, 0x62), 0x5410);
+    }
+#pragma unroll
+    for (int d = 0; d < DIGITS; ++d) {
+        fragment[d * WARP + lane] = {digit[d][0], digit[d][1], digit[d][2], digit[d][3]};
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+    ssim_pairs_tensor(const u8* x,  // (a, strips, rows, 224)
+                      const u8* y,  // (b, strips, rows, 224)
+                      u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                      int a, int b, int strips, int rows, int H, int W, int x_first, int y_first, float c1,
+                      float half_c2) {
+    // A block takes a strip of X_BLOCK slices of x against Y_BLOCK of y, a warp 2 of them against 8.
+    __shared__ uint4 fragments[2][CHUNK * X_BLOCK][DIGITS * WARP];
+    __shared__ int4 band[4 * WARP];
+    Tile tile = tile_of(blockIdx.x, (a + X_BLOCK - 1) / X_BLOCK, (b + Y_BLOCK - 1) / Y_BLOCK);
+    int i = tile.row * X_BLOCK, j = tile.column * Y_BLOCK;
+    if (x_first + i >= y_first + min(j + Y_BLOCK, b) - 1) {
+        return;  // on or below the diagonal
+    }
+    int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    if (warp == 0) {
+        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
+    }
+    i64 slice = (i64)strips * rows, strip = (i64)blockIdx.y * rows;  // a tile that hangs over repeats the last slice
+    const Record *xs = (const Record*)x + strip, *ys = (const Record*)y + strip;
+    const Record* folded = xs + min(i + warp % X_BLOCK, a - 1) * slice + warp / X_BLOCK;
+    i += warp % X_WARPS * X_WARP, j += warp / X_WARPS * Y_WARP;
+    bool busy = i < a && j < b && x_first + i < y_first + min(j + Y_WARP, b) - 1;
+    const Record *x_row[X_WARP], *y_row[2], *y_pixels = ys + min(j + g, b - 1) * slice;
+    for (int s = 0; s < X_WARP; ++s) {
+        x_row[s] = xs + min(i + s, a - 1) * slice;
+    }
+    for (int q = 0; q < 2; ++q) {
+        y_row[q] = ys + min(j + 2 * t + q, b - 1) * slice;
+    }
+    Covariance covariance[X_WARP][2] = {};
+    float sum[X_WARP][2] = {};
+    __syncthreads();
+    for (int first = 0; first < rows;) {
+#pragma unroll 1
+        for (int end = min(first + STAGE * CHUNK, rows); first < end; first += CHUNK) {
+            uint4(&now)[CHUNK * X_BLOCK][DIGITS * WARP] = fragments[first / CHUNK % 2];
+            fold(folded->pixels, band, now[warp]);
+            folded += CHUNK;
+            __syncthreads();
+            if (!busy) {
+                continue;
+            }
+#pragma unroll
+            for (int k = 0; k < CHUNK; ++k) {
+                int r = first + k;
+                uint2 pixels = *(const uint2*)&y_pixels[k].pixels[8 * t];
+                float2 value[X_WARP][2];
+#pragma unroll
+                for (int s = 0; s < X_WARP; ++s) {
+                    const uint4* fragment = now[k * X_BLOCK + warp % X_WARPS * X_WARP + s] + lane;
+                    int d0[LANE_PIXELS] = {}, d1[LANE_PIXELS] = {}, d2[LANE_PIXELS] = {};
+                    multiply_add<u8>(d0, fragment[0], pixels);
+                    multiply_add<u8>(d1, fragment[WARP], pixels);
+                    multiply_add<signed char>(d2, fragment[2 * WARP], pixels);
+                    int2 x_mean = *(const int2*)&x_row[s][k].mean[2 * g];
+#pragma unroll
+                    for (int q = 0; q < 2; ++q) {
+                        int2 h = {joined(d0[q], d1[q], d2[q]), joined(d0[q + 2], d1[q + 2], d2[q + 2])};
+                        value[s][q] = covariance[s][q].next(h, x_mean, *(const int2*)&y_row[q][k].mean[2 * g], half_c2);
+                    }
+                }
+                if (r - 2 * RADIUS >= (u32)(H - 2 * RADIUS)) {
+                    continue;
+                }
+                float4 y_field[2];
+                for (int q = 0; q < 2; ++q) {
+                    y_field[q] = *(const float4*)&y_row[q][k - RADIUS].field[2 * g];
+                }
+#pragma unroll
+                for (int s = 0; s < X_WARP; ++s) {
+                    float4 x_field = *(const float4*)&x_row[s][k - RADIUS].field[2 * g];
+#pragma unroll
+                    for (int q = 0; q < 2; ++q) {
+#pragma unroll
+                        for (int c = 0; c < 2; ++c) {
+                            float mx = c ? x_field.z : x_field.x, my = c ? y_field[q].z : y_field[q].x;
+                            float spread = (c ? x_field.w : x_field.y) + (c ? y_field[q].w : y_field[q].y);
+                            float luminance = fmaf(2 * mx, my, c1), apart = mx - my;
+                            float above = __fmul_rn(luminance, c ? value[s][q].y : value[s][q].x);
+                            float below = __fmul_rn(fmaf(apart, apart, luminance), spread);
+                            sum[s][q] = fmaf(above - below, __fdividef(1, below), sum[s][q]);
+                        }
+                    }
+                }
+            }
+            y_pixels += CHUNK;
+            for (int k = 0; k < 2; ++k) {
+                x_row[k] += CHUNK, y_row[k] += CHUNK;
+            }
+        }
+        if (!busy) {
+            continue;
+        }
+        for (int s = 0; s < X_WARP; ++s) {
+            for (int q = 0; q < 2; ++q) {
+                for (int distance = WARP / 2; distance >= 4; distance /= 2) {
+                    sum[s][q] += __shfl_down_sync(ALL_LANES, sum[s][q], distance);
+                }
+                int row = i + s, column = j + 2 * t + q;
+                if (g == 0 && row < a && column < b && x_first + row < y_first + column) {
+                    atomicAdd(&sums[(i64)row * b + column], (u64)__float2ll_rn(sum[s][q] * 4294967296.0f));
+                }
+                sum[s][q] = 0;
+            }
+        }
+    }
+}
+
+extern "C" __global__ void ssim_means(const u64* __restrict__ sums,  // (a, b)
+                                      float* matrix,                 // (n, n)
+                                      int a, int b, int n, int x_first, int y_first, double windows) {
+    i64 row = (i64)x_first + blockIdx.x;
+    for (int k = blockIdx.y * blockDim.x + threadIdx.x; k < b; k += gridDim.y * blockDim.x) {
+        i64 column = (i64)y_first + k;
+        if (row < column) {
+            double sum = (double)(i64)sums[(i64)blockIdx.x * b + k] / 4294967296.0;
+            matrix[row * n + column] = matrix[column * n + row] = clamped(1 + sum / windows, -1, 1);
         }
     }
 }

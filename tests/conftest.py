@@ -7,7 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; before torch loads OpenMP
 
-import pytest  # noqa: E402
+import pytest
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
 

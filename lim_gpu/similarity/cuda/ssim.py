@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.similarity.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
 from lim_gpu.similarity.cuda.module import Module, load
 from lim_gpu.similarity.ssim import K1, K2, RADIUS, WINDOW, gaussian
 
 WARP = 32
 PLAIN_THREADS = 128
+RECORD_THREADS = 128
+RECORD_THREADS = 128
+
+
+VERSIONS = ("pairs", "tensor")
+TENSOR_SINCE = (8, 0)  # compute capability; older tensor cores have no product of this shape
+
+# On 8-bit slices of range 255 the tensor cores are the default where they are: 38 instructions a pixel of a pair for 86
+# (sm_90, counted). Not measured on a GPU; (99, 0) gives every GPU the other version.
+
+
+VERSIONS = ("pairs", "tensor")
+TENSOR_SINCE = (8, 0)  # compute capability; older tensor cores have no product of this shape
+
+# On 8-bit slices of range 255 the tensor cores are the default where they are: 38 instructions a pixel of a pair for 86
+# (sm_90, counted). Not measured on a GPU; (99, 0) gives every GPU the other version.
 
 
 class Shape(NamedTuple):
@@ -39,6 +56,7 @@ def ssim_matrix(
     device: torch.device | None = None,
     budget: int | None = None,
     module: Module | None = None,
+    version: str | None = None,
 ) -> torch.Tensor:
     """SSIM of every pair of slices (n, H, W), uint8 or float32, as float32 (n, n) in [-1, 1], ones on the diagonal.
 
@@ -46,6 +64,7 @@ def ssim_matrix(
     device      where to compute, by default where the slices lie; slices in host memory are copied in blocks
     budget      bytes of device memory for blocks of slices, by default most of what is free
     module      the kernels, by default those of the GPU
+    version     "pairs", or "tensor" for uint8 of range 255, by default the faster that there is
 
     A pair's value depends on its two slices alone, bit for bit: not on n, their order, or the blocks.
     Raises InputError for slices smaller than 11 x 11 and LimGpuError when two slices do not fit in the memory.
@@ -56,28 +75,89 @@ def ssim_matrix(
     module = module or load("ssim")
     device = device or slices.device
     matrix = square_matrix(n, 1, device)
-    shape = strip_shape(width, module)
-    scale = 2.0 ** -round(math.log2(data_range))
-    half_c1, half_c2 = ((k * data_range * scale) ** 2 / 2 for k in (K1, K2))
-    tail = _upload(np.cumsum(gaussian()[::-1])[:RADIUS][::-1], device)
+    version = version or default_version(slices.dtype, data_range, device)
+    budget = memory_for_blocks(device) if budget is None else budget
+    pairs: _Pairs | _Tensor = (_Tensor if version == "tensor" else _Pairs)(slices, data_range, matrix, module)
+    prepare: Callable[[int, int], Any] = pairs.prepare
+    over_pairs(n, block_size(n, pairs.bytes_per_slice, budget), prepare, pairs.compare)
+    return matrix
 
-    def prepare(first: int, last: int) -> Planes:
-        return _planes(slices[first:last].to(device), scale, half_c2, tail, shape, module)
 
-    def compare(x: Block[Planes], y: Block[Planes]) -> None:
-        tiles = -(-len(x.content.planes) // module.constants["X_TILE"]) * -(
-            -len(y.content.planes) // module.constants["Y_TILE"]
+def default_version(dtype: torch.dtype, data_range: float, device: torch.device) -> str:
+    """The version for slices of `dtype` on `device`: one of VERSIONS."""
+    if dtype != torch.uint8 or data_range != 255 or device.type != "cuda":
+        return "pairs"
+    return "tensor" if torch.cuda.get_device_capability(device) >= TENSOR_SINCE else "pairs"
+
+
+class _Pairs:
+    """ssim_pairs: planes of float32."""
+
+    def __init__(self, slices: torch.Tensor, data_range: float, matrix: torch.Tensor, module: Module) -> None:
+        _, height, width = slices.shape
+        self.slices, self.matrix, self.module, self.shape = slices, matrix, module, strip_shape(width, module)
+        self.scale = 2.0 ** -round(math.log2(data_range))
+        self.half_c1, self.half_c2 = ((k * data_range * self.scale) ** 2 / 2 for k in (K1, K2))
+        self.tail = _upload(np.cumsum(gaussian()[::-1])[:RADIUS][::-1], matrix.device)
+        self.bytes_per_slice = 3 * height * self.shape.pitch * 4 + height * width * slices.element_size()
+
+    def prepare(self, first: int, last: int) -> Planes:
+        slices = self.slices[first:last].to(self.matrix.device)
+        return _planes(slices, self.scale, self.half_c2, self.tail, self.shape, self.module)
+
+    def compare(self, x: Block[Planes], y: Block[Planes]) -> None:
+        tiles = -(-len(x.content.planes) // self.module.constants["X_TILE"]) * -(
+            -len(y.content.planes) // self.module.constants["Y_TILE"]
         )
-        module.launch(
-            "ssim_pairs", tiles, shape.threads, x=x.content.planes, x_offset=x.content.offset, y=y.content.planes,
-            y_offset=y.content.offset, tail=tail, matrix=matrix, W=width, x_first=x.first, y_first=y.first,
-            half_c1=half_c1, half_c2=half_c2,
+        self.module.launch(
+            "ssim_pairs", tiles, self.shape.threads, x=x.content.planes, x_offset=x.content.offset, y=y.content.planes,
+            y_offset=y.content.offset, tail=self.tail, matrix=self.matrix, W=self.slices.shape[2], x_first=x.first,
+            y_first=y.first, half_c1=self.half_c1, half_c2=self.half_c2,
         )  # fmt: skip
 
-    bytes_per_slice = 3 * height * shape.pitch * 4 + height * width * slices.element_size()
-    budget = memory_for_blocks(device) if budget is None else budget
-    over_pairs(n, block_size(n, bytes_per_slice, budget), prepare, compare)
-    return matrix
+
+class _Tensor:
+    """ssim_pairs_tensor: records (k, strips, rows, 224) of 8-bit slices."""
+
+    def __init__(self, slices: torch.Tensor, data_range: float, matrix: torch.Tensor, module: Module) -> None:
+        if slices.dtype != torch.uint8 or data_range != 255:
+            raise UsageError(f"SSIM on the tensor cores takes uint8 of range 255, not {slices.dtype} of {data_range:g}")
+        _, height, width = slices.shape
+        self.slices, self.matrix, self.module, self.constants = slices, matrix, module, module.constants
+        self.strips = -(-(width - 2 * RADIUS) // self.constants["STRIP"])
+        self.rows = -(-height // self.constants["CHUNK"]) * self.constants["CHUNK"]
+        self.c1 = (K1 * data_range) ** 2
+        self.half_c2 = (K2 * data_range) ** 2 / 2 * self.constants["WEIGHT_SUM"] / 4
+        self.vertical = torch.from_numpy(gaussian()).to(matrix.device)
+        self.bytes_per_slice = self.strips * self.rows * self.constants["RECORD"] + height * width
+
+    def prepare(self, first: int, last: int) -> torch.Tensor:
+        slices = self.slices[first:last].to(self.matrix.device)
+        low, high = torch.aminmax(slices.flatten(1), dim=1)
+        offset = (low.int() + high.int() + 1) // 2  # up, so that what is left fits in -128 .. 127
+        records = torch.empty(
+            (len(slices), self.strips, self.rows, self.constants["RECORD"]), dtype=torch.uint8, device=slices.device
+        )
+        grid = len(slices), -(-self.strips * self.constants["STRIP"] // RECORD_THREADS)
+        self.module.launch(
+            "ssim_records", grid, RECORD_THREADS, slices=slices, offset=offset, vertical=self.vertical,
+            records=records, half_c2=self.half_c2,
+        )  # fmt: skip
+        return records
+
+    def compare(self, x: Block[torch.Tensor], y: Block[torch.Tensor]) -> None:
+        a, b, height, width = len(x.content), len(y.content), *self.slices.shape[1:]
+        tiles = -(-a // self.constants["X_BLOCK"]) * -(-b // self.constants["Y_BLOCK"])
+        sums = torch.zeros((a, b), dtype=torch.int64, device=self.matrix.device)
+        self.module.launch(
+            "ssim_pairs_tensor", (tiles, self.strips), self.constants["TENSOR_THREADS"], x=x.content, y=y.content,
+            sums=sums, H=height, W=width, x_first=x.first, y_first=y.first, c1=self.c1, half_c2=self.half_c2,
+        )  # fmt: skip
+        windows = (height - 2 * RADIUS) * (width - 2 * RADIUS)
+        self.module.launch(
+            "ssim_means", (a, -(-b // RECORD_THREADS)), RECORD_THREADS, sums=sums, matrix=self.matrix,
+            x_first=x.first, y_first=y.first, windows=windows,
+        )  # fmt: skip
 
 
 def ssim_matrix_plain(slices: torch.Tensor, data_range: float, *, module: Module | None = None) -> torch.Tensor:

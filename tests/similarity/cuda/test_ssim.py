@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from skimage.metrics import structural_similarity
 
 from emulation import emulate
 from hard_slices import STACKS, as_float, odd_sizes
-from lim_gpu.errors import InputError
-from lim_gpu.similarity.cuda.ssim import ssim_matrix, ssim_matrix_plain, strip_shape
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.similarity.cuda.module import source
+from lim_gpu.similarity.cuda.ssim import VERSIONS, default_version, ssim_matrix, ssim_matrix_plain, strip_shape
+from lim_gpu.similarity.ssim import gaussian
 
-TOLERANCE = 1e-6  # ten times stricter than the contract; the largest error seen is 5e-7
+TOLERANCE = 1e-6  # ten times stricter than the contract; the largest error seen is 5e-7, on tensor cores 8e-7
 
 
 def reference(slices, data_range):
@@ -32,14 +36,32 @@ def compute(engine, slices, data_range=255, **options):
     return ssim_matrix(engine.tensor(slices), data_range, module=engine.module("ssim"), **options).cpu().numpy()
 
 
+versions = pytest.mark.parametrize("version", VERSIONS)
+
+
 @pytest.mark.parametrize("name", STACKS)
 def test_equals_scikit_image(engine, name):
     slices = STACKS[name]()[:, :50, :61]
     expected = reference(slices, 255)
-    assert np.abs(compute(engine, slices) - expected).max() < TOLERANCE
+    assert np.abs(compute(engine, slices, version="pairs") - expected).max() < TOLERANCE
     plain = ssim_matrix_plain(engine.tensor(slices), 255, module=engine.module("ssim")).cpu().numpy()
     assert np.abs(plain - expected).max() < TOLERANCE
     assert np.ptp(expected) > 0.01
+
+
+def flips():
+    """From row to row and from column to column the farthest steps of a product that bytes can make, either sign."""
+    row, column = np.mgrid[:23, :30]
+    patterns = (row % 2, 1 - row % 2, (row + column) % 2, row // 11 % 2, column // 16, row // 12)
+    return 255 * np.stack(patterns).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", [*STACKS, "flips"])
+def test_tensor_equals_scikit_image(engine, name):
+    slices = (flips() if name == "flips" else STACKS[name]())[:, :37, :40]
+    if engine.device.type == "cpu":
+        slices = slices[:: -(-len(slices) // 9)]  # the products are emulated a byte at a time
+    assert np.abs(compute(engine, slices, version="tensor") - reference(slices, 255)).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["saturated", "near_duplicates", "ct_like"])
@@ -52,16 +74,20 @@ def test_floats_equal_scikit_image(engine, name):
 
 
 @pytest.mark.parametrize(
-    "slices", [*odd_sizes(), noise(2, 13, 1040)], ids=lambda slices: "x".join(map(str, slices.shape))
+    "slices",
+    [*odd_sizes(), noise(2, 13, 1040), noise(2, 43, 26), noise(2, 33, 27)],
+    ids=lambda slices: "x".join(map(str, slices.shape)),
 )
-def test_any_size_from_11(engine, slices):
-    assert np.abs(compute(engine, slices) - reference(slices, 255)).max() < TOLERANCE
+@versions
+def test_any_size_from_11(engine, slices, version):
+    assert np.abs(compute(engine, slices, version=version) - reference(slices, 255)).max() < TOLERANCE
 
 
-@pytest.mark.parametrize("n", [1, 2, 33])
-def test_any_number_of_slices(engine, n):
+@pytest.mark.parametrize("n", [1, 2, 33, 53])  # 53: more than a block takes
+@versions
+def test_any_number_of_slices(engine, n, version):
     slices = noise(n, 13, 12)
-    assert np.abs(compute(engine, slices) - reference(slices, 255)).max() < TOLERANCE
+    assert np.abs(compute(engine, slices, version=version) - reference(slices, 255)).max() < TOLERANCE
 
 
 @pytest.mark.parametrize(("offset", "data_range"), [(1000, 40), (-1024, 4000), (0, 1e-30), (1e-20, 1e-22), (0, 1e30)])
@@ -71,12 +97,15 @@ def test_any_offset_and_data_range(engine, offset, data_range):
     assert np.abs(compute(engine, slices, data_range) - reference(slices, data_range)).max() < TOLERANCE
 
 
-def test_a_value_depends_on_its_two_slices_alone(engine):
-    slices = as_float(noise(7, 14, 33))
+@pytest.mark.parametrize("version", [*VERSIONS, "floats"])
+def test_a_value_depends_on_its_two_slices_alone(engine, version):
+    slices, options = noise(7, 14, 33), {"data_range": 255, "version": version}
+    if version == "floats":
+        slices, options = as_float(slices), {"data_range": 1}
     slices[5] = slices[2]
-    matrix = compute(engine, slices, 1)
+    matrix = compute(engine, slices, **options)
     order = np.random.default_rng(2).permutation(7)
-    assert (compute(engine, slices[order], 1) == matrix[np.ix_(order, order)]).all()
+    assert (compute(engine, slices[order], **options) == matrix[np.ix_(order, order)]).all()
     assert (matrix == matrix.T).all()
     assert matrix[2, 5] == 1
     assert (np.delete(matrix[2], [2, 5]) < 1).all()
@@ -84,11 +113,45 @@ def test_a_value_depends_on_its_two_slices_alone(engine):
 
 @pytest.mark.emulated
 @pytest.mark.parametrize("seed", [1, 2])
-def test_order_of_threads_does_not_matter(seed):
-    slices = torch.tensor(noise(5, 15, 530))  # two strips
-    assert torch.equal(
-        ssim_matrix(slices, 255, module=emulate("ssim", seed)), ssim_matrix(slices, 255, module=emulate("ssim"))
-    )
+@pytest.mark.parametrize(("version", "width"), [("pairs", 530), ("tensor", 29)])  # two strips
+def test_order_of_threads_does_not_matter(seed, version, width):
+    slices = torch.tensor(noise(5, 15, width))
+    shuffled, straight = (ssim_matrix(slices, 255, module=emulate("ssim", k), version=version) for k in (seed, 0))
+    assert torch.equal(shuffled, straight)
+
+
+def test_tensor_cores_take_bytes_alone(engine):
+    for slices, data_range in ((as_float(noise(2, 12, 12)), 255), (noise(2, 12, 12), 40)):
+        with pytest.raises(UsageError, match=f"takes uint8 of range 255, not .* of {data_range}"):
+            compute(engine, slices, data_range, version="tensor")
+    assert default_version(torch.float32, 255, torch.device("cuda")) == "pairs"
+    assert default_version(torch.uint8, 40, torch.device("cuda")) == "pairs"
+
+
+@pytest.mark.parametrize(("capability", "version"), [((7, 5), "pairs"), ((8, 0), "tensor"), ((12, 0), "tensor")])
+def test_default_version(monkeypatch, capability, version):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert default_version(torch.uint8, 255, torch.device("cuda")) == version
+
+
+def numbers(pattern):
+    return [float(value) for value in re.findall(r"[\d.]+(?=f?\b)", re.search(pattern, source("ssim"))[1])]
+
+
+def test_constants_of_the_tensor_version():
+    weights = numbers(r"return (k == 0 .*?): 0;")[1::2]
+    total = weights[0] + 2 * sum(weights[1:])
+    assert (len(weights), total) == (6, numbers(r"WEIGHT_SUM = (.*);")[0])
+    assert max(weights) * 128 < 2**23  # three digits
+    assert 32640 * total / 4 < 2**31  # a step of h
+    response = np.fft.rfft(np.array([*weights, *[0] * 1000, *weights[:0:-1]]) / total - [
+        *gaussian()[5:], *[0] * 1000, *gaussian()[:5]
+    ])  # fmt: skip
+    assert np.abs(response).max() < 1.3e-6
+    tails = numbers(r"tail\[RADIUS\] = \{(.*)\}")
+    np.testing.assert_array_equal(np.float32(tails), np.float32(np.cumsum(gaussian()[::-1])[:5][::-1]))
+    power, root = numbers(r"MEAN_SCALE = (.*);")
+    assert (power * root) ** 2 == pytest.approx(2**32 * total / 4, rel=1e-15)
 
 
 def test_nan_is_not_hidden(engine):
@@ -120,12 +183,24 @@ def test_strips_cover_every_width():
 
 
 @pytest.mark.real
-def test_real_ct(engine, headneck_grey):
-    slices = headneck_grey[[10, 11, 100]] if engine.device.type == "cpu" else headneck_grey[::9]
-    assert np.abs(compute(engine, slices) - reference(slices, 255)).max() < TOLERANCE
+@versions
+def test_real_ct(engine, headneck_grey, version):
+    slices = headneck_grey[::9]
+    if engine.device.type == "cpu":
+        slices = headneck_grey[[10, 11, 100]] if version == "pairs" else headneck_grey[[10, 100], 200:300, 200:300]
+    assert np.abs(compute(engine, slices, version=version) - reference(slices, 255)).max() < TOLERANCE
 
 
 @pytest.mark.gpu
-def test_the_same_bits_run_after_run(engine):
+@versions
+def test_the_same_bits_run_after_run(engine, version):
     slices = noise(300, 96, 512)
-    assert (compute(engine, slices) == compute(engine, slices)).all()
+    assert (compute(engine, slices, version=version) == compute(engine, slices, version=version)).all()
+
+
+@pytest.mark.gpu
+def test_the_gpu_differs_from_the_emulation_in_the_division_alone():
+    slices = torch.tensor(noise(20, 61, 77))
+    emulated = ssim_matrix(slices, 255, module=emulate("ssim"), version="tensor")
+    found = ssim_matrix(slices.cuda(), 255, version="tensor").cpu()
+    np.testing.assert_allclose(found, emulated, rtol=0, atol=2e-7)
