@@ -693,9 +693,7 @@ def analyse(
 
 @cli.command(short_help="The paper's evaluations 0 and A to E.")
 @click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E...")
-@click.option(
-    "--grid", "config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help below shows one."
-)
+@click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
     "--preset", type=click.Choice(["smoke"]), help="smoke: procedural data on a CPU, to see that all of it works."
 )

@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,7 +28,8 @@ INSTALLERS = ("pip", "make", "python", "torchrun")
 
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"docs_{path.stem}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -35,7 +38,8 @@ def load(path: Path) -> ModuleType:
 HOOKS = load(DOCS / "hooks.py")
 GENERATED = HOOKS.generated_pages()
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")} | GENERATED
-TEXTS = PAGES | {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+READ_ON_GITHUB = ("README.md", "CONTRIBUTING.md")
+TEXTS = PAGES | {name: (ROOT / name).read_text() for name in READ_ON_GITHUB}
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -52,7 +56,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 def commands() -> list[tuple[str, str]]:
     """(page, line) of every call of lim-gpu: in shell blocks, in README's indented blocks, and in the verbs' help."""
     lines = [(page, line) for page, body in blocks("shell") for line in body.replace("\\\n", " ").splitlines()]
-    lines += [(page, line[4:]) for page in ("README.md", "CONTRIBUTING.md") for line in indented(TEXTS[page])]
+    lines += [(page, line[4:]) for page in READ_ON_GITHUB for line in indented(TEXTS[page])]
     for name, command in cli.commands.items():
         examples = re.findall(r"(?m)^\s*(?:Examples?: )?(lim-gpu .*)$", command.help or "")
         lines += [(f"--help of {name}", line) for line in examples]
@@ -69,22 +73,19 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
+def leads_somewhere(page: str, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    place = (DOCS / (".." if page in READ_ON_GITHUB else Path(page).parent) / name).resolve()
+    known = place.relative_to(DOCS).as_posix() if place.is_relative_to(DOCS) else ""
+    if anchor:
+        return anchor in anchors(PAGES[known] if name else TEXTS[page])
+    return place.exists() or known in PAGES or known in {picture.name for picture in HOOKS.pictures_of_results()}
+
+
 def test_links_lead_to_pages_and_files():
-    broken = []
-    for page, text in TEXTS.items():
-        home = Path("..") if page in ("README.md", "CONTRIBUTING.md") else Path(page).parent
-        for target in LINK.findall(FENCE.sub("", text)):
-            if re.match(r"https?://", target):
-                continue
-            name, _, anchor = target.partition("#")
-            place = (DOCS / home / name).resolve()
-            known = place.relative_to(DOCS).as_posix() if place.is_relative_to(DOCS) else None
-            pictures = {picture.name for picture in HOOKS.pictures_of_results()}
-            if name and known not in PAGES and known not in pictures and not place.exists():
-                broken.append(f"{page}: {target}")
-            elif anchor and anchor not in anchors(PAGES[known] if name else text):
-                broken.append(f"{page}: {target}")
-    assert not broken
+    links = [(page, target) for page, text in TEXTS.items() for target in LINK.findall(FENCE.sub("", text))]
+    inside = [(page, target) for page, target in links if not re.match(r"https?://", target)]
+    assert [link for link in inside if not leads_somewhere(*link)] == []
 
 
 def test_the_pages_have_links_and_commands_to_check():
@@ -177,8 +178,6 @@ class Resources(HTMLParser):
 def site(tmp_path_factory) -> Path:
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
         pytest.skip("mkdocs-material is not installed: pip install '.[docs]'")
-    import subprocess
-
     target = tmp_path_factory.mktemp("site")
     call = [
         sys.executable,
@@ -205,14 +204,35 @@ def test_the_site_builds_with_a_page_for_each(site):
 
 
 def test_a_page_loads_nothing_from_the_network(site):
-    outside = []
+    loaded = []
     for path in site.rglob("*.html"):
         parser = Resources()
         parser.feed(path.read_text())
-        outside += [f"{path.name}: {url}" for url in parser.found if re.match(r"(https?:)?//", url)]
+        loaded += [(path.name, url) for url in parser.found]
     for path in site.rglob("*.css"):
-        outside += [
-            f"{path.name}: {url}"
-            for url in re.findall(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", path.read_text())
-        ]
-    assert not outside
+        loaded += [(path.name, url) for url in re.findall(r"(?:url\(|@import )['\"]?([^'\")]+)", path.read_text())]
+    assert loaded
+    assert [(name, url) for name, url in loaded if re.match(r"(https?:)?//", url)] == []
+    assert (site / "assets/iframe-worker.js").is_file()  # in place of one that would come from the network
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_pages_opened_from_a_folder_can_be_searched_and_ask_for_nothing_outside(site):
+    playwright = pytest.importorskip("playwright.sync_api")
+    outside, errors = [], []
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.on("request", lambda request: outside.append(request.url) if request.url.startswith("http") else None)
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((site / "index.html").as_uri())
+        page.click("input.md-search__input")
+        page.keyboard.type("threshold")
+        page.wait_for_selector(".md-search-result__item")
+        browser.close()
+    assert outside == []
+    assert errors == []

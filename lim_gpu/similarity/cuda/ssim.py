@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,21 +19,10 @@ from lim_gpu.similarity.ssim import K1, K2, RADIUS, WINDOW, gaussian
 WARP = 32
 PLAIN_THREADS = 128
 RECORD_THREADS = 128
-RECORD_THREADS = 128
-
 
 VERSIONS = ("pairs", "tensor")
 TENSOR_SINCE = (8, 0)  # compute capability; older tensor cores have no product of this shape
-
-# On 8-bit slices of range 255 the tensor cores are the default where they are: 38 instructions a pixel of a pair for 86
-# (sm_90, counted). Not measured on a GPU; (99, 0) gives every GPU the other version.
-
-
-VERSIONS = ("pairs", "tensor")
-TENSOR_SINCE = (8, 0)  # compute capability; older tensor cores have no product of this shape
-
-# On 8-bit slices of range 255 the tensor cores are the default where they are: 38 instructions a pixel of a pair for 86
-# (sm_90, counted). Not measured on a GPU; (99, 0) gives every GPU the other version.
+AGREEMENT = 1e-5  # between the versions: the tolerance of the definition
 
 
 class Shape(NamedTuple):
@@ -84,10 +75,39 @@ def ssim_matrix(
 
 
 def default_version(dtype: torch.dtype, data_range: float, device: torch.device) -> str:
-    """The version for slices of `dtype` on `device`: one of VERSIONS."""
+    """The version for slices of `dtype` on `device`: one of VERSIONS.
+
+    8-bit slices of range 255 go to the tensor cores where there are some: 38 instructions a pixel of a pair for 86
+    (sm_90, counted in the SASS).
+    """
     if dtype != torch.uint8 or data_range != 255 or device.type != "cuda":
         return "pairs"
-    return "tensor" if torch.cuda.get_device_capability(device) >= TENSOR_SINCE else "pairs"
+    able = torch.cuda.get_device_capability(device) >= TENSOR_SINCE
+    return "tensor" if able and tensor_cores_agree(device) else "pairs"
+
+
+@cache
+def tensor_cores_agree(device: torch.device, module: Module | None = None) -> bool:
+    """Whether both versions give the same on a few slices, asked of each GPU once, in milliseconds.
+
+    How the tensor cores lay out their operands is checked by emulation and compilation, not on every GPU there is. One
+    that differs is left out with a warning.
+    """
+    generator = torch.Generator().manual_seed(0)
+    slices = torch.randint(0, 256, (9, 27, 43), generator=generator, dtype=torch.uint8)
+    slices[3:6] = (slices[3:6] // 16 + slices[:3] // 2).clamp(max=255)
+    slices[7:, 5:20] = 255
+    by_tensor, by_pairs = (
+        ssim_matrix(slices.to(device), 255, module=module, version=version) for version in ("tensor", "pairs")
+    )
+    apart = float((by_tensor - by_pairs).abs().max())
+    if apart <= AGREEMENT:
+        return True
+    warnings.warn(
+        f"{device}: SSIM on its tensor cores is off by {apart:.2g} and is not used. Please report this GPU",
+        stacklevel=2,
+    )
+    return False
 
 
 class _Pairs:

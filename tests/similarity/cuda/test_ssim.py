@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 from emulation import emulate
 from hard_slices import STACKS, as_float, odd_sizes
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.similarity.cuda import ssim
 from lim_gpu.similarity.cuda.module import source
 from lim_gpu.similarity.cuda.ssim import VERSIONS, default_version, ssim_matrix, ssim_matrix_plain, strip_shape
 from lim_gpu.similarity.ssim import gaussian
@@ -131,7 +132,34 @@ def test_tensor_cores_take_bytes_alone(engine):
 @pytest.mark.parametrize(("capability", "version"), [((7, 5), "pairs"), ((8, 0), "tensor"), ((12, 0), "tensor")])
 def test_default_version(monkeypatch, capability, version):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(ssim, "tensor_cores_agree", lambda device: True)
     assert default_version(torch.uint8, 255, torch.device("cuda")) == version
+    monkeypatch.setattr(ssim, "tensor_cores_agree", lambda device: False)
+    assert default_version(torch.uint8, 255, torch.device("cuda")) == "pairs"
+
+
+@pytest.mark.emulated
+def test_tensor_cores_that_differ_are_left_out_with_a_warning(monkeypatch):
+    good = emulate("ssim")
+    assert ssim.tensor_cores_agree(torch.device("cpu"), good)
+
+    compare = ssim._Tensor.compare
+
+    def wrong(self, x, y):
+        compare(self, x, y)
+        self.matrix[0, 1] += 1e-3
+
+    monkeypatch.setattr(ssim._Tensor, "compare", wrong)
+    with pytest.warns(UserWarning, match="is not used"):
+        assert not ssim.tensor_cores_agree(torch.device("cpu"), emulate("ssim", 1))
+
+
+@pytest.mark.gpu
+def test_the_tensor_cores_of_this_gpu_agree():
+    device = torch.device("cuda", torch.cuda.current_device())
+    if torch.cuda.get_device_capability(device) < ssim.TENSOR_SINCE:
+        pytest.skip("its tensor cores have no product of this shape")
+    assert ssim.tensor_cores_agree(device)
 
 
 def numbers(pattern):
