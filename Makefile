@@ -7,7 +7,7 @@ else
 SETUP := installed-editable
 endif
 
-.PHONY: help demo test test-gpu bench bench-gpu check format clean installed-editable
+.PHONY: help demo test test-gpu bench bench-gpu docs check format clean installed-editable
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
 
 bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes
 	$(PYTHON) -m pytest -q -r fE -m gpu --minutes 9 bench
+
+docs: $(SETUP) ## the documentation as a site that reads without a network, into build/docs
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(PYTHON) -m mkdocs build --strict
 
 check: $(SETUP) ## ruff, mypy and clang-format at the pinned versions
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[check]'
