@@ -15,7 +15,7 @@ from bench import inputs, peers
 from lim_gpu.ingest import ingest
 from lim_gpu.progress import Reporter
 
-VOLUMES, N = {"cpu": 3, "cuda": 8}, {"cpu": 40, "cuda": 240}
+VOLUMES, N = {"cpu": 3, "cuda": 8}, {"cpu": 120, "cuda": 240}
 METHODS = {"ssim": "SSIM", "mi": "MI", "hash": "HASH"}
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1024  # slices that are settled among themselves before the later ones are compared with them
 TILE = 2048  # hashes of a pool that stay in the L1 cache
+ALONE = 1 << 22  # comparisons that one thread has done before others have started
 NOBODY = 2**31 - 1  # who drops a slice that stays
 NO_BITS = 255  # where there is nothing to be near to
 
@@ -142,7 +143,7 @@ class Search:
         before: ascending whole numbers (a,), 0..b. Returns the place int64 (a,) and the bits uint8 (a,); 255 for none.
         """
         nearest = torch.full((len(queries),), NO_BITS << 32)
-        with Threads() as threads:
+        with Threads(1 if len(queries) * len(pool) < ALONE else None) as threads:
             threads.run(
                 _nearest, np.arange(len(queries)), _numpy(queries), _numpy(pool), before.numpy(), nearest.numpy()
             )
@@ -155,7 +156,7 @@ class Search:
         remover  int32 (n,): NOBODY for those that are left; gets the number of the first that drops each
         """
         n, values, number, by = len(hashes), _numpy(hashes), numbers.numpy(), remover.numpy()
-        with Threads() as threads:
+        with Threads(1 if n**2 < ALONE else None) as threads:
             for first in range(0, n, BLOCK):
                 last = min(first + BLOCK, n)
                 leaders = first + np.flatnonzero(_settle(values, number, first, last, reach, by))

@@ -254,6 +254,8 @@ class StoredMatrix:
             return batch
         while self._coming.popleft() is not volume:
             pass
+        if self.criterion.method == "hash" and self.device.type == "cpu":  # Pillow takes a slice at a time
+            return batch
         room = BLOCK_BYTES // 2 - np.prod(volume.entry.shape)
         while self._coming and (room := room - np.prod(self._coming[0].entry.shape)) >= 0:
             batch.append(self._coming.popleft())
@@ -261,20 +263,19 @@ class StoredMatrix:
 
     def _features_of_batch(self, volumes: Sequence[Volume]) -> dict[str, torch.Tensor | UnreadableVolumeError]:
         """The features of each volume by its key, or why it cannot be read. A single volume is never held whole."""
-        import torch
 
         if len(volumes) == 1:
-            return {volumes[0].key: torch.cat([self._features_of_block(block) for block in self._blocks(volumes[0])])}
+            return {volumes[0].key: _joined([self._features_of_block(block) for block in self._blocks(volumes[0])])}
         found: dict[str, torch.Tensor | UnreadableVolumeError] = {}
         for group in by_shape(volumes):
             slices = {}
             for volume in group:
                 try:
-                    slices[volume.key] = torch.cat(list(self._blocks(volume)))
+                    slices[volume.key] = _joined(list(self._blocks(volume)))
                 except UnreadableVolumeError as error:
                     found[volume.key] = error
             if slices:
-                features = self._features_of_block(torch.cat(list(slices.values())))
+                features = self._features_of_block(_joined(list(slices.values())))
                 found |= zip(slices, features.split([len(own) for own in slices.values()]), strict=True)
         return found
 
@@ -363,3 +364,10 @@ def by_shape(volumes: Sequence[Volume]) -> list[list[Volume]]:
     for volume in volumes:
         groups.setdefault(volume.entry.shape[1:], []).append(volume)
     return list(groups.values())
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One after another; a single one as it is."""
+    import torch
+
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -16,7 +16,9 @@ from PIL import Image
 
 from stores import make_sources, make_store
 
-VERBS = ("demo", "doctor", "ingest", "info", "reduce", "similarity")
+VERBS = tuple(
+    "demo doctor ingest info reduce similarity pretrain finetune export leaks report compare analyse evaluate".split()
+)
 
 
 def lim_gpu(*arguments, cwd=None):

@@ -13,9 +13,10 @@ import lim_gpu
 
 PACKAGE = Path(lim_gpu.__file__).parent
 ORDER = (
-    "errors files progress workers hdf5_guards volume_header volume_file volume store intensity ingest similarity "
-    "pruning hash_pruning selection picture page prefetch stored_matrix parts request choice reduction data phantom backbone "
-    "checkpoint pretrain auto_threshold finetune leaks report analyse compare evaluate plan verbs demo info doctor command cli"
+    "errors files progress workers hdf5_guards volume_header volume_file volume store intensity ingest "
+    "similarity pruning hash_pruning selection picture page prefetch stored_matrix parts request choice "
+    "reduction data phantom backbone checkpoint pretrain auto_threshold finetune leaks report analyse compare "
+    "evaluate plan verbs demo info doctor command cli"
 ).split()
 
 

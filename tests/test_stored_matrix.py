@@ -108,18 +108,23 @@ def test_hashes_are_the_bits_of_uint64(store):
 
 
 @pytest.mark.parametrize(("block", "calls"), [(64 << 20, [17, 7]), (2 * 13 * 480, [7, 3, 10, 4]), (2, [1] * 24)])
-def test_hashes_of_small_volumes_are_computed_together(store, monkeypatch, block, calls):
+def test_features_of_small_volumes_are_computed_together(store, monkeypatch, block, calls):
     monkeypatch.setattr(stored_matrix, "BLOCK_BYTES", block)
-    sizes, dhash = [], difference_hash.dhash
-    monkeypatch.setattr(difference_hash, "dhash", lambda slices: sizes.append(len(slices)) or dhash(slices))
-    computing = engine("hash")
+    sizes = []
+
+    def sums(self, block):
+        sizes.append(len(block))
+        return block.flatten(1).long().sum(1)
+
+    monkeypatch.setattr(StoredMatrix, "_features_of_block", sums)
+    computing = engine("deepnet")
     with computing.reading_ahead():
         for volume in store:
             computing.expect([volume])
-        hashes = [computing.hashes([volume]) for volume in store]
+        features = [computing.hashes([volume]) for volume in store]
     assert sizes == calls
-    for volume, found in zip(store, hashes, strict=True):
-        np.testing.assert_array_equal(found.numpy().view(np.uint64), dhash(grey(volume)))
+    for volume, found in zip(store, features, strict=True):
+        np.testing.assert_array_equal(found.numpy(), grey(volume).reshape(len(found), -1).sum(1, dtype=np.int64))
 
 
 @pytest.fixture
