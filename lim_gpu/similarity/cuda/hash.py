@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lim_gpu.similarity.cuda.lanczos import lanczos_weights, rows_first
 from lim_gpu.similarity.cuda.module import Module, load
+from lim_gpu.similarity.lanczos import lanczos_weights, rows_first
 
 THREADS = 256
 MOST_BLOCKS = 1 << 16  # the kernels go on with what is left

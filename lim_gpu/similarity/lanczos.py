@@ -15,6 +15,7 @@ import PIL
 from numpy.typing import NDArray
 
 SUPPORT = 3.0
+PRECISION = 22  # bits behind the point of a weight: Pillow's 32 - 8 - 2
 ACROSS, DOWN = 9, 8  # pixels of the result
 
 
