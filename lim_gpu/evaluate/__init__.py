@@ -9,11 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import LimGpuError, UsageError
+from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
-from lim_gpu.evaluate.table import caveats, markdown, table, time_picture
-from lim_gpu.files import locked, replacing, write_text
+from lim_gpu.evaluate.page import write_evaluation
+from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
+from lim_gpu.files import locked, write_text
 from lim_gpu.progress import Reporter
+from lim_gpu.store import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
 FINETUNE = {"runs": 5, "epochs": 70}
@@ -45,7 +47,7 @@ def evaluate(
     plan    only list the jobs, with hours estimated from a measured training step, and disk
 
     A job that fails is reported, what needs it is left out, and the rest goes on. Raises UsageError for a contradictory
-    call, InputError for a configuration that cannot be read.
+    call, InputError for a configuration that cannot be read or names data that are not there.
     """
     reporter = reporter or Reporter(quiet=True)
     asked = tuple(name for name in EVALUATIONS if name in evaluations)
@@ -62,6 +64,7 @@ def evaluate(
         grid = read_grid(config)
     grid = replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
     todo = jobs(asked, grid)
+    _check_paths(grid, stores=asked != ("0",))
     if plan:
         from lim_gpu.evaluate.estimate import estimate
 
@@ -69,18 +72,26 @@ def evaluate(
         return Evaluated(values, lines, [])
     with locked(output):
         failures = _do(todo, grid, output, device, seed, reporter)
-    about = {"pretrain": grid.pretrain, "finetune": grid.finetune, "seed": seed}
-    rows = {name: table(name, grid, output) for name in asked}
-    notes = caveats(grid, about)
-    text = "\n".join(markdown(name, rows[name], grid, notes) for name in asked)
-    values = {"format": "lim-gpu-evaluation", "version": 1, "tables": rows, "caveats": notes, "failures": failures}
+    tables = {name: table(name, grid, output) for name in asked}
+    found = found_analyses(grid, output) if "D" in asked else []
+    notes = caveats(grid, {"pretrain": grid.pretrain, "finetune": grid.finetune, "seed": seed})
+    text = markdown(tables, grid, found, notes)
+    values = {"format": "lim-gpu-evaluation", "version": 1, "tables": tables, "caveats": notes, "failures": failures}
     values |= {"versions": {name: version(name) for name in ("lim-gpu", "torch", "torchvision")}}
-    if "D" in asked:
-        with replacing(output / "time-auc.png") as temporary:
-            time_picture(rows["D"], grid).savefig(temporary, format="png", dpi=110)
+    write_evaluation(output, tables, grid, found, values)
     write_text(output / "evaluation.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
     write_text(output / "evaluation.md", text)
-    return Evaluated(values, [*text.splitlines(), f"-> {output / 'evaluation.md'}"], failures)
+    where = f"-> {output / 'evaluation.md'}, evaluation.html, evaluation.json"
+    return Evaluated(values, [*text.splitlines(), where], failures)
+
+
+def _check_paths(grid: Grid, stores: bool) -> None:
+    """Raises InputError for data that are not there, before hours are spent on other jobs."""
+    for task in grid.tasks:
+        if not task.data.exists():
+            raise InputError(f"{task.data}: does not exist, the data of task {task.name}")
+    for path in grid.stores.values() if stores else ():
+        SliceStore(path).close()
 
 
 def _do(

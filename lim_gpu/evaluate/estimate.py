@@ -17,8 +17,6 @@ from lim_gpu.store import SliceStore
 
 STEPS = 3  # measured, after one to warm up
 CHECKPOINT_EVERY = 50  # epochs
-# Kept shares that are not known before HASH has run: those of the paper's LIDC, section 3.3.
-HASH_SHARES = {"hash 3": 0.182, "hash 6": 0.093, "hash 12": 0.04, CONTROL: 0.093}
 
 
 def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
@@ -44,14 +42,24 @@ def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: i
     kinds = Counter(type(job).__name__.lower() for job in todo)
     steps_measured = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
     values = {"jobs": rows, "pretrain_hours": round(hours, 3), "bytes": disk, "step_milliseconds": steps_measured}
-    lines = [f"{'done' if row['done'] else 'to do':6s}{row['job']:<58s}{_cost(row)}" for row in rows]
-    lines.append(", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps_measured.items()) or "none to do"
-    lines.append(f"pre-training: {hours:.1f} h from measured steps ({said}), {disk / 2**30:.1f} GiB of checkpoints")
+    lines = [f"{'done' if row['done'] else 'to do':6s}{row['job']:<58s}{_cost(row)}".rstrip() for row in rows]
+    done = sum(row["done"] for row in rows)
+    lines.append(f"{len(rows)} jobs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {done} done")
+    if not measured:
+        return values, [*lines, "nothing is left to pre-train"]
+    said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps_measured.items())
+    place = training_device(device)
     lines.append(
-        "kept shares of HASH before it has run are those of the paper's LIDC; fine-tuning and reducing are not counted"
+        f"pre-training: {_hours(hours)} on {place}, from steps measured there ({said}), "
+        f"{disk / 2**30:.1f} GiB of checkpoints; fine-tuning and reducing are not counted"
     )
+    if any(name.startswith("hash") and " 0." not in name and name not in known for name in names):
+        lines.append("before HASH has run, the share that a threshold keeps is taken from the paper's LIDC")
     return values, lines
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _cost(row: dict[str, Any]) -> str:

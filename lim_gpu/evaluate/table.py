@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.evaluate.grid import CONTROL, Finetune, Grid, Pretrain, pretrainings
+from lim_gpu.evaluate.grid import Finetune, Grid, Pretrain, analyses, pretrainings
 from lim_gpu.files import read_json
+from lim_gpu.report.figures import INK, SERIES
 from lim_gpu.selection import read_record
 
 TITLES = {
@@ -21,6 +23,7 @@ TITLES = {
     "D": "How much is gained? ALL against HASH-6 (Figure 7)",
     "E": "Other pre-trainings: SwAV, MoCo v2, SparK (Table 7)",
 }
+TIME_PICTURE = "time-auc.png"
 SCORES = ("auc", "f1", "acc")
 
 
@@ -81,41 +84,39 @@ def _costs(start: Pretrain, output: Path) -> dict[str, Any]:
     return costs | {"steps": job["steps"], "seconds": job["seconds"], "device": job["device"], "paper_hours": paper}
 
 
-def markdown(evaluation: str, rows: Sequence[dict[str, Any]], grid: Grid, caveats: Sequence[str]) -> str:
-    """The table as Markdown: mean ± sd over the runs; the paper's in brackets."""
+def cells(rows: Sequence[dict[str, Any]], grid: Grid) -> list[list[str]]:
+    """A table as text, its head first: mean ± sd over the runs; the paper's in brackets."""
     tasks = [task.name for task in grid.tasks]
-    head = [
-        "pre-training",
-        "slices",
-        "steps",
-        "time",
-        *(f"{task} {score}" for task in tasks for score in ("AUC", "F1")),
-    ]
-    lines = [f"## Evaluation {evaluation}: {TITLES[evaluation]}", "", _line(head), _line(["---"] * len(head))]
+    head = ["pre-training", "slices", "steps", "time", *(f"{task} {score}" for task in tasks for score in ("AUC", "F1"))]
+    lines = [head]
     for row in rows:
-        cells = [_name(row), _count(row.get("slices")), _count(row.get("steps")), _time(row)]
+        line = [name(row), _count(row.get("slices")), _count(row.get("steps")), _time(row)]
         for task in tasks:
             both = row["tasks"][task]
-            cells += [_cell(both["ours"], both["paper"], score) for score in ("auc", "f1")]
-        lines.append(_line(cells))
-    lines += [
-        "",
-        "Ours, mean ± standard deviation (ddof 1) over the runs; in brackets the paper's, where its text has it.",
-        "",
-    ]
-    lines += [f"- {caveat}" for caveat in caveats]
-    return "\n".join(lines) + "\n"
+            line += [_cell(both["ours"], both["paper"], score) for score in ("auc", "f1")]
+        lines.append(line)
+    return lines
 
 
-def _name(row: dict[str, Any]) -> str:
+def markdown(tables: dict[str, list[dict[str, Any]]], grid: Grid, found: Sequence[Found], notes: Sequence[str]) -> str:
+    """All tables and pictures as one text, and under them once what a reader must know."""
+    lines: list[str] = []
+    for evaluation, rows in tables.items():
+        head, *body = (f"| {' | '.join(line)} |" for line in cells(rows, grid))
+        rule = f"|{' --- |' * (head.count('|') - 1)}"
+        lines += [f"## Evaluation {evaluation}: {TITLES[evaluation]}", "", head, rule, *body, ""]
+        if evaluation == "D":
+            lines += [f"![Time of the pre-training against AUC]({TIME_PICTURE})", ""]
+            lines += [f"- [{one.title}]({one.picture}): {one.line}" for one in found]
+            lines += [""] if found else []
+    return "\n".join([*lines, "## What to know", "", *(f"- {note}" for note in notes), ""])
+
+
+def name(row: dict[str, Any]) -> str:
     if row["reduction"] is None:
         return "none (random weights)"
     budget = "" if row["budget"] == "equal epochs" else ", equal steps"
     return f"{row['store']} {row['reduction']}, {row['method']}{budget}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _count(value: int | None) -> str:
@@ -142,30 +143,61 @@ def _cell(ours: dict[str, Any] | None, paper: dict[str, Any] | None, score: str)
 
 
 def time_picture(rows: Sequence[dict[str, Any]], grid: Grid) -> Any:
-    """AUC of every task against the time of the pre-training (the paper's Figure 7)."""
+    """AUC of every task against the time of the pre-training (the paper's Figure 7); hollow: equal steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * len(grid.tasks), 3.8), layout="constrained")
+    rows = [row for row in rows if row.get("seconds") is not None]
+    figure = Figure(figsize=(max(6, 4.4 * len(grid.tasks)), 3.6 + 0.25 * len(rows)), layout="constrained")
+    seconds = [row["seconds"] for row in rows]
+    hours = bool(rows) and max(seconds) >= 3600
     for axes, task in zip(figure.subplots(1, len(grid.tasks), squeeze=False)[0], grid.tasks, strict=True):
-        for row in rows:
+        for place, row in enumerate(rows):
             ours = row["tasks"][task.name]["ours"]
-            if ours is None or row.get("seconds") is None:
+            if ours is None or ours["auc"]["mean"] is None:
                 continue
-            colour = {"all": "#e64b35", CONTROL: "#8491b4"}.get(row["reduction"], "#00a087")
-            score = ours["auc"]
-            axes.errorbar(row["seconds"], score["mean"], score["sd"] or 0, fmt="o", color=colour, capsize=3)
-            axes.annotate(
-                _name(row), (row["seconds"], score["mean"]), xytext=(6, 6), textcoords="offset points", fontsize=7
-            )
-        axes.set(title=task.name, xlabel="pre-training, seconds", ylabel="AUC")
-        axes.margins(0.25)
+            colour = SERIES[place % len(SERIES)]
+            face = "none" if row["budget"] == "equal steps" else colour
+            time, score = row["seconds"] / (3600 if hours else 1), ours["auc"]
+            about = {"color": colour, "markerfacecolor": face, "capsize": 3, "label": name(row)}
+            axes.errorbar(time, score["mean"], score["sd"] or 0, fmt="o", **about)
+        axes.set(title=task.name, xlabel=f"pre-training, {'hours' if hours else 'seconds'}", ylabel="AUC")
+        if rows and max(seconds) > 20 * min(seconds):
+            axes.set_xscale("log")
+        axes.margins(0.1)
+        axes.spines[:].set_color(INK)
+        axes.tick_params(color=INK, which="both")
+        axes.patch.set_alpha(0)
+    entries = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    if entries:
+        figure.legend(entries.values(), entries, loc="outside lower left", frameon=False, fontsize=9)
     return figure
+
+
+@dataclass(frozen=True)
+class Found:
+    """An analysis that is done: its picture relative to the output folder, and what it found in a line."""
+
+    title: str
+    picture: str
+    line: str
+
+
+def found_analyses(grid: Grid, output: Path) -> list[Found]:
+    """The analyses of evaluation D that stand in `output`."""
+    done = []
+    for job in analyses(grid):
+        record = output / job.folder / "job.json"
+        if record.exists():
+            title = job.folder.removeprefix("analyse/").replace("/", ": ")
+            done.append(Found(title, f"{job.folder}/{job.kind}.png", read_json(record)["line"]))
+    return done
 
 
 def caveats(grid: Grid, values: dict[str, Any]) -> list[str]:
     """What a reader must know before comparing our numbers with the paper's."""
     pretrain, finetune = values["pretrain"], values["finetune"]
     return [
+        "ours: mean ± standard deviation (ddof 1) over the runs; in brackets the paper's, where its text has it",
         *grid.caveats,
         f"data: stores {', '.join(f'{name} ({path})' for name, path in grid.stores.items()) or 'none'}; "
         f"tasks {', '.join(f'{task.name} ({task.data})' for task in grid.tasks)}; none of them need be the paper's",
