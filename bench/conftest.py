@@ -93,7 +93,10 @@ def record(request: pytest.FixtureRequest) -> Callable[[Row], None]:
 
 @pytest.fixture
 def timed(request: pytest.FixtureRequest, record: Callable[[Row], None]) -> Callable[..., None]:
-    """timed(job, unit, peer, function, count, rounds=5, **fields): check first, then call this; see parts.Row."""
+    """timed(job, unit, peer, function, count, rounds=5, **fields): check first, then call this; see parts.Row.
+
+    warm_up: what to call first, instead of `function`.
+    """
     device = "cuda" if request.node.get_closest_marker("gpu") else "cpu"
 
     def run(
@@ -105,9 +108,10 @@ def timed(request: pytest.FixtureRequest, record: Callable[[Row], None]) -> Call
         rounds: int = 5,
         *,
         table: str = "peers",
+        warm_up: Callable[[], Any] | None = None,
         **fields: Any,
     ) -> None:
-        seconds, memory = seconds_of(function, device, rounds, budget(request.node))
+        seconds, memory = seconds_of(function, device, rounds, budget(request.node), warm_up)
         record(Row(table, job, peer, device, unit, count, seconds, memory=memory, **fields))
 
     return run

@@ -60,16 +60,27 @@ class Instruction(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """The inner loop of a kernel, in constants of its source: the product of `units` is the units of work (pixels of a
-    pair) that a thread does in a turn, `turns` how many turns there are to one of the loop around it; "" for many."""
+    """The inner loop of a kernel, and how many units of work (pixels of a pair) a thread does in a turn of it.
 
-    units: tuple[str, ...]
+    units  constants of the source whose product it is
+    turns  a constant: how many turns there are to one of the loop around it; "" for many
+    mark   instead of `units`, where the compiler unrolls as it likes: an instruction, and how many a unit takes
+    """
+
+    units: tuple[str, ...] = ()
     turns: str = ""
+    mark: tuple[str, int] = ("", 0)
 
 
 LOOPS = {
     "ssim_pairs": Loop(("X_TILE", "Y_TILE", "COLUMNS")),
     "ssim_pairs_tensor": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+    "mi_pairs_plain": Loop(mark=("ATOMS", 1)),
+    "mi_pairs": Loop(mark=("ATOMS", 1)),
+    "hash_distances": Loop(mark=("POPC", 2)),
+    "hash_similarities": Loop(mark=("POPC", 2)),
+    "hash_nearest": Loop(mark=("POPC", 2)),
+    "hash_drop": Loop(mark=("POPC", 2)),
 }
 
 
@@ -139,13 +150,16 @@ def disassembly(kernel_file: str, architecture: int) -> dict[str, list[Instructi
 
 
 def counts(kernel_file: str, kernel: str, arch: int) -> dict[str, float]:
-    """Instructions of a kernel's inner loop for one unit of its work (LOOPS: a pixel of a pair), by class and in all.
+    """Instructions of a kernel's inner loop for one unit of its work (LOOPS), by class and in all.
 
     A class is what CLASSES says; "int" is all the rest. Raises Absent where nvdisasm or NVRTC is not installed.
     """
     names, loop, code = constants(source(kernel_file)), LOOPS[kernel], disassembly(kernel_file, arch)[kernel]
-    units, turns = math.prod(names[name] for name in loop.units), names[loop.turns] if loop.turns else math.inf
-    inner, *around = sorted(_nest(code), key=lambda bounds: bounds[1] - bounds[0])
+    turns = names[loop.turns] if loop.turns else math.inf
+    mark, marks = loop.mark
+    inner, *around = sorted(_nest(code, mark), key=lambda bounds: bounds[1] - bounds[0])
+    marked = sum(op.name.startswith(mark) for op in code if inner[0] <= op.address <= inner[1])
+    units = marked / marks if marks else math.prod(names[name] for name in loop.units)
     share = Counter(_class(op.name) for op in code if inner[0] <= op.address <= inner[1])
     found = {name: float(count) for name, count in share.items()}
     for bounds in around[:1]:
@@ -156,11 +170,16 @@ def counts(kernel_file: str, kernel: str, arch: int) -> dict[str, float]:
     return {**found, "all": sum(found.values())}
 
 
-def _nest(code: list[Instruction]) -> list[tuple[int, int]]:
-    """First and last address of the largest loop that holds no other, and of those around it."""
+def _nest(code: list[Instruction], mark: str = "") -> list[tuple[int, int]]:
+    """First and last address of the largest loop that holds no other but a `mark`, and of those around it."""
     loops = {op.target: op.address for op in code if op.target is not None and op.target < op.address}
     bounds = list(loops.items())
-    innermost = [a for a in bounds if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in bounds)]
+    innermost = [
+        a
+        for a in bounds
+        if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in bounds)
+        and any(op.name.startswith(mark) for op in code if a[0] <= op.address <= a[1])
+    ]
     inner = max(innermost, key=lambda a: a[1] - a[0])
     return [b for b in bounds if b[0] <= inner[0] and inner[1] <= b[1]]
 

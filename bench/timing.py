@@ -13,20 +13,22 @@ LEAST = 3  # rounds, unless one alone takes the whole budget
 FLUSH_BYTES = 256 << 20  # more than any L2 cache holds
 
 
-def seconds_of(function: Callable[[], Any], device: str, rounds: int, budget: float) -> tuple[list[float], int | None]:
+def seconds_of(
+    function: Callable[[], Any], device: str, rounds: int, budget: float, warm_up: Callable[[], Any] | None = None
+) -> tuple[list[float], int | None]:
     """Seconds of each of at most `rounds` calls after one that warms up; and bytes of GPU memory in use at the most.
 
-    Stops when `budget` seconds are spent, but not before LEAST rounds, unless the warm-up alone spent them: then the
-    one round more is the answer.
+    Stops when `budget` seconds are spent, but not before LEAST rounds, unless a single one spends them: then one is the
+    answer. `warm_up` stands for the first call where that would be long.
     """
-    spent = once(function, device)
+    spent = longest = once(warm_up or function, device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    least = LEAST if spent < budget else 1
     times: list[float] = []
-    while len(times) < rounds and (len(times) < least or spent < budget):
+    while len(times) < rounds and (spent < budget or len(times) < (LEAST if longest < budget else 1)):
         times.append(once(function, device))
         spent += times[-1]
+        longest = max(longest, times[-1])
     return times, torch.cuda.max_memory_allocated() - FLUSH_BYTES if device == "cuda" else None
 
 

@@ -10,14 +10,19 @@
 // Which pass comes first is the host's to say, as Pillow has it.
 //
 // Versions of dhash: this one. The first pass reads every pixel about six times, from the L1 cache but once, and is
-// what costs; the rest is small. 7 instructions each time (SASS of sm_90), 42 a pixel: 3e6 slices of 512 x 512 a second
-// on an H200, which reads 1.8e7 from its memory and is sent 2.4e5 over the bus. Not measured.
+// what costs; the rest is small. Some 7 instructions each time, loop and sum included (SASS of sm_90), 42 a pixel: 3e6
+// slices of 512 x 512 a second on an H200, which reads 1.8e7 from its memory and is sent 2.4e5 over the bus. Not
+// measured.
+//
+// n x n (hash_distances, hash_similarities): a thread keeps the hash of its column and goes down the rows, so that no
+// pair needs a division to know its place. 21 and 25 instructions a pair (SASS of sm_90), 1.6e12 and 1.3e12 pairs a
+// second on an H200; its memory takes 4.8e12 bytes, 1 and 4 a pair. Not measured.
 //
 // Pruning needs no n x n: hash_nearest and the two kernels of a sweep stream over hashes (see lim_gpu/hash_pruning.py).
-// A distance is two XOR, two POPC of 32 bits and four more instructions (8.25 with the loop's, from the SASS of sm_90).
-// POPC has 16 lanes in a multiprocessor from sm_75 on, so 8 distances a cycle are the floor: 1.9e12 a second with 132
-// of them at 1.8 GHz. The rest takes half the issue slots that POPC leaves; a whole warp reads one hash from shared
-// memory.
+// A distance of hash_nearest is two XOR, two POPC of 32 bits and five more instructions, the loop's included (SASS of
+// sm_90). POPC has 16 lanes in a multiprocessor from sm_75 on, so 8 distances a cycle are the floor: 1.9e12 a second
+// with 132 of them at 1.8 GHz. The rest takes half the issue slots that POPC leaves; a whole warp reads one hash from
+// shared memory.
 //
 // Predicted for a million hashes: ranking compares 1.3 times the 5e11 pairs, 0.35 s; sweeps are at most some 3,000
 // launches, and settling 1,024 hashes takes up to 0.1 ms, so 0.8 s in all. The leader rule, when all stay: 0.26 s for
@@ -92,8 +97,11 @@ extern "C" __global__ void hash_distances(const u64* __restrict__ x,  // (a)
                                           const u64* __restrict__ y,  // (b)
                                           u8* distances,              // (a, b): bits, 0..64
                                           i64 a, i64 b) {
-    for (i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x; k < a * b; k += (i64)gridDim.x * blockDim.x) {
-        distances[k] = __popcll(x[k / b] ^ y[k % b]);
+    for (i64 column = (i64)blockIdx.x * blockDim.x + threadIdx.x; column < b; column += (i64)gridDim.x * blockDim.x) {
+        u64 own = y[column];
+        for (i64 row = blockIdx.y; row < a; row += gridDim.y) {
+            distances[row * b + column] = __popcll(x[row] ^ own);
+        }
     }
 }
 
@@ -101,8 +109,11 @@ extern "C" __global__ void hash_similarities(const u64* __restrict__ x,  // (a)
                                              const u64* __restrict__ y,  // (b)
                                              float* similarities,        // (a, b): 1 - bits / 64, exact
                                              i64 a, i64 b) {
-    for (i64 k = (i64)blockIdx.x * blockDim.x + threadIdx.x; k < a * b; k += (i64)gridDim.x * blockDim.x) {
-        similarities[k] = 1 - __popcll(x[k / b] ^ y[k % b]) / 64.0f;
+    for (i64 column = (i64)blockIdx.x * blockDim.x + threadIdx.x; column < b; column += (i64)gridDim.x * blockDim.x) {
+        u64 own = y[column];
+        for (i64 row = blockIdx.y; row < a; row += gridDim.y) {
+            similarities[row * b + column] = 1 - __popcll(x[row] ^ own) / 64.0f;
+        }
     }
 }
 

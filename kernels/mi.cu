@@ -9,7 +9,7 @@
 // exactly 0. Two slices of one bin each: 2 by definition.
 //
 // Versions, with the instructions that a thread issues for a pixel of a pair (SASS of sm_90) and the pairs of 512 x 512
-// a second that an H200 (3.3e13 instructions a second) could do with them. Shared memory takes an increment a bank and
+// a second that an H200 (3.35e13 instructions a second) could do with them. Shared memory takes an increment a bank and
 // cycle, 8.4e12 a second, as long as no two lanes of a warp meet. How often they do, only a GPU can tell: not measured.
 //
 //     mi_pairs_plain   31   4.1e6   A block a pair; every pixel adds 1 to the joint histogram in shared memory. On CT

@@ -5,10 +5,10 @@
 // which CuPy asks for, two subnormal floats would be equal. i and j are places in `order`, a permutation of the slices.
 //
 // Versions
-//     prune_rank_plain   every removal looks through all pairs that are left: n^3 / 6 of them in all. The
-//     specification. prune_rank         every row i keeps its best j. A removal takes the best of n rows, and looks
-//     through a row again
-//                        only where its j went: one to three on CT, where the like ones are neighbours.
+//
+//     prune_rank_plain   Every removal looks through all pairs that are left, n^3 / 6 in all: the specification.
+//     prune_rank         Every row i keeps its best j. A removal takes the best of n rows, and looks again only
+//                        through those whose j went: one to three on CT, where the like ones are neighbours.
 //
 // The floor is one latency after the other, not bytes: n - 1 removals, each a maximum over the block (some 1,500
 // cycles) and a look through some rows (two loads, one after the other, and an atomic maximum: some 3,000). Predicted

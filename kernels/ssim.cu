@@ -20,7 +20,7 @@
 //
 // Versions, with the instructions that a thread issues for a pixel of a pair (counted in the SASS of sm_90, all units
 // together) and the pairs of 512 x 512 a second that an H200 could do if it issued nothing else: 132 multiprocessors,
-// 128 lanes, 1.98 GHz, 3.3e13 instructions a second. What share of that is reached only a GPU can tell: not measured.
+// 128 lanes, 1.98 GHz, 3.35e13 instructions a second. What share of that is reached only a GPU can tell: not measured.
 //
 //     ssim_plain         1,900   6.7e4   A thread a window, five sums of 121 products: the readable specification.
 //     ssim_pairs            86   1.5e6   d and sxx belong to a slice and are computed once (ssim_fields). A pair costs

@@ -214,7 +214,7 @@ def _by_all(
     if len(engines) == 1:
         yield from reduce_share(engines[0])
         return
-    finished: SimpleQueue[_Done | Exception | None] = SimpleQueue()
+    finished: SimpleQueue[_Done | BaseException | None] = SimpleQueue()
     stop = threading.Event()
 
     def work(engine: StoredMatrix | None) -> None:
@@ -224,7 +224,7 @@ def _by_all(
                     finished.put(one)
                     if stop.is_set():
                         return
-        except Exception as error:
+        except BaseException as error:  # whatever it is: a share that is missing must not go unseen
             finished.put(error)
         finally:
             finished.put(None)
@@ -236,7 +236,7 @@ def _by_all(
         try:
             while working:
                 one = finished.get()
-                if isinstance(one, Exception):
+                if isinstance(one, BaseException):
                     raise one
                 if one is None:
                     working -= 1

@@ -319,15 +319,15 @@ class StoredMatrix:
             with reading(volume):
                 return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
         shape = (stop - start, *volume.entry.shape[1:])
-        host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=True)  # from torch's pool
-        with reading(volume):
-            volume.read(start, stop, out=host.numpy())
-        self._copies = self._copies or torch.cuda.Stream(self.device)
-        try:
-            with torch.cuda.stream(self._copies):
-                return self._on_device(host), self._copies.record_event()
-        except torch.OutOfMemoryError:
-            return host, None
+        stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
+        with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
+            host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=True)  # from torch's pool
+            with reading(volume):
+                volume.read(start, stop, out=host.numpy())
+            try:
+                return self._on_device(host), stream.record_event()
+            except torch.OutOfMemoryError:
+                return host, None
 
     def _on_device(self, host: torch.Tensor) -> torch.Tensor:
         from lim_gpu.similarity.cuda.intensity import to_uint8

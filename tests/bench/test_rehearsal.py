@@ -49,7 +49,8 @@ def rows(tiny):
 
 @pytest.fixture
 def timed(rows):
-    def run(job, unit, peer, function, count, rounds=5, *, table="peers", **fields):
+    def run(job, unit, peer, function, count, rounds=5, *, table="peers", warm_up=None, **fields):
+        (warm_up or function)()
         function()
         row = parts.Row(table, job, peer, "cuda", unit, count, [0.2, 0.3, 0.5], memory=1 << 20, **fields)
         rows.append(parts.Row(**json.loads(json.dumps(row.__dict__))))  # as a file keeps it
@@ -91,7 +92,7 @@ def everything(timed):
     hashing.test_lim_gpu_distances_on_gpu(timed)
     for rule in hashing.RULES:
         hashing.test_data_set_on_gpu(rule, timed)
-    for n in growth.SIZES["cuda"]:
+    for n in growth.SIZES:
         growth.test_growth_on_gpu("ssim", n, timed)
 
 

@@ -11,7 +11,7 @@ from lim_gpu.similarity.lanczos import lanczos_weights, rows_first
 
 THREADS = 256
 MOST_BLOCKS = 1 << 16  # the kernels go on with what is left
-ENOUGH_BLOCKS = 4096  # to fill any GPU; a pool is shared out until there are as many
+ENOUGH_BLOCKS = 4096  # to fill any GPU; work is shared out until there are as many
 NO_BITS = 255  # where there is nothing to be near to
 
 
@@ -96,7 +96,11 @@ class Search:
 
 
 def _launch_over(kernel: str, result: torch.Tensor, module: Module | None, **arguments: Any) -> None:
-    (module or load("hash")).launch(kernel, _blocks(result.numel()), THREADS, **arguments)
+    """A thread a column of the result (a, b), going down the rows of its block."""
+    rows, columns = result.shape
+    across = _blocks(columns)
+    grid = across, min(rows, -(-ENOUGH_BLOCKS // across))
+    (module or load("hash")).launch(kernel, grid, THREADS, **arguments)
 
 
 def _rows(slices: torch.Tensor, module: Module) -> torch.Tensor:

@@ -19,7 +19,7 @@ WANTED_THREADS = {"ssim_pairs": 512, "ssim_pairs_tensor": 384}  # that an SM hol
 REGISTERS = {  # ceilings: the most that any architecture takes, in steps of 8
     "hash_bits": 40,
     "hash_columns": 64,
-    "hash_distances": 32,
+    "hash_distances": 48,
     "hash_drop": 32,
     "hash_nearest": 48,
     "hash_rows": 64,
