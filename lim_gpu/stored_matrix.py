@@ -317,7 +317,9 @@ class StoredMatrix:
         volume, start, stop = piece
         if self.device.type != "cuda":
             with reading(volume):
-                return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
+                from lim_gpu.similarity.intensity import to_uint8
+
+                return torch.from_numpy(to_uint8(volume.read(start, stop), self.criterion.intensity)), None
         shape = (stop - start, *volume.entry.shape[1:])
         stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
         with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
