@@ -1,7 +1,14 @@
 """Selections of one store beside each other: what they keep, what they share, and what every metric says of them.
 
-EveryN and random at the budget of the first selection always stand beside, so that a gain over no thought at all is
-seen.
+Every-n and random at the budget of each selection always stand beside, so that a gain over no thought at all is seen.
+For each metric, over the volumes of which a selection keeps something, the means of
+
+    mean, highest   similarity of the pairs of kept slices: less is better
+    coverage        similarity of the dropped slice that is farthest from its nearest kept one, to that one, within the
+                    volume: more is better (a k-center objective)
+
+and for each two selections |A and B| / |A or B| of the kept slices, as the paper's overlap of methods. Metrics see the
+slices as the paper does, each from its own minimum to its maximum, whatever intensity the selections were made with.
 """
 
 from __future__ import annotations
@@ -33,11 +40,7 @@ Kept = dict[str, NDArray[np.int64]]  # sorted indices by volume key
 
 @dataclass
 class Compared:
-    """One selection: kept indices by volume, and by metric what was found in each volume.
-
-    mean, highest  similarity among kept slices
-    coverage       similarity of the dropped slice that is farthest from its nearest kept one, to that one
-    """
+    """One selection: kept indices by volume, and by metric what was found in each volume (see above)."""
 
     name: str
     kept: Kept
@@ -53,7 +56,7 @@ class Compared:
         if len(within):
             self.mean.setdefault(metric, []).append(float(within.mean()))
             self.highest.setdefault(metric, []).append(float(within.max()))
-        if len(dropped):
+        if len(dropped) and len(kept):
             self.coverage.setdefault(metric, []).append(float(matrix[np.ix_(dropped, kept)].max(axis=1).min()))
 
 
@@ -77,13 +80,14 @@ def compare(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
+    dry_run: bool = False,
     reporter: Reporter,
 ) -> Comparison:
     """Compare selections of one store, or what `methods` select from `store`; write OUTPUT (.csv), .json and .png.
 
     The metrics are SSIM, MI and HASH, and DeepNet where `weights` are given. What `methods` select is kept in
-    OUTPUT.selections, from which an interrupted run goes on. Raises UsageError for a contradictory call, InputError for
-    selections of different stores.
+    OUTPUT.selections, from which an interrupted run goes on. dry_run: only name the outputs. Raises UsageError for a
+    contradictory call, InputError for selections of different stores.
     """
     paths = [output, output.with_suffix(".json"), output.with_suffix(".png")]
     if output.suffix != ".csv":
@@ -92,6 +96,10 @@ def compare(
         raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
     if bool(selections) == bool(methods):
         raise UsageError("give selections, or a store with --method")
+    if dry_run:
+        said = ", ".join([*map(str, selections), *methods])
+        outputs = [str(path) for path in paths]
+        return Comparison({"dry_run": True, "outputs": outputs}, [f"plan: {said} -> {', '.join(outputs)}"])
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")
@@ -104,7 +112,7 @@ def compare(
             part = output.with_suffix(".selections") / f"{method}.csv"
             loaded[method] = reduce(opened, method, **options, output=part, overwrite=True, reporter=reporter)
         compared = [_kept(name, selection) for name, selection in loaded.items()]
-        compared += _baselines(compared[0].kept, opened, seed)
+        compared += _baselines(compared, opened, seed)
         metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
         _measure(compared, opened, metrics, weights, device, reporter)
     values = _values(compared, metrics, seed)
@@ -133,16 +141,22 @@ def _kept(name: str, selection: Selection) -> Compared:
     return Compared(name, kept, float(selection.record["seconds"]))
 
 
-def _baselines(budget: Kept, store: SliceStore, seed: int) -> list[Compared]:
-    """EveryN and random with as many slices of each volume as the first selection keeps there."""
+def _baselines(compared: Sequence[Compared], store: SliceStore, seed: int) -> list[Compared]:
+    """Every-n and random with as many slices of each volume as a selection keeps there, for each different budget."""
     sizes = {entry.key: entry.shape[0] for entry in store.volumes}
-    counts = {key: len(kept) for key, kept in budget.items() if len(kept)}
-    evenly = {key: every_n(sizes[key], keep_count=count) for key, count in counts.items()}
-    chance = {
-        key: random_choice(sizes[key], [seed, place], keep_count=count)
-        for place, (key, count) in enumerate(counts.items())
-    }
-    return [Compared("every-n", evenly, None), Compared("random", chance, None)]
+    budgets: dict[tuple[tuple[str, int], ...], str] = {}
+    for one in compared:
+        budgets.setdefault(tuple((key, len(kept)) for key, kept in one.kept.items()), one.name)
+    found = []
+    for budget, name in budgets.items():
+        evenly, chance = ({key: np.zeros(0, dtype=np.int64) for key, _ in budget} for _ in range(2))
+        for place, (key, count) in enumerate(budget):
+            if count:
+                evenly[key] = every_n(sizes[key], keep_count=count)
+                chance[key] = random_choice(sizes[key], [seed, place], keep_count=count)
+        like = f" like {name}" if len(budgets) > 1 else ""
+        found += [Compared(f"every-n{like}", evenly, None), Compared(f"random{like}", chance, None)]
+    return found
 
 
 def _measure(
@@ -217,27 +231,25 @@ def _csv(values: dict[str, Any], metrics: Sequence[str]) -> str:
 
 
 def _table(values: dict[str, Any], metrics: Sequence[str]) -> list[str]:
-    """For a person: lower mean and highest are better (less alike), higher coverage is better."""
+    """For a person: lower mean and max are better (less alike), higher coverage is better."""
     lines = [
         "means over the volumes; mean and max of the kept pairs (lower: less alike), worst covered (higher: nearer)"
     ]
-    head = f"{'selection':<14}{'kept':>7}{'seconds':>9}"
+    rows = values["rows"]
+    width = max(14, *(len(row["name"]) + 2 for row in rows))
+    head = f"{'selection':<{width}}{'kept':>7}{'seconds':>9}"
     lines.append(head + "".join(f"{f'{metric} mean':>14}{'max':>8}{'covered':>9}" for metric in metrics))
-    for row in values["rows"]:
+    for row in rows:
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
         cells = "".join(
             f"{_cell(row[f'{metric}_mean']):>14}{_cell(row[f'{metric}_highest']):>8}{_cell(row[f'{metric}_coverage']):>9}"
             for metric in metrics
         )
-        lines.append(f"{row['name'][:13]:<14}{row['kept']:>7}{seconds:>9}{cells}")
-    names = [row["name"][:9] for row in values["rows"]]
-    lines += [
-        "",
-        "slices shared by two selections, of all that either keeps",
-        " " * 14 + "".join(f"{n:>10}" for n in names),
-    ]
-    for row, shares in zip(values["rows"], values["overlap"], strict=True):
-        lines.append(f"{row['name'][:13]:<14}" + "".join(f"{100 * share:>8.0f} %" for share in shares))
+        lines.append(f"{row['name']:<{width}}{row['kept']:>7,}{seconds:>9}{cells}")
+    lines += ["", "slices shared by two selections, % of all that either keeps; columns as the rows"]
+    lines.append(" " * (width + 3) + "".join(f"{place:>5}" for place in range(1, len(rows) + 1)))
+    for place, (row, shares) in enumerate(zip(rows, values["overlap"], strict=True), 1):
+        lines.append(f"{place:>2} {row['name']:<{width}}" + "".join(f"{100 * share:>5.0f}" for share in shares))
     return lines
 
 
@@ -247,9 +259,11 @@ def _cell(value: float | None) -> str:
 
 def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:
     """Overlap on the left; for each metric the kept pairs' mean against the coverage of every selection."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * (1 + len(metrics)), 4.4), layout="constrained")
+    colours = matplotlib.colormaps["tab20" if len(compared) > 10 else "tab10"].colors  # type: ignore[attr-defined]
+    figure = Figure(figsize=(4.6 * (1 + len(metrics)), 4.4 + 0.2 * len(compared)), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(metrics))
     shares = np.array([[_overlap(a.kept, b.kept) for b in compared] for a in compared])
     names = [one.name for one in compared]
@@ -259,15 +273,14 @@ def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:
     first.set(title="kept slices shared, %", xticks=range(len(names)), yticks=range(len(names)))
     first.set_xticklabels(names, rotation=40, ha="right")
     first.set_yticklabels(names)
-    colours = ("#00a087", "#e64b35", "#4dbbd5", "#f39b7f", "#3c5488", "#7e6148", "#b09c85", "#8491b4")
     for axes, metric in zip(others, metrics, strict=True):
         for place, one in enumerate(compared):
             if metric in one.mean and metric in one.coverage:
-                marker = "s" if one.name in ("every-n", "random") else "o"
+                marker = "s" if one.seconds is None else "o"  # a baseline
                 at = (np.mean(one.mean[metric]), np.mean(one.coverage[metric]))
                 axes.plot(*at, marker, color=colours[place % len(colours)], markersize=9, label=one.name)
         axes.set(title=metric.upper(), xlabel="kept slices: mean similarity (less is better)")
         axes.set_ylabel("worst covered dropped slice (more is better)")
         axes.locator_params(nbins=5)
-        axes.legend(frameon=False, fontsize=8)
+    figure.legend(*others[0].get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False)
     return figure

@@ -78,6 +78,26 @@ def test_methods_are_reduced_and_their_selections_kept(folder, tmp_path):
         assert row | {"seconds": None} == other | {"seconds": None}
 
 
+def test_every_budget_has_its_baselines_and_an_empty_volume_is_no_fault(folder, tmp_path):
+    with SliceStore(folder / "slices") as store:
+        reduce(store, "hash", threshold=20, scope="dataset", output=tmp_path / "few.csv", device="cpu")
+    with (tmp_path / "few.csv").open() as file:
+        kept = sum(row["kept"] == "1" for row in csv.DictReader(file))
+    paths = [folder / "ssim.csv", tmp_path / "few.csv"]
+    result = compare(paths, tmp_path / "c.csv", store=folder / "slices", device="cpu", reporter=QUIET)
+    counts = {row["name"]: row["kept"] for row in result.values["rows"]}
+    names = ["ssim", "few", "every-n like ssim", "random like ssim", "every-n like few", "random like few"]
+    assert list(counts) == names
+    assert counts["every-n like few"] == counts["random like few"] == counts["few"] == kept
+    assert counts["every-n like ssim"] == counts["ssim"] > kept
+
+
+def test_a_dry_run_writes_nothing(folder, tmp_path):
+    result = compare([folder / "ssim.csv"], tmp_path / "c.csv", dry_run=True, reporter=QUIET)
+    assert [path.rpartition(".")[2] for path in result.values["outputs"]] == ["csv", "json", "png"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_contradictions_are_one_line(folder, tmp_path):
     options = {"device": "cpu", "reporter": QUIET}
     with pytest.raises(UsageError, match="selections, or a store"):

@@ -80,7 +80,7 @@ def analyse(
     if kind == "cka":
         figure, values, lines = _cka(networks, probe, batch_size, layers)
     elif kind == "tsne":
-        figure, values, lines = _tsne(networks, probe, batch_size, seed, (first.stem, second.stem))
+        figure, values, lines = _tsne(networks, probe, batch_size, seed, (_title(first), _title(second)))
     else:
         figure, values, lines = _gradcam(networks, probe, batch_size, threshold, shown)
     with replacing(output) as temporary:
@@ -90,6 +90,11 @@ def analyse(
 
 
 Result = tuple[Any, dict[str, Any], list[str]]
+
+
+def _title(checkpoint: Path) -> str:
+    """Its folder and its name: most checkpoints are called last."""
+    return f"{checkpoint.parent.name}/{checkpoint.stem}"
 
 
 def _cka(networks: list[Network], probe: Probe, batch_size: int, layers: str) -> Result:

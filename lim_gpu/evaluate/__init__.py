@@ -91,7 +91,7 @@ def _check_paths(grid: Grid, stores: bool) -> None:
         if not task.data.exists():
             raise InputError(f"{task.data}: does not exist, the data of task {task.name}")
     for path in grid.stores.values() if stores else ():
-        SliceStore(path).close()
+        SliceStore(path)  # reads the index
 
 
 def _do(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.evaluate.grid import CONTROL, Grid, Job, Pretrain, equal_steps
+from lim_gpu.evaluate.grid import CONTROL, PAPER_STORE, Grid, Job, Pretrain, Reduce, equal_steps
+from lim_gpu.evaluate.table import published
 from lim_gpu.evaluate.work import Worker, pretrain_options
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig, resolve
@@ -21,9 +22,11 @@ CHECKPOINT_EVERY = 50  # epochs
 
 def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
     """`values` for a program and `lines` for a person; nothing is written."""
+    from lim_gpu.backbone import training_device
+
     worker = Worker(grid, output, device, seed, Reporter(quiet=True))
     measured: dict[str, tuple[float, int]] = {}
-    rows, hours, disk = [], 0.0, 0
+    rows, hours, disk, guessed = [], 0.0, 0, False
     for job in todo:
         row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
         if isinstance(job, Pretrain) and not row["done"]:
@@ -33,7 +36,8 @@ def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: i
             if job.method not in measured:
                 measured[job.method] = measure(config, grid.stores[job.reduce.store], device)
             seconds, size = measured[job.method]
-            steps = _steps(job, grid, config)
+            steps = _steps(job, worker, config)
+            guessed |= _threshold_share(job.reduce) is not None and not worker.done(job.reduce)
             checkpoints = config.epochs // CHECKPOINT_EVERY + 2
             row |= {"steps": steps, "hours": round(steps * seconds / 3600, 4), "bytes": checkpoints * size}
             hours += row["hours"]
@@ -53,8 +57,8 @@ def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: i
         f"pre-training: {_hours(hours)} on {place}, from steps measured there ({said}), "
         f"{disk / 2**30:.1f} GiB of checkpoints; fine-tuning and reducing are not counted"
     )
-    if any(name.startswith("hash") and " 0." not in name and name not in known for name in names):
-        lines.append("before HASH has run, the share that a threshold keeps is taken from the paper's LIDC")
+    if guessed:
+        lines.append("what a threshold of HASH keeps is not known before it has run: taken from the paper's data")
     return values, lines
 
 
@@ -66,10 +70,14 @@ def _cost(row: dict[str, Any]) -> str:
     return f"{row['steps']:>10,} steps {row['hours']:>9.2f} h" if "steps" in row else ""
 
 
-def _steps(job: Pretrain, grid: Grid, config: PretrainConfig) -> int:
-    with SliceStore(grid.stores[job.reduce.store]) as store:
+def _steps(job: Pretrain, worker: Worker, config: PretrainConfig) -> int:
+    with SliceStore(worker.grid.stores[job.reduce.store]) as store:
         slices = sum(entry.shape[0] for entry in store.volumes)
-    kept = int(slices * _share(job.reduce.name))
+    if worker.done(job.reduce):
+        kept, _ = worker.kept(job.reduce)
+    else:
+        share = _threshold_share(job.reduce)
+        kept = int(slices * (_share(job.reduce.name) if share is None else share))
     epochs = config.epochs
     if job.budget == "steps":
         epochs = equal_steps(epochs, slices, kept, config.batch_size)
@@ -77,9 +85,16 @@ def _steps(job: Pretrain, grid: Grid, config: PretrainConfig) -> int:
 
 
 def _share(name: str) -> float:
-    if name == "all":
-        return 1.0
-    return HASH_SHARES[name] if name in HASH_SHARES else float(name.split()[1])
+    """Of a reduction that names its budget, such as "ssim 0.1"."""
+    return 1.0 if name == "all" else float(name.split()[1])
+
+
+def _threshold_share(reduction: Reduce) -> float | None:
+    """What a threshold of HASH kept of the paper's data, LIDC where the store is none of them; None for a budget."""
+    counts = published()["slices"]
+    own = counts.get(reduction.store, counts[PAPER_STORE])
+    name = "hash 6" if reduction.name == CONTROL else reduction.name
+    return own[name] / own["all"] if name in own and name != "all" else None
 
 
 def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, int]:

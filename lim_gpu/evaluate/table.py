@@ -87,7 +87,13 @@ def _costs(start: Pretrain, output: Path) -> dict[str, Any]:
 def cells(rows: Sequence[dict[str, Any]], grid: Grid) -> list[list[str]]:
     """A table as text, its head first: mean ± sd over the runs; the paper's in brackets."""
     tasks = [task.name for task in grid.tasks]
-    head = ["pre-training", "slices", "steps", "time", *(f"{task} {score}" for task in tasks for score in ("AUC", "F1"))]
+    head = [
+        "pre-training",
+        "slices",
+        "steps",
+        "time",
+        *(f"{task} {score}" for task in tasks for score in ("AUC", "F1")),
+    ]
     lines = [head]
     for row in rows:
         line = [name(row), _count(row.get("slices")), _count(row.get("steps")), _time(row)]
@@ -113,6 +119,7 @@ def markdown(tables: dict[str, list[dict[str, Any]]], grid: Grid, found: Sequenc
 
 
 def name(row: dict[str, Any]) -> str:
+    """What a row was pre-trained on, how, and for equal steps or epochs."""
     if row["reduction"] is None:
         return "none (random weights)"
     budget = "" if row["budget"] == "equal epochs" else ", equal steps"

@@ -55,14 +55,15 @@ class Worker:
     def _record(self, job: Job) -> Path:
         return self.output / job.folder / "job.json"
 
-    def _kept(self, job: Reduce) -> tuple[int, int]:
+    def kept(self, job: Reduce) -> tuple[int, int]:
+        """Slices kept, and slices of the store, of a reduction that is done."""
         counts = read_record(self.output / job.folder / "selection.json")["counts"]
         return counts["kept"], counts["slices"]
 
     def _reduce(self, job: Reduce) -> dict[str, Any]:
         options = job.options()
         if job.name == CONTROL:
-            kept, slices = self._kept(Reduce(job.store, "hash 6"))
+            kept, slices = self.kept(Reduce(job.store, "hash 6"))
             options["keep"] = kept / slices
         if options["method"] == "deepnet":
             options["weights"] = self.grid.weights
@@ -75,7 +76,7 @@ class Worker:
     def _pretrain(self, job: Pretrain) -> dict[str, Any]:
         options, overrides = pretrain_options(self.grid, job.method)
         if job.budget == "steps":
-            whole, reduced = (self._kept(Reduce(job.reduce.store, name))[0] for name in ("all", job.reduce.name))
+            whole, reduced = (self.kept(Reduce(job.reduce.store, name))[0] for name in ("all", job.reduce.name))
             options["epochs"] = equal_steps(options["epochs"], whole, reduced, options["batch_size"])
         folder = self.output / job.folder
         outcome = pretrain(
@@ -142,7 +143,7 @@ class Worker:
             overwrite=True,
             reporter=self.reporter,
         )
-        return {"line": result.lines[0]}
+        return {"line": "; ".join(result.lines[:-1])}
 
 
 def pretrain_options(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,13 +14,14 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
-from lim_gpu.leaks.images import Images, Item, read_images, read_list
+from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images, read_list
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
 from lim_gpu.page import image_uri, write_page
 from lim_gpu.progress import Reporter
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
 SHOWN = 200  # pairs in the gallery
+SIDE = 256  # pixels of its pictures
 ORDER = ("across collections", "across splits", "within")
 
 
@@ -78,7 +79,7 @@ def leaks(
         "failures": [list(failure) for failure in images.failures],
         "versions": {"lim-gpu": version("lim-gpu")},
     }
-    _write_gallery(output.with_suffix(".html"), images, pairs, rule, values)
+    _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
     write_text(output.with_suffix(".json"), json.dumps(values, indent=1, allow_nan=False) + "\n")
     write_text(output, _csv(images.items, pairs))
     return Leaks(values, _lines(values, output, write_split), bool(pairs or shared), images.failures)
@@ -148,14 +149,19 @@ def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> li
     return lines
 
 
-def _write_gallery(path: Path, images: Images, pairs: Sequence[Pair], rule: Rule, values: dict[str, Any]) -> None:
+def _write_gallery(
+    path: Path, images: Images, pairs: Sequence[Pair], rule: Rule, values: dict[str, Any], reporter: Reporter
+) -> None:
     items = images.items
 
     def interest(pair: Pair) -> tuple[int, float, int]:
         return ORDER.index(relation(items[pair.a], items[pair.b])), -pair.value, pair.bits
 
     cards = []
-    for pair in sorted(pairs, key=interest)[:SHOWN]:
+    shown = sorted(pairs, key=interest)[:SHOWN]
+    places = sorted({i for pair in shown for i in (pair.a, pair.b)})
+    pictures = larger_pictures(images, places, SIDE, reporter)
+    for pair in shown:
         a, b = items[pair.a], items[pair.b]
         cards.append(
             asdict(pair)
@@ -164,8 +170,8 @@ def _write_gallery(path: Path, images: Images, pairs: Sequence[Pair], rule: Rule
                 "b": b.name,
                 "a_more": " ".join(filter(None, (a.split, a.label))),
                 "b_more": " ".join(filter(None, (b.split, b.label))),
-                "a_image": image_uri(images.small[pair.a]),
-                "b_image": image_uri(images.small[pair.b]),
+                "a_image": image_uri(pictures[pair.a]),
+                "b_image": image_uri(pictures[pair.b]),
                 "labels_differ": bool(a.label and b.label and a.label != b.label),
             }
         )

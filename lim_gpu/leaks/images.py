@@ -6,8 +6,9 @@ Pictures are decoded in child processes; of each only its hash and a small copy 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest.pictures import decode_picture
 from lim_gpu.ingest.records import SourceError
+from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.store import SliceStore
 from lim_gpu.workers import run_in_children
@@ -34,11 +36,13 @@ class Item:
     """One image: where it comes from and what a list says of it. Texts are "" where nothing is known.
 
     group   images of one group are not compared with each other: the slices of one volume are neighbours by nature
+    path    the file, or the store
     """
 
     collection: str
     name: str
     group: str
+    path: Path
     split: str = ""
     label: str = ""
     patient: str = ""
@@ -101,34 +105,26 @@ def read_list(path: Path) -> list[dict[str, str]]:
 
 def _from_list(path: Path, patients: str, reporter: Reporter) -> Images:
     root = path.parent.resolve()
-    items, paths = [], []
+    items = []
     for row in read_list(path):
         target = (root / row["file"]).resolve()
         if not target.is_relative_to(root):
             raise InputError(f"{path}: {row['file']!r} leads out of its folder")
         text = {key: row.get(key) or "" for key in ("split", "label", patients)}
-        items.append(
-            Item(str(path.parent), row["file"], f"{path}\0{row['file']}", text["split"], text["label"], text[patients])
-        )
-        paths.append(target)
-    return _decoded(items, paths, path, reporter)
+        texts = (text["split"], text["label"], text[patients])
+        items.append(Item(str(path.parent), row["file"], f"{path}\0{row['file']}", target, *texts))
+    return _decoded(items, path, reporter)
 
 
 def _from_folder(folder: Path, reporter: Reporter) -> Images:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     names = [str(path.relative_to(folder)) for path in paths]
-    items = [Item(str(folder), name, f"{folder}\0{name}") for name in names]
-    return _decoded(items, paths, folder, reporter)
+    items = [Item(str(folder), name, f"{folder}\0{name}", path) for name, path in zip(names, paths, strict=True)]
+    return _decoded(items, folder, reporter)
 
 
-def _decoded(items: list[Item], paths: list[Path], source: Path, reporter: Reporter) -> Images:
-    tasks = [([str(path.absolute()) for path in paths[i : i + BATCH]],) for i in range(0, len(paths), BATCH)]
-    answers: list[Any] = [None] * len(tasks)
-    with reporter.track(f"read {source.name}", len(paths), "images") as advance:
-        for outcome in run_in_children(_hash_pictures, tasks, workers=2, timeout=SECONDS * BATCH):
-            answers[outcome.task] = outcome.value or [outcome.error] * len(tasks[outcome.task][0])
-            advance(len(answers[outcome.task]))
-    flat = [answer for batch in answers for answer in batch]
+def _decoded(items: list[Item], source: Path, reporter: Reporter) -> Images:
+    flat = _in_children(_hash_pictures, [item.path for item in items], f"read {source.name}", reporter)
     failures = [(item.name, answer) for item, answer in zip(items, flat, strict=True) if isinstance(answer, str)]
     for name, cause in failures:
         reporter.error(f"{source.name}: {name}: {cause}")
@@ -141,6 +137,51 @@ def _decoded(items: list[Item], paths: list[Path], source: Path, reporter: Repor
         np.stack([answer[1] for _, answer in good]),
         failures,
     )
+
+
+def _in_children(work: Callable[..., Any], paths: Sequence[Path], title: str, reporter: Reporter) -> list[Any]:
+    """What `work` gives for each path, or the text why it cannot."""
+    tasks = [([str(path.absolute()) for path in paths[i : i + BATCH]],) for i in range(0, len(paths), BATCH)]
+    answers: list[Any] = [None] * len(tasks)
+    with reporter.track(title, len(paths), "images") as advance:
+        for outcome in run_in_children(work, tasks, workers=2, timeout=SECONDS * BATCH):
+            answers[outcome.task] = outcome.value or [outcome.error] * len(tasks[outcome.task][0])
+            advance(len(answers[outcome.task]))
+    return [answer for batch in answers for answer in batch]
+
+
+def larger_pictures(images: Images, places: Sequence[int], side: int, reporter: Reporter) -> dict[int, Any]:
+    """Some images again, (h, w) uint8 of at most `side` and in their own shape; the small copy where one is gone."""
+    intensity = Intensity.parse()
+    found: dict[int, Any] = {i: images.small[i] for i in places}
+    files = [i for i in places if images.items[i].path.is_file()]
+    again = _in_children(partial(_shrunk_pictures, side), [images.items[i].path for i in files], "gallery", reporter)
+    found |= {i: picture for i, picture in zip(files, again, strict=True) if not isinstance(picture, str)}
+    for path in dict.fromkeys(images.items[i].path for i in places if images.items[i].path.is_dir()):
+        with SliceStore(path) as store:
+            for i in (i for i in places if images.items[i].path == path):
+                key, _, place = images.items[i].name.partition(":")
+                with store[key] as volume:
+                    found[i] = fitted(intensity.to_uint8(volume.read(int(place), int(place) + 1))[0], side)
+    return found
+
+
+def fitted(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image (H, W) so that it fits side x side."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def _shrunk_pictures(side: int, paths: list[str]) -> list[NDArray[np.uint8] | str]:
+    """In a child: each picture so that it fits side x side, or why it cannot be read."""
+    answers: list[NDArray[np.uint8] | str] = []
+    for path in paths:
+        try:
+            answers.append(fitted(decode_picture(path, sixteen_bit=False).pixels, side))
+        except SourceError as error:
+            answers.append(str(error))
+    return answers
 
 
 def _hash_pictures(paths: list[str]) -> list[tuple[int, NDArray[np.uint8]] | str]:
@@ -158,7 +199,6 @@ def _hash_pictures(paths: list[str]) -> list[tuple[int, NDArray[np.uint8]] | str
 
 
 def _from_store(path: Path, reporter: Reporter) -> Images:
-    from lim_gpu.intensity import Intensity
     from lim_gpu.similarity.hash import dhash
 
     intensity = Intensity.parse()
@@ -179,7 +219,8 @@ def _from_store(path: Path, reporter: Reporter) -> Images:
             small += [shrunk(image) for block in blocks for image in block]
             entry = volume.entry
             items += [
-                Item(str(path), f"{entry.key}:{i}", entry.key, patient=entry.patient) for i in range(entry.shape[0])
+                Item(str(path), f"{entry.key}:{i}", entry.key, path, patient=entry.patient)
+                for i in range(entry.shape[0])
             ]
             advance(1)
     if not items:

@@ -38,12 +38,12 @@ def knee(curve: ArrayLike) -> int:
 
 
 def kept_counts(counts: Sequence[NDArray[np.int64]], titles: Sequence[str]) -> Any:
-    """A histogram of the kept slices of the volumes, a series a selection."""
+    """A histogram of the kept slices of the volumes, bars of one colour a selection."""
     figure, axes = _axes()
     most = max(int(count.max()) for count in counts)
     bins = np.arange(-0.5, most + 1.5, max(1, most // 40))
-    for count, title, colour in zip(counts, titles, SERIES, strict=False):
-        axes.hist(count, bins, color=colour, alpha=1 if len(counts) == 1 else 0.55, label=title)
+    colours = [SERIES[place % len(SERIES)] for place in range(len(counts))]
+    axes.hist(list(counts), bins, color=colours, label=list(titles))  # side by side, so that equal counts are all seen
     axes.set(xlabel="slices kept", ylabel="volumes")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -53,14 +53,14 @@ def kept_counts(counts: Sequence[NDArray[np.int64]], titles: Sequence[str]) -> A
 
 
 def removal_curves(curves: Sequence[Sequence[float]], scale: str, threshold: float | None) -> Any:
-    """Similarity at which slices go against the share still left, a line a volume, and the median of all."""
+    """Similarity at which slices go against the share still left, a line a unit, and the median of all."""
     figure, axes = _axes()
     share = np.linspace(0, 1, 101)
     resampled = []
     for curve in curves:
         gone = np.arange(1, len(curve) + 1) / (len(curve) + 1)
-        axes.plot(100 * (1 - gone), curve, color=INK, alpha=max(0.08, min(0.6, 4 / len(curves))), linewidth=1)
         resampled.append(np.interp(share, gone, curve))
+        axes.plot(100 * (1 - share), resampled[-1], color=INK, alpha=max(0.08, min(0.6, 4 / len(curves))), linewidth=1)
     median = np.median(resampled, axis=0)
     axes.plot(100 * (1 - share), median, color=ACCENT, linewidth=2.2, label="median")
     at = knee(median)

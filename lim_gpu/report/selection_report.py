@@ -51,9 +51,15 @@ class Shown:
             asked.append(f"threshold {parameters['threshold']:g}")
         return " ".join([self.selection.record["method"], *asked])
 
+    @property
+    def unit(self) -> str:
+        """What was reduced together: a volume, a patient, or the data set."""
+        scope = str(self.selection.record["parameters"]["scope"])
+        return {"dataset": "data set"}.get(scope, scope)
+
     def curve(self, key: str) -> UnitResult | None:
         """The result of the unit that is this volume alone."""
-        return self.parts.get(key)
+        return next((part for part in self.parts.values() if [name for name, _ in part.volumes] == [key]), None)
 
 
 def read_selection(path: Path) -> Shown:
@@ -86,7 +92,7 @@ def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path
         details = []
         with reporter.track("report", len(places), "volumes") as advance:
             for place in places:
-                details.append(_volume(store[keys[place]], shown))
+                details.append(_volume(store, keys[place], shown))
                 advance(1)
         rows = [_row(store[key], first) for key in keys]
     values = {
@@ -94,13 +100,14 @@ def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path
         "selections": [_summary(one) for one in shown],
         "counts": svg_text(figures.kept_counts([_kept_counts(one) for one in shown], [one.title for one in shown])),
         "overlap": _overlap(shown),
-        "curves": _curves(first),
-        "found": _found_threshold(first),
-        "slider": _slider(first),
+        "curves": [(one.title, drawn) for one in shown if (drawn := _curves(one))],
+        "found": [(one.title, rule) for one in shown if (rule := _found_threshold(one))],
+        "sliders": [table for one in shown if (table := _slider(one))],
         "details": details,
         "rows": rows,
         "complete": len(details) == len(keys),
-        "failures": [failure["cause"] for failure in first.selection.record["failures"]],
+        "failures": [failure["cause"] for one in shown for failure in one.selection.record["failures"]],
+        "unit": first.unit,
         "versions": first.selection.record["versions"],
     }
     write_page(output, "selection.html", **values)
@@ -196,10 +203,12 @@ def _slider(shown: Shown) -> dict[str, Any] | None:
         thresholds = np.linspace(values.min(), values.max(), STEPS) if len(values) else np.zeros(1)
         limits = thresholds
     kept = np.array([sizes - [len(r) - np.searchsorted(r, limit) for r in removals] for limit in limits])
-    resolved = shown.selection.record["resolved_threshold"]
+    own = sum(len(part.kept) for part in ranked)
     return {
-        "start": int(np.argmin(np.abs(thresholds - resolved))) if resolved is not None else 0,
-        "unit": _scale(method),
+        "title": shown.title,
+        "start": int(np.argmin(np.abs(kept.sum(axis=1) - own))),  # where it keeps as many as were asked for
+        "scale": _scale(method),
+        "unit": shown.unit if len(ranked) > 1 else None,
         "thresholds": [round(float(value), 5) for value in thresholds],
         "kept": kept.sum(axis=1).tolist(),
         "least": kept.min(axis=1).tolist(),
@@ -226,33 +235,42 @@ def _row(volume: Volume, shown: Shown) -> dict[str, Any]:
     }
 
 
-def _volume(volume: Volume, shown: Sequence[Shown]) -> dict[str, Any]:
-    key = volume.key
+def _volume(store: SliceStore, key: str, shown: Sequence[Shown]) -> dict[str, Any]:
     chosen = [next(one for one in other.selection.volumes if one.key == key) for other in shown]
     first = chosen[0]
-    part = shown[0].curve(key)
-    with volume:
-        pictures = _Pictures(volume)
-        strips = [
-            (other.title, [pictures.slice(i) for i in _some(np.flatnonzero(one.kept), STRIP)], int(one.kept.sum()))
-            for other, one in zip(shown, chosen, strict=True)
-        ]
-        count = int(first.kept.sum())
-        if all(other.selection.record["method"] != "every-n" for other in shown):
-            evenly = every_n(len(first.kept), keep_count=count)
-            strips.append((f"every-n, {count} slices", [pictures.slice(i) for i in _some(evenly, STRIP)], count))
-        cards = [pictures.pair(i, first) for i in _to_look_at(first)]
+    pictures = _Pictures(store, key)
+    strips = [
+        (other.title, [pictures.slice(i) for i in _some(np.flatnonzero(one.kept), STRIP)], int(one.kept.sum()))
+        for other, one in zip(shown, chosen, strict=True)
+    ]
+    count = int(first.kept.sum())
+    if all(other.selection.record["method"] != "every-n" for other in shown):
+        evenly = every_n(len(first.kept), keep_count=count) if count else np.zeros(0, np.int64)
+        strips.append((f"every-n, {count} slices", [pictures.slice(i) for i in _some(evenly, STRIP)], count))
+    cards = [pictures.pair(i, first) for i in _to_look_at(first)]
+    with store[key] as volume:
         defects = list(sentences(volume.header.defects, volume.header.clamped).values())
     return {
         "key": key,
         "slices": len(first.kept),
         "kept": count,
-        "matrix": svg_text(figures.matrix(part.matrix, first.kept)) if part and part.matrix else None,
-        "curve": _own_curve(shown[0], part) if part and part.ranked and part.removal_similarity else None,
+        "drawn": [_drawn(other, one) for other, one in zip(shown, chosen, strict=True)],
         "strips": strips,
         "cards": cards,
+        "cards_of": shown[0].title,
         "defects": defects,
         "z": (float(first.z[0]), float(first.z[-1])),
+    }
+
+
+def _drawn(shown: Shown, selected: VolumeSelection) -> dict[str, Any]:
+    """Matrix and removal curve of a volume that was reduced alone."""
+    part = shown.curve(selected.key)
+    ranked = part is not None and part.ranked and part.removal_similarity
+    return {
+        "title": shown.title,
+        "matrix": svg_text(figures.matrix(part.matrix, selected.kept)) if part and part.matrix else None,
+        "curve": _own_curve(shown, part) if part and ranked else None,
     }
 
 
@@ -281,25 +299,27 @@ def _to_look_at(selected: VolumeSelection) -> list[int]:
 
 
 class _Pictures:
-    """Small pictures of the slices of one volume, as the methods see them."""
+    """Small pictures of slices of one volume, as the methods see them by default, and of those that stand for them."""
 
-    def __init__(self, volume: Volume) -> None:
-        self.volume = volume
+    def __init__(self, store: SliceStore, key: str) -> None:
+        self.store = store
+        self.key = key
         self.intensity = Intensity.parse()
 
-    def uri(self, i: int) -> str:
-        return image_uri(self.intensity.to_uint8(self.volume.read(i, i + 1))[0], SIDE)
+    def uri(self, i: int, key: str | None = None) -> str:
+        with self.store[key or self.key] as volume:
+            return image_uri(self.intensity.to_uint8(volume.read(i, i + 1))[0], SIDE)
 
     def slice(self, i: int) -> dict[str, Any]:
         return {"slice": i, "image": self.uri(i)}
 
     def pair(self, i: int, selected: VolumeSelection) -> dict[str, Any]:
         key, covering = selected.covered_by[i]
-        own = key == selected.key
         return {
             "slice": i,
             "image": self.uri(i),
-            "covering": covering if own else f"{key}:{covering}",
-            "covering_image": self.uri(covering) if own else None,
+            "covering": covering,
+            "elsewhere": None if key == selected.key else key,
+            "covering_image": self.uri(covering, key),
             "similarity": float(selected.similarity[i]),
         }

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from lim_gpu.errors import UsageError
-from lim_gpu.evaluate import evaluate
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.evaluate import PRETRAIN, evaluate
+from lim_gpu.evaluate.estimate import _steps, _threshold_share
+from lim_gpu.evaluate.grid import CONTROL, Pretrain, Reduce
+from lim_gpu.evaluate.smoke import smoke_grid
+from lim_gpu.evaluate.work import Worker
+from lim_gpu.pretrain.config import resolve
 from lim_gpu.progress import Reporter
 
 QUIET = Reporter(quiet=True)
@@ -52,11 +58,49 @@ def test_a_second_run_does_nothing_again(output):
     assert all(row["done"] for row in evaluate(["A"], output, smoke=True, plan=True, device="cpu").values["jobs"])
 
 
+def test_the_page_and_the_picture_of_time(output):
+    rows = evaluate(["D"], output / "none", smoke=True, plan=True, device="cpu").values["jobs"]
+    assert {row["job"].split("/")[0] for row in rows} == {"reduce", "pretrain", "finetune", "analyse"}
+    page = (output / "evaluation.html").read_text()
+    assert "A: Does reduction help?" in page
+    assert "http" not in page
+    notes = json.loads((output / "evaluation.json").read_text())["caveats"]
+    text = (output / "evaluation.md").read_text()
+    assert [text.count(note) for note in notes] == [1] * len(notes)
+
+
+def test_a_plan_takes_what_reductions_kept_once_they_have_run(output):
+    grid = smoke_grid(output / "data", 0, QUIET)
+    grid = replace(grid, pretrain=PRETRAIN | grid.pretrain)
+    config = resolve("swav", "recommended", {"epochs": 2, "batch_size": 4})
+    reduced = Pretrain(Reduce("procedural", "every-n 0.2"), "swav")
+    worker = Worker(grid, output, "cpu", 0, QUIET)
+    assert worker.kept(reduced.reduce) == (20, 96)
+    assert _steps(reduced, worker, config) == 2 * 5
+    hashed = Pretrain(Reduce("procedural", "hash 6"), "swav")
+    assert _steps(hashed, worker, config) == 2 * (int(96 * 22672 / 244527) // 4)  # not run: as LIDC in the paper
+    assert _threshold_share(Reduce("PET-CT", CONTROL)) == 48718 / 541439
+    assert _threshold_share(Reduce("PET-CT", "deepnet 0.1")) is None
+
+
 def test_a_failing_job_is_reported_and_the_rest_goes_on(tmp_path):
-    (tmp_path / "grid.toml").write_text('[tasks]\nX = "missing"\nY = "missing-too"\n')
+    for name in "xy":
+        (tmp_path / name).mkdir()
+    (tmp_path / "grid.toml").write_text('[tasks]\nX = "x"\nY = "y"\n')
     result = evaluate(["0"], tmp_path / "out", config=tmp_path / "grid.toml", device="cpu", reporter=QUIET)
     assert len(result.failures) == 2
     assert "not run" in (tmp_path / "out" / "evaluation.md").read_text()
+    assert "not done" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize("plan", [False, True])
+def test_data_that_are_not_there_are_named_before_anything_runs(tmp_path, plan):
+    (tmp_path / "x").mkdir()
+    for lines, match in (('X = "missing"', "data of task X"), ('X = "x"\n[stores]\nS = "no-store"', "no-store")):
+        (tmp_path / "grid.toml").write_text(f"[tasks]\n{lines}\n")
+        with pytest.raises(InputError, match=match):
+            evaluate(["A" if "no-store" in lines else "0"], tmp_path / "out", config=tmp_path / "grid.toml", plan=plan)
+    assert not (tmp_path / "out").exists()
 
 
 def test_contradictions(tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lim_gpu.cli import cli
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.leaks import leaks
-from lim_gpu.leaks.images import Item, read_images
+from lim_gpu.leaks.images import Item, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, leaking, split_patients
 from lim_gpu.progress import Reporter
 from lim_gpu.similarity.hash import close_pairs, hamming_matrix
@@ -70,6 +71,9 @@ def test_a_clean_set_finds_nothing(data_set, tmp_path):
     result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
     assert not result.found
     assert rows_of(tmp_path / "pairs.csv") == []
+    page = (tmp_path / "pairs.html").read_text()
+    assert "No near-duplicate pairs" in page
+    assert "<table" not in page
 
 
 def test_the_new_split_leaves_out_the_training_image_and_nothing_else(data_set, tmp_path):
@@ -80,6 +84,45 @@ def test_the_new_split_leaves_out_the_training_image_and_nothing_else(data_set, 
     assert (data_set / "split.csv").read_bytes() == before
     with pytest.raises(UsageError, match="is the list that is read"):
         leaks([data_set], tmp_path / "p.csv", RULE, write_split=data_set / "split.csv", reporter=QUIET)
+
+
+def test_mutual_information_confirms_what_another_window_hides_from_ssim(tmp_path):
+    """Another window is another picture to SSIM and the same information; a third image is neither."""
+    grey = picture(1)
+    for name, pixels in {"a": grey, "window": (grey // 3 + 90).astype(np.uint8), "other": picture(2)}.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    found = {}
+    for confirm, threshold in (("ssim", 0.999), ("mi", 1.25)):
+        rule = Rule(bits=0, candidates=40, confirm=confirm, threshold=threshold)
+        leaks([tmp_path], tmp_path / f"{confirm}.csv", rule, reporter=QUIET)
+        found[confirm] = {(row["a"], row["b"]): row for row in rows_of(tmp_path / f"{confirm}.csv")}
+    pair = found["mi"]["a.png", "window.png"]
+    assert float(pair["value"]) > 1.25
+    assert pair["evidence"] in ("mi", "both")
+    assert not [names for names, row in found["mi"].items() if "other.png" in names and int(row["bits"]) > 0]
+    assert found["ssim"].get(("a.png", "window.png"), {"evidence": "hash"})["evidence"] == "hash"
+
+
+def test_the_gallery_shows_pictures_in_their_own_shape(tmp_path):
+    wide = np.asarray(Image.fromarray(picture(1)).resize((300, 100)))
+    for name in "ab":
+        Image.fromarray(wide).save(tmp_path / f"{name}.png")
+    images = read_images(tmp_path, "patient", QUIET)
+    assert larger_pictures(images, [0, 1], 150, QUIET)[1].shape == (50, 150)
+    (tmp_path / "b.png").unlink()
+    assert larger_pictures(images, [1], 150, QUIET)[1].shape == (64, 64)
+    store = make_store(tmp_path / "x", (("chest", 3, 48, 40),))
+    assert larger_pictures(read_images(store, "patient", QUIET), [2], 24, QUIET)[2].shape == (24, 20)
+
+
+def test_a_dry_run_and_json(data_set, tmp_path, capsys):
+    plan = leaks([data_set], tmp_path / "pairs.csv", RULE, dry_run=True, reporter=QUIET)
+    assert [name.rpartition(".")[2] for name in plan.values["outputs"]] == ["csv", "json", "html"]
+    assert not list(tmp_path.glob("pairs.*"))
+    with pytest.raises(SystemExit) as end:
+        cli.main(["leaks", str(data_set), "-o", str(tmp_path / "pairs.csv"), "--json"], standalone_mode=False)
+    assert end.value.code == 5
+    assert json.loads(capsys.readouterr().out)["pairs"] == 1
 
 
 def test_two_folders_are_compared_with_each_other(data_set, tmp_path):
@@ -120,10 +163,10 @@ def test_close_pairs_equal_the_whole_matrix():
 
 def test_a_patient_in_two_splits_leaks_without_any_alike_image():
     items = [
-        Item("set", "1", "1", "train", patient="p"),
-        Item("set", "2", "2", "test", patient="p"),
-        Item("set", "3", "3", "train", patient="q"),
-        Item("set", "4", "4", "train", patient="q"),
+        Item("set", "1", "1", Path("1"), "train", patient="p"),
+        Item("set", "2", "2", Path("2"), "test", patient="p"),
+        Item("set", "3", "3", Path("3"), "train", patient="q"),
+        Item("set", "4", "4", Path("4"), "train", patient="q"),
     ]
     shared = split_patients(items)
     assert shared == {"p": ["test", "train"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest import ingest
@@ -72,11 +74,56 @@ def test_several_selections_stand_beside_each_other(reduced, tmp_path):
     assert text.count("100 %") >= 3
     for title in ("ssim keep 0.3", "hash threshold 6", "every-n keep 0.3"):
         assert title in text
+    for title in ("ssim keep 0.3", "hash threshold 6"):
+        assert f"{title}: similarity of every pair" in text
+        assert f"{title}: removal curve" in text
+        assert f'aria-label="threshold of {title}"' in text
 
 
 def test_units_of_several_volumes_have_no_matrix_of_their_own(reduced, tmp_path):
     write_report([reduced / "patient.csv"], tmp_path / "r.html")
-    assert "<section" in (tmp_path / "r.html").read_text()
+    text = (tmp_path / "r.html").read_text()
+    assert "a line a patient" in text
+    elsewhere = [
+        row
+        for row in csv.DictReader((reduced / "patient.csv").open())
+        if row["kept"] == "0" and row["covered_by"].count(":")
+    ]
+    with SliceStore(reduced / "slices") as store:
+        assert all(entry.patient not in text for entry in store.volumes)
+    assert bool(elsewhere) == bool(re.search(r"slice \d+ of <code>", text))
+
+
+def test_a_slice_of_another_volume_is_shown_beside_what_it_covers(tmp_path):
+    store = make_store(tmp_path, (("chest", 6, 48, 40), ("chest", 6, 48, 40)))
+    with SliceStore(store) as opened:
+        reduce(opened, "ssim", keep=0.1, scope="dataset", output=tmp_path / "all.csv", device="cpu")
+    write_report([tmp_path / "all.csv"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert re.search(r"slice \d+ of <code>[0-9a-f]{16}</code>", text)
+    assert "in another volume" not in text
+
+
+def test_a_hundred_volumes_stay_below_twenty_megabytes(tmp_path):
+    """The worst that can be shown: noise, which no picture format shrinks."""
+    rng = np.random.default_rng(0)
+    for volume in range(100):
+        folder = tmp_path / "sources" / f"v{volume:03d}"
+        folder.mkdir(parents=True)
+        for i in range(24 if volume % 14 in (0, 1) or volume == 99 else 2):
+            Image.fromarray(rng.integers(0, 256, (160, 160), dtype=np.uint8)).save(folder / f"{i}.png")
+    ingest([tmp_path / "sources"], tmp_path / "slices", workers=1)
+    names = []
+    with SliceStore(tmp_path / "slices") as store:
+        for method in ("ssim", "hash"):
+            names.append(tmp_path / f"{method}.csv")
+            reduce(store, method, keep=0.6, output=names[-1], device="cpu")
+        keys = [entry.key for entry in store.volumes]
+    write_report(names, tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert all(f"<td><code>{key}</code>" in text for key in keys)
+    assert text.count('<section class="volume">') == 8
+    assert len(text) < 20e6
 
 
 def test_without_parts_the_curves_are_left_out(reduced, tmp_path):
@@ -132,9 +179,9 @@ def test_a_browser_reads_it_without_errors_or_requests(reduced, tmp_path):
             page.goto(page_path.as_uri())
             assert [text for text in seen if not text.startswith(("data:", page_path.as_uri()))] == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            before = page.inner_text("#answer")
-            page.fill("#threshold", "0")
-            assert page.inner_text("#answer") != before
-            assert re.match(r"0 bits apart: [\d,]+ of 35 slices kept", page.inner_text("#answer"))
+            before = page.inner_text("#answer-1")
+            page.fill("#threshold-1", "0")
+            assert page.inner_text("#answer-1") != before
+            assert re.match(r"0 bits apart: [\d,]+ of 35 slices kept", page.inner_text("#answer-1"))
             page.close()
         browser.close()
