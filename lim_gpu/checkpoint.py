@@ -32,6 +32,7 @@ SIDE = 224
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CT_PAPER = ((0.1806,) * 3, (0.1907,) * 3)  # Wolf et al.: SwAV, MoCo and BYOL on slices scaled to their own range
 COVID_PAPER = ((0.56, 0.5596, 0.5596), (0.2905, 0.2907, 0.2908))  # Wolf et al.: fine-tuning
+MEDMNIST_PAPER = ((0.5,) * 3, (0.5,) * 3)
 SHOWN = 6  # names listed in an error, the others are counted
 
 BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
@@ -195,6 +196,8 @@ def _pickled_globals(path: Path) -> Iterator[str]:
 
 
 def _cause(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch tells of its weights_only over many lines
+        return "not what torch.save wrote"
     return f"{type(error).__name__}: {error}".split("\n", 1)[0].strip()[:160]
 
 

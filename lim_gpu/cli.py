@@ -32,8 +32,8 @@ def cli() -> None:
     lim-gpu ingest DICOM_FOLDER -o slices
     lim-gpu reduce --method ssim --keep 0.1
 
-    Exit codes: 0 done, 2 usage, 3 bad input, 4 no usable GPU though one was asked for, 5 finished but some items
-    were skipped and listed, 130/143 interrupted and resumable.
+    Exit codes: 0 done, 2 usage, 3 bad input, 4 no usable GPU though one was asked for, 5 finished, but something
+    was skipped and listed or (leaks) found, 130/143 interrupted and resumable.
     """
 
 
@@ -366,6 +366,9 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
 )
 @click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases too (extra wandb).")
 @click.option("--compile", is_flag=True, help="torch.compile the backbone.")
+@click.option(
+    "--stream", is_flag=True, help="Read slices from the store in every epoch, also if the device has room for them."
+)
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in RUN; begin where there is none.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; train nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that was made otherwise.")
@@ -599,6 +602,7 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
 @click.option(
     "-o", "--output", type=PATH, default="compare.csv", show_default=True, help="The table; .json and .png beside it."
 )
+@click.option("--dry-run", is_flag=True, help="Name the outputs; read nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @common
 def compare(
@@ -612,7 +616,7 @@ def compare(
 ) -> None:
     """Compare what selections keep: counts, overlap, how alike kept slices are, how well dropped ones are covered.
 
-    Every-n and random with the budget of the first selection always stand beside.
+    Every-n and random with the budget of each selection always stand beside.
 
     \b
     Examples: lim-gpu compare slices --method ssim --method hash --keep 0.1
@@ -695,7 +699,9 @@ def analyse(
 @click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
-    "--preset", type=click.Choice(["smoke"]), help="smoke: procedural data on a CPU, to see that all of it works."
+    "--preset",
+    type=click.Choice(["smoke"]),
+    help="smoke: procedural data, five to ten minutes on a CPU.",
 )
 @click.option(
     "-o",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -21,7 +22,8 @@ def interrupt(error: BaseException) -> NoReturn:
 
 
 def _stop_if_interrupted() -> None:
-    if _interruptions:
+    """In the main thread alone: another one would end with a traceback, and nothing else."""
+    if _interruptions and threading.current_thread() is threading.main_thread():
         raise _interruptions[-1]
 
 

@@ -107,6 +107,8 @@ class Request:
         if not low <= checked_threshold(self.threshold) <= high:
             unit = "bits" if self.method == "hash" else "similarity"
             raise UsageError(f"threshold {self.threshold:g} of {self.method} is outside {low}..{high} ({unit})")
+        if self.method == "hash" and 0 < self.threshold < 1:
+            raise UsageError(f"threshold {self.threshold:g} of hash is in bits, not a similarity. Give a whole number")
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,9 @@ def read_index(store: Path) -> Index:
     if not store.is_dir():
         raise InputError(f"{store}: no such folder. Make a store with lim-gpu ingest SRC -o {store}")
     if not path.is_file():
-        raise InputError(f"{store}: holds no store.json: no store, or an unfinished ingest. {AGAIN}")
+        raise InputError(
+            f"{store}: holds no store.json: no store, or an unfinished one. Run lim-gpu ingest SRC -o slices"
+        )
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path}: not a store of lim-gpu")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 from lim_gpu.errors import LimGpuError
@@ -87,7 +88,7 @@ def run_in_children(
 def _start(memory_limit: int | None) -> _Child:
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_serve, args=(theirs, memory_limit), daemon=True)
-    with _without_main():
+    with _without_main(), _without_interruptions():
         process.start()
     theirs.close()
     return _Child(process, ours)
@@ -102,6 +103,20 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _without_interruptions() -> Iterator[None]:
+    """Hold Ctrl-C back: the fork server that starts here, and all its children, inherit that and never see it.
+
+    The terminal sends it to all of them, and one that is still importing would answer with a traceback.
+    """
+    ensure_running()  # the resource tracker: its own start, which comes first, lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _give(

@@ -147,6 +147,11 @@ def test_what_is_no_checkpoint(tmp_path, content, word):
     fails(tmp_path / "c.ckpt", word)
 
 
+def test_another_kind_of_file_is_told_in_few_words(tmp_path):
+    (tmp_path / "s.csv").write_text("volume,slice\n")
+    fails(tmp_path / "s.csv", "cannot be read as a checkpoint (not what torch.save wrote)")
+
+
 def test_values_that_are_not_finite(tmp_path, state):
     torch.save(state | {"bn1.bias": torch.full((64,), torch.nan)}, tmp_path / "c.ckpt")
     fails(tmp_path / "c.ckpt", "bn1.bias", "not finite")

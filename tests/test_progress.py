@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
+
+import pytest
+
+from lim_gpu import progress
 from lim_gpu.progress import Reporter, one_line
 
 
@@ -22,3 +28,15 @@ def test_no_bar_where_stderr_is_no_terminal(capsys):
     with Reporter().track("x", 3, "files") as advance:
         advance(3)
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_interruption_ends_the_main_thread_alone(monkeypatch):
+    monkeypatch.setattr(progress, "_interruptions", [KeyboardInterrupt()])
+    with Reporter().track("x", 3, "files") as advance:
+        other = threading.Thread(target=advance, args=(1,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # pytest's word for an exception in a thread
+            other.start()
+            other.join()
+        with pytest.raises(KeyboardInterrupt):
+            advance(1)

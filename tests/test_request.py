@@ -61,6 +61,8 @@ def test_hash_takes_the_threshold_of_the_paper_where_nothing_is_said():
     assert request("hash", keep=0.1).threshold is None
     assert request("hash", threshold=6.5).similarity_threshold == 1 - 6.5 / 64
     assert request("ssim", threshold=0.5).similarity_threshold == 0.5
+    with pytest.raises(UsageError, match="in bits, not a similarity"):
+        request("hash", threshold=0.9)
 
 
 def test_what_changes_the_result_changes_the_fingerprint():

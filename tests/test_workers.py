@@ -181,3 +181,10 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     out, err = child.communicate(timeout=30)
     assert out == "interrupted\n"
     assert err == ""
+
+
+def test_no_child_ever_sees_an_interruption():
+    """Not even one that is still importing: the terminal sends Ctrl-C to the whole group."""
+    blocked = outcomes(eval, [("__import__('signal').pthread_sigmask(0, ())",)] * 4)
+    assert all(signal.SIGINT in outcome.value for outcome in blocked.values())
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -16,8 +16,8 @@ class Protocol:
     lr is of Adam; `later_lr`, where given, counts from the second epoch of the second phase on. weight_decay is added
     to the gradient (L2). norm: in the head phase batch norm is "frozen" (running statistics used, nothing changes), or
     "adapts" (its weights train and its statistics move). resize: "bilinear" (antialiased) or "area".
-    normalise: "weights" (as the initial weights were trained, else by the training images) or "covid-ct" (the
-    notebooks' constants for every data set).
+    normalise: "weights" (as the initial weights were trained, else by the training images) or "notebooks"
+    (their constants: 0.5 for MedMNIST, those of COVID-CT for every other data set).
     """
 
     name: str
@@ -59,7 +59,7 @@ class Protocol:
 # lowers the only parameter group to 2e-5. Resizing by area and the constants of COVID-CT are theirs too.
 PROTOCOLS = {
     "wolf2024-paper": Protocol("wolf2024-paper"),
-    "wolf2024-code": Protocol("wolf2024-code", later_lr=2e-5, norm="adapts", resize="area", normalise="covid-ct"),
+    "wolf2024-code": Protocol("wolf2024-code", later_lr=2e-5, norm="adapts", resize="area", normalise="notebooks"),
 }
 
 

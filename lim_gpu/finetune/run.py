@@ -133,11 +133,11 @@ def finetune(
             reporter.warn(f"{alone}: only the last layer trains. Give more epochs, or fewer head epochs")
         with locked(output):
             remove_stale(output)
-            _begin(output, asked, overwrite)
+            _begin(output, asked)
             _Run(request, table, positive, output, asked, parameters, reporter).work(device)
     results = read_json(output / "results.json")
     lines = [f"unchanged: {output}"] if finished else [_first_line(results, output)]
-    lines += [f"{NAMES[name]:9s}{score_text(results[name])}" for name in MAIN]
+    lines += [f"{NAMES[name]:9s}{score_text(results[name])}" for name in MAIN] + _positive_lines(request, table)
     values = results | {"output": str(output), "unchanged": finished}
     if against is not None:
         compared = compare(output, against)
@@ -160,8 +160,20 @@ def _positive(table: Table, name: str | None) -> int:
     return table.classes.index(name)
 
 
+def _positive_lines(request: Request, table: Table) -> list[str]:
+    """Which class the scores are of, and that it was not chosen by the user."""
+    if len(table.classes) > 2:
+        return []
+    place = _positive(table, request.positive)
+    told = "" if request.positive is not None else f" (--positive {table.classes[1 - place]} for the other)"
+    return [f"AUC, F1 and ROC are of class {table.classes[place]}{told}"]
+
+
 def _standing(output: Path, asked: str, overwrite: bool) -> bool:
-    """Whether `output` holds the finished result of this request. UsageError for anything else that must stay."""
+    """Whether `output` holds the finished result of this request. UsageError for anything else that must stay.
+
+    A run of which no training was finished need not stay.
+    """
     if not output.exists():
         return False
     if not output.is_dir():
@@ -176,15 +188,16 @@ def _standing(output: Path, asked: str, overwrite: bool) -> bool:
         raise UsageError(f"{output}: holds another program's run. Give another -o")
     if record.get("fingerprint") == asked:
         return (output / "results.json").exists()
-    if not overwrite:
+    done = [*output.glob("runs/*/*/training.json"), *output.glob("results.json")]
+    if done and not overwrite:
         raise UsageError(f"{output}: holds a run with other options or data. Give --overwrite, or another -o")
     return False
 
 
-def _begin(output: Path, asked: str, overwrite: bool) -> None:
+def _begin(output: Path, asked: str) -> None:
     """Clear an earlier run of another request."""
     config = output / "config.json"
-    if config.exists() and overwrite and read_json(config).get("fingerprint") != asked:
+    if config.exists() and read_json(config).get("fingerprint") != asked:
         for name in OWN:
             path = output / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -205,6 +218,7 @@ def _plan(request: Request, table: Table, output: Path, finished: bool) -> Outco
         f"initial weights: {', '.join(starts)}",
         *(f"run {s['run']}: seed {s['seed']}, train {s['train']}, val {s['val']}, test {s['test']}" for s in sizes),
         f"{request.protocol.name}: {request.protocol.epochs} epochs a run, {steps * len(starts):,} steps in all",
+        *_positive_lines(request, table),
     ]
     return Outcome(values, lines + ([f"unchanged: {output}"] if finished else []))
 
@@ -226,6 +240,7 @@ class _Run:
         import torch
 
         from lim_gpu.backbone import training_device
+        from lim_gpu.checkpoint import sidecar
         from lim_gpu.finetune.images import load_images
 
         place = training_device(device)
@@ -248,7 +263,8 @@ class _Run:
         self._write_results(splits, starts, trained, chosen, tested)
         for split, number in zip(splits, chosen, strict=True):
             for other in set(range(len(starts))) - {number}:
-                self._checkpoint(split.run, other).unlink(missing_ok=True)
+                for path in (self._checkpoint(split.run, other), sidecar(self._checkpoint(split.run, other))):
+                    path.unlink(missing_ok=True)
 
     def _starts(self) -> list[Start]:
         """Every candidate's initial weights, read and checked before anything is trained."""
@@ -317,16 +333,19 @@ class _Run:
         return self._folder(run, number) / "best.ckpt"
 
     def _normalisation(self, start: Start, images: Images, split: Split) -> Normalisation:
-        from lim_gpu.checkpoint import COVID_PAPER, per_channel
+        from lim_gpu.checkpoint import COVID_PAPER, MEDMNIST_PAPER, per_channel
         from lim_gpu.finetune.images import Normalisation
 
-        if self.request.protocol.normalise == "covid-ct":
-            mean, std = (per_channel(values, start.channels) for values in COVID_PAPER)
+        if self.request.protocol.normalise == "notebooks":
+            constants = MEDMNIST_PAPER if self.table.archive else COVID_PAPER
+            mean, std = (per_channel(values, start.channels) for values in constants)
             return Normalisation(mean, std)
         return start.normalisation or Normalisation.of(images.pixels[split.train], start.channels)
 
     def _train(self, split: Split, number: int, starts: Sequence[Start], images: Images, labels: Any) -> dict[str, Any]:
         """The record of one training, done now or read; its best state lies beside it."""
+        import torch
+
         from lim_gpu.finetune.training import train
 
         path = self._folder(split.run, number) / "training.json"
@@ -337,7 +356,11 @@ class _Run:
         normalisation = self._normalisation(start, images, split)
         network = start.network(len(self.table.classes), split.seed).to(images.pixels.device)
         with self.reporter.track(f"run {split.run}, {Path(start.name).name}", protocol.epochs, "epochs") as advance:
-            trained = train(network, images, labels, split, protocol, normalisation, advance)
+            try:
+                trained = train(network, images, labels, split, protocol, normalisation, advance)
+            except torch.OutOfMemoryError:
+                step = f"a step of {protocol.batch_size} images does not fit in its memory"
+                raise LimGpuError(f"{labels.device}: {step}. Give a smaller --batch-size or --size") from None
         self._save(trained.state, split, number, start, normalisation, trained.epoch)
         record = {
             "fingerprint": self.asked,

@@ -49,6 +49,7 @@ class SwavConfig:
     epsilon: float = 0.05  # of Sinkhorn; smaller gives sharper codes
     iterations: int = 3  # of Sinkhorn
     queue: int = 0  # embeddings a large crop that Sinkhorn sees beside the batch; 0: none
+    queue_share: float = 1.0  # the queue is cut to this share of the data set, one epoch; 0: never
     queue_from_epoch: int = 15
     freeze_iterations: int = 0  # how long the prototypes stay as they began: steps, or
     freeze_epochs: int = 0  # epochs; the authors' 313 was meant as the first and used as the second
@@ -147,6 +148,23 @@ class PretrainConfig:
     def total_steps(self, slices: int) -> int:
         """Optimizer steps of the whole run."""
         return self.epochs * self.steps_per_epoch(slices)
+
+    @property
+    def queued(self) -> SwavConfig | MocoConfig | None:
+        """The settings of the method if it has a queue."""
+        return self.swav if self.method == "swav" else self.moco if self.method == "moco" else None
+
+    def queue_length(self, slices: int) -> int:
+        """Places of the method's queue: as configured, but at most queue_share of the `slices`, in whole batches.
+
+        A longer one holds what the network made of the same slices several epochs ago: to MoCo, every query's own slice
+        as a negative. 0 without a queue.
+        """
+        queued = self.queued
+        if queued is None or not queued.queue or not queued.queue_share:
+            return queued.queue if queued else 0
+        longest = min(queued.queue, int(queued.queue_share * slices))
+        return max(1, longest // self.batch_size) * self.batch_size
 
     def warmup(self, steps_per_epoch: int) -> int:
         """Steps of the warm-up."""
@@ -411,8 +429,10 @@ def _check(config: PretrainConfig) -> None:
     if config.warmup_epochs > config.epochs:
         raise UsageError(f"warmup_epochs {config.warmup_epochs:g} is longer than the {config.epochs} epochs")
     for name in ("mean", "std"):
-        if len(getattr(config, name)) not in (1, config.channels):
-            raise UsageError(f"{name} has {len(getattr(config, name))} values for {config.channels} channels. Give one")
+        values = getattr(config, name)
+        if len(values) not in (1, config.channels):
+            one = f"Give one of mean and one of std, such as --set {name}={sum(values) / len(values):.4g}"
+            raise UsageError(f"{name} has {len(values)} values for {config.channels} channels. {one}")
     if min(config.std) <= 0:
         raise UsageError(f"std {min(config.std):g} cannot divide. Give positive ones")
     for name in ("momentum", "trust_coefficient"):
@@ -436,6 +456,7 @@ def _check_swav(config: PretrainConfig) -> None:
         raise UsageError(f"swav.large_crops {c.large_crops}: the codes are swapped between at least 2")
     _at_least("swav.small_crops", c.small_crops, 0)
     _probabilities("swav", c, ("flip", "jitter", "blur"))
+    _at_least("swav.queue_share", c.queue_share, 0)
     _ranges("swav", c, ("large_scale", "small_scale", "blur_sigma"))
     for name in ("large_size", "small_size"):
         _at_least(f"swav.{name}", getattr(c, name), 32)

@@ -37,7 +37,8 @@ class RunFolder:
     def standing(self, plan: Plan, resume: bool, overwrite: bool) -> str:
         """What stands here for `plan`: "nothing", "finished", or "unfinished" (go on with `resume`).
 
-        Raises UsageError where something else stands, or an unfinished run and neither way on was chosen.
+        A run that saved no checkpoint is nothing: there is nothing to go on from, nor to lose. Raises UsageError where
+        something else stands, or an unfinished run and neither way on was chosen, InputError where last.ckpt is gone.
         """
         if resume and overwrite:
             raise UsageError("--resume and --overwrite exclude each other. Give one of them")
@@ -46,6 +47,8 @@ class RunFolder:
                 raise UsageError(f"{self.path}: holds other files. Give --overwrite, or another -o")
             return "nothing"
         record = self.record()
+        if not any(self.path.glob("*.ckpt")):
+            return "nothing"
         if record["fingerprint"] != plan.fingerprint:
             if overwrite:
                 return "nothing"
@@ -58,6 +61,10 @@ class RunFolder:
             return "finished"
         if overwrite:
             return "nothing"
+        if not self.last.exists():
+            raise InputError(
+                f"{self.last}: is gone. Put an epoch=*.ckpt with its .json in its place, or begin again: --overwrite"
+            )
         if not resume:
             raise UsageError(
                 f"{self.path}: holds this run, saved at step {step:,} of {plan.total_steps:,}. "

@@ -40,7 +40,7 @@ class MoCo(Pretraining):
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         if config.compile:
             self.key_encoder.compile()
-        self.queue = Queue(queue_length(config, slices), moco.output)
+        self.queue = Queue(config.queue_length(slices), moco.output)
 
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:
         """[query, key], each (B, C, S, S), and the order (B,) in which the key's encoder sees the batch."""
@@ -126,18 +126,6 @@ class Queue(nn.Module):
         """Put the keys of every process in front; the oldest fall out."""
         for kept, new in ((self.keys, keys), (self.ids, ids), (self.volumes, volumes)):
             kept.copy_(torch.cat([gather(new), kept])[: len(kept)])
-
-
-def queue_length(config: PretrainConfig, slices: int) -> int:
-    """Keys in the queue: as configured, but of a small data set at most `queue_share`, in whole batches.
-
-    A longer queue would meet every query with old keys of its own slice as negatives.
-    """
-    moco = config.moco
-    if not moco.queue_share:
-        return moco.queue
-    longest = min(moco.queue, int(moco.queue_share * slices))
-    return max(1, longest // config.batch_size) * config.batch_size
 
 
 def info_nce_logits(q: Tensor, k: Tensor, queue: Tensor, hidden: Tensor, temperature: float) -> Tensor:

@@ -50,13 +50,14 @@ def _rate_warnings(plan: Plan) -> list[str]:
 def _swav_warnings(plan: Plan) -> list[str]:
     config, swav = plan.config, plan.config.swav
     found = []
-    queue = swav.queue if swav.queue_from_epoch < config.epochs else 0
+    queue = config.queue_length(plan.slices) if swav.queue_from_epoch < config.epochs else 0
     seen = config.batch_size + queue
     if seen < 2 * swav.prototypes:
+        wanted = _multiple(4 * swav.prototypes, config.batch_size)
+        longer = f"--set swav.queue={wanted}, " if wanted <= plan.slices else ""  # more would be cut
         found.append(
             f"batch {config.batch_size} + queue {queue} is less than twice the {swav.prototypes} prototypes: codes "
-            f"smear over many of them. Give --set swav.queue={_multiple(4 * swav.prototypes, config.batch_size)}, a "
-            f"larger batch, or --set swav.prototypes={max(2, seen // 2)}"
+            f"smear over many of them. Give {longer}a larger batch, or --set swav.prototypes={max(2, seen // 2)}"
         )
     if swav.queue and not queue:
         found.append(
@@ -64,7 +65,7 @@ def _swav_warnings(plan: Plan) -> list[str]:
         )
     if queue > plan.slices:
         found.append(
-            f"the queue of {queue:,} embeddings reaches {queue / plan.slices:.1f} epochs back. Lower swav.queue"
+            f"the queue of {queue:,} embeddings reaches {queue / plan.slices:.1f} epochs back: give swav.queue_share=1"
         )
     frozen = swav.freeze_epochs * plan.steps_per_epoch or swav.freeze_iterations
     if frozen >= plan.total_steps:

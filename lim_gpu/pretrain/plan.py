@@ -68,6 +68,7 @@ class Plan:
             "steps_per_epoch": self.steps_per_epoch,
             "total_steps": self.total_steps,
             "warmup_steps": self.config.warmup(self.steps_per_epoch),
+            "queue": self.config.queue_length(self.slices),
             "lr": self.rates(),
         }
 
@@ -86,6 +87,10 @@ class Plan:
         ]
         decay = [f"{weight_decay(step, self.total_steps, config):.3g}" for step in (0, self.total_steps - 1)]
         lines.append(f"weight decay: {' to '.join(dict.fromkeys(decay))}")
+        queue, queued = config.queue_length(self.slices), config.queued
+        if queued and queue:
+            share = f" (of {queued.queue:,}: whole batches, at most {queued.queue_share:g} x the slices)"
+            lines.append(f"queue: {queue:,} embeddings{share if queue < queued.queue else ''}")
         if left_out := self.slices % config.batch_size:
             lines.append(f"each epoch leaves out {left_out} slices, others each time: its last batch is incomplete")
         return lines
@@ -112,7 +117,9 @@ def make_plan(config: PretrainConfig, store: SliceStore, selection: Path | None,
     if not slices:
         raise InputError(f"{where}: keeps no slice. Make another selection with lim-gpu reduce")
     if config.batch_size > slices:
-        raise UsageError(f"--batch-size {config.batch_size} is more than the {slices} slices of {where}. Give less")
+        raise UsageError(
+            f"--batch-size {config.batch_size} is more than the {slices} slices of {where}. Give a smaller one"
+        )
     processes = world_size()
     if config.batch_size % processes or config.batch_size // processes < 2:
         raise UsageError(

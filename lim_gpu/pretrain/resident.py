@@ -135,7 +135,7 @@ class ResidentSlices:
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's is no more than that
             needed = f"{streamed.shape.numel() / 2**30:.1f} GiB"
             raise LimGpuError(
-                f"{streamed.device}: {needed} of slices do not fit in its memory. Let them stream, or select fewer"
+                f"{streamed.device}: {needed} of slices do not fit in its memory. Give --stream, or select fewer"
             ) from error
         done = 0
         with (reporter or Reporter(quiet=True)).track("load", len(streamed), "slices") as advance:

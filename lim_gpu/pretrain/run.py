@@ -45,6 +45,7 @@ def pretrain(
     probe: str | Path | None = None,
     wandb: str | None = None,
     compile: bool = False,
+    stream: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -63,6 +64,7 @@ def pretrain(
     log_every         steps between two lines of metrics.jsonl
     probe             a labelled set for a nearest-neighbour score of every epoch, see `lim_gpu.pretrain.probe`
     wandb             a project of Weights & Biases to log to as well (extra "wandb")
+    stream            read the slices from the store in every epoch, also where the device has room for them
     resume            go on with the unfinished run that `output` holds; begin where it holds none
     dry_run           only make the plan, without torch
 
@@ -98,7 +100,7 @@ def pretrain(
             from lim_gpu.pretrain.training import Options, train
 
             remove_stale(folder.path)
-            options = Options(checkpoint_every, log_every, Path(probe) if probe is not None else None, wandb)
+            options = Options(checkpoint_every, log_every, Path(probe) if probe is not None else None, wandb, stream)
             values = train(plan, folder, standing == "unfinished", device, options, reporter)
     loss = f", loss {values['loss']:.4f}" if values["loss"] is not None else ""
     line = (

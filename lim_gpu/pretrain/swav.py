@@ -40,7 +40,7 @@ class SwAV(Pretraining):
             nn.Linear(width, swav.hidden), nn.BatchNorm1d(swav.hidden), nn.ReLU(), nn.Linear(swav.hidden, swav.output)
         )
         self.prototypes = nn.Linear(swav.output, swav.prototypes, bias=False)
-        self.queue = Queue(swav.queue, swav.output)
+        self.queue = Queue(config.queue_length(slices), swav.output)
         self.register_buffer("usage", torch.zeros(swav.prototypes))
 
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:

@@ -21,7 +21,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.strategies import DDPStrategy
 
 from lim_gpu.backbone import training_device
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import LimGpuError, UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.pretrain.callbacks import Keeper, Recorder, Stopper, Writer
 from lim_gpu.pretrain.checkpoints import load_state, save_checkpoint
@@ -43,6 +43,7 @@ class Options:
     log_every: int = 1
     probe: Path | None = None
     wandb: str | None = None
+    stream: bool = False
 
 
 def train(
@@ -64,6 +65,7 @@ def train(
             plan.config.seed,
             plan.selection,
             intensity=plan.intensity,
+            budget=0 if options.stream else None,
             position=state["global_step"] if state else 0,
             reporter=reporter,
         )
@@ -86,6 +88,9 @@ def train(
             trainer.fit(module, datamodule=data)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError:
+            step = f"a step of {plan.config.batch_size} slices does not fit in its memory"
+            raise LimGpuError(f"{place}: {step}. Give a smaller --batch-size, or --stream") from None
         finally:
             stopper.release()
             recorder.close()

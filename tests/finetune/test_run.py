@@ -119,6 +119,25 @@ def test_an_interrupted_command_goes_on_and_gives_the_same(make_folder, two_clas
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
+def test_a_run_that_finished_no_training_is_in_nobodys_way(make_folder, two_classes, tmp_path, monkeypatch, error):
+    def ended(*_):
+        raise error("CUDA out of memory.\nTried to allocate")
+
+    folder, real = make_folder(two_classes), training.train
+    monkeypatch.setattr(training, "train", ended)
+    with pytest.raises((KeyboardInterrupt, LimGpuError)) as caught:
+        finetune(request(folder), tmp_path / "run", "cpu", QUIET)
+    if error is torch.OutOfMemoryError:
+        assert str(caught.value) == (
+            "cpu: a step of 16 images does not fit in its memory. Give a smaller --batch-size or --size"
+        )
+    assert (tmp_path / "run/config.json").exists()
+    monkeypatch.setattr(training, "train", real)
+    finetune(request(folder, seed=1), tmp_path / "run", "cpu", QUIET)
+    assert read(tmp_path / "run/config.json")["seeds"] == [1, 2]
+
+
 def test_candidates_are_chosen_on_validation_never_on_test(make_folder, weights, tmp_path):
     rows = [{"file": f"i{n:02d}.png", "label": ("disc", "none")[n % 2]} for n in range(48)]
     rows = [row | {"split": "train" if n < 24 else "val" if n < 36 else "test"} for n, row in enumerate(rows)]
@@ -138,7 +157,7 @@ def test_candidates_are_chosen_on_validation_never_on_test(make_folder, weights,
     assert {run["start"] for run in one["runs"]} == set(one["start"])
     best = max(one["candidates"], key=lambda candidate: (candidate["val_acc"], -candidate["val_loss"]))
     assert best["chosen"] == 2
-    assert len(list((tmp_path / "right").rglob("best.ckpt"))) == 2
+    assert len(list((tmp_path / "right").rglob("best.ckpt*"))) == 4  # with their JSON
     assert "chosen on validation" in (tmp_path / "right/results.md").read_text()
 
 
@@ -166,6 +185,9 @@ def test_many_classes_and_medmnist(draw, tmp_path):
     assert results["f1"]["mean"] == results["f1_macro"]["mean"]
     assert results["auc"]["sd"] is None
     assert np.array(results["confusion"]).shape == (3, 3)
+    asked = Request(path, protocol("wolf2024-code", **QUICK), backbone="resnet18", runs=1)
+    finetune(asked, tmp_path / "code", "cpu", QUIET)
+    assert read(tmp_path / "code/results.json")["runs"][0]["normalisation"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
     with pytest.raises(UsageError, match="only two classes"):
         finetune(request(path, folds=None, runs=1, positive="1"), tmp_path / "other", "cpu", QUIET)
 

@@ -72,6 +72,24 @@ def test_the_groups_of_split_bn_divide_the_batch(batch, groups):
 
 
 @pytest.mark.parametrize(
+    ("method", "slices", "overrides", "length"),
+    [
+        ("moco", 22_672, {}, 5_632),  # LIDC after HASH-6: 44 batches, 0.248 of the data
+        ("moco", 22_672, {"moco.queue_share": 0}, 65_536),  # as published: 2.9 epochs
+        ("moco", 1_000_000, {}, 65_536),
+        ("moco", 100, {"batch_size": 64}, 64),
+        ("swav", 22_672, {}, 3_840),
+        ("swav", 2_000, {}, 1_920),  # 15 batches: less than an epoch
+        ("swav", 2_000, {"swav.queue_share": 0}, 3_840),
+        ("swav", 2_000, {"swav.queue": 0}, 0),
+        ("spark", 2_000, {}, 0),
+    ],
+)
+def test_a_queue_is_cut_for_small_data_sets(method, slices, overrides, length):
+    assert resolve(method, overrides=overrides).queue_length(slices) == length
+
+
+@pytest.mark.parametrize(
     ("method", "overrides", "message"),
     [
         ("byol", {}, "method 'byol' is unknown. Give one of swav, moco, spark"),
@@ -94,7 +112,8 @@ def test_the_groups_of_split_bn_divide_the_batch(batch, groups):
         ("swav", {"precision": "bf16-true"}, "keeps weights in half"),
         ("swav", {"precision": "8"}, "precision '8' is unknown"),
         ("swav", {"channels": 2}, "channels 2"),
-        ("swav", {"mean": "0.1,0.2"}, "mean has 2 values for 3 channels"),
+        ("swav", {"mean": "0.1,0.2"}, "mean has 2 values for 3 channels. Give one of mean and one of std"),
+        ("swav", {"swav.queue_share": -1}, "swav.queue_share -1 is too small"),
         ("swav", {"std": 0}, "std 0 cannot divide"),
         ("swav", {"swav.flip": 1.5}, "swav.flip 1.5 is outside 0..1"),
         ("swav", {"swav.large_scale": "0.9"}, "is not 2 numbers"),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.config import resolve
-from lim_gpu.pretrain.moco import MoCo, Queue, SplitBatchNorm2d, info_nce_logits, queue_length, split_batch_norm
+from lim_gpu.pretrain.moco import MoCo, Queue, SplitBatchNorm2d, info_nce_logits, split_batch_norm
 
 TINY = {"backbone": "resnet18", "batch_size": 8, "moco.size": 32, "moco.bn_groups": 2, "moco.output": 8}
 
@@ -89,20 +89,6 @@ def test_the_queue_keeps_the_newest_with_their_ids_and_wraps_around():
     assert queue.ids.tolist() == [4, 5, 2, 3, 0]
     assert queue.volumes.tolist() == [1, 1, 0, 0, 0]
     assert queue.keys.tolist() == [[i, i] for i in (4, 5, 2, 3, 0)]
-
-
-@pytest.mark.parametrize(
-    ("slices", "batch_size", "queue", "share", "length"),
-    [
-        (22_672, 128, 65_536, 0.25, 5_632),  # LIDC after HASH-6: 44 batches, 0.248 of the data
-        (22_672, 128, 65_536, 0.0, 65_536),  # as published: 2.9 epochs
-        (1_000_000, 128, 65_536, 0.25, 65_536),
-        (100, 64, 65_536, 0.25, 64),
-    ],
-)
-def test_the_queue_is_cut_for_small_data_sets(slices, batch_size, queue, share, length):
-    overrides = {"batch_size": batch_size, "moco.queue": queue, "moco.queue_share": share}
-    assert queue_length(resolve("moco", overrides=overrides), slices) == length
 
 
 def test_own_slices_and_volumes_can_be_hidden():

@@ -21,6 +21,7 @@ def plan(method="swav", preset="recommended", slices=20_000, **overrides):
 @pytest.mark.parametrize("method", ["swav", "moco", "spark"])
 def test_recommended_presets_need_no_warning(method):
     assert warnings_of(plan(method)) == []
+    assert warnings_of(plan(method, slices=1200)) == []  # the queues follow the data
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,8 @@ def test_recommended_presets_need_no_warning(method):
     [
         (plan(preset="wolf2024-paper"), "batch 128 + queue 0 is less than twice the 500 prototypes"),
         (plan(preset="wolf2024-code"), "swings between 0.15 and 0 every 1580 steps"),
-        (plan(slices=2000), "the queue of 3,840 embeddings reaches 1.9 epochs back"),
+        (plan(slices=2000, **{"swav.queue_share": 0}), "the queue of 3,840 embeddings reaches 1.9 epochs back"),
+        (plan(slices=300), "queue 256 is less than twice the 500 prototypes: codes smear over many of them. Give a l"),
         (plan(epochs=10, **{"swav.freeze_epochs": 10}), "frozen for the whole run"),
         (plan(epochs=10), "the queue would begin at epoch 15"),
         (plan(epochs=10, warmup_epochs=10), "the warm-up is longer than the run"),

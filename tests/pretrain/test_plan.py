@@ -35,6 +35,8 @@ def test_steps_and_rates(store):
     assert rates["peak"] == plan.config.lr
     assert rates["last"] < rates["peak"] / 50
     text = "\n".join(plan.lines())
+    assert "queue: 32 embeddings (of 3,840: whole batches, at most 1 x the slices)" in text
+    assert plan.values()["queue"] == 32
     for part in ("35 slices of 4 volumes", "20 epochs of 4 steps of 8 slices: 80 steps", "warm-up 8 steps", "3 slices"):
         assert part in text
 
@@ -58,7 +60,7 @@ def test_the_fingerprint_follows_all_that_changes_the_result(store, selection):
 
 
 def test_a_batch_larger_than_the_set(store, selection):
-    with pytest.raises(UsageError, match="--batch-size 20 is more than the 19 slices of .*half.csv. Give less"):
+    with pytest.raises(UsageError, match="--batch-size 20 is more than the 19 slices of .*half.csv. Give a smaller"):
         plan_of(store, selection, batch_size=20)
 
 

@@ -142,7 +142,7 @@ def test_free_memory_is_a_part_of_what_the_machine_has():
 def test_memory_that_ends_is_one_line(store):
     streamed = StreamedSlices(store)
     streamed.shape = torch.Size((2**40, 512, 512))
-    with pytest.raises(LimGpuError, match="cpu: .* GiB of slices do not fit in its memory. Let them stream") as error:
+    with pytest.raises(LimGpuError, match="cpu: .* GiB of slices do not fit in its memory. Give --stream") as error:
         ResidentSlices.of(streamed)
     assert "\n" not in str(error.value)
 

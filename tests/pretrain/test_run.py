@@ -129,11 +129,31 @@ def test_swav_repeats_itself_to_the_bit_after_five_kills(finished, store, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["moco", "spark"])
-def test_the_others_repeat_themselves_to_the_bit_after_a_kill(finished, store, tmp_path, killing, method):
-    assert killing.run(store, tmp_path / "run", method, "batch", 6) == -signal.SIGKILL
-    assert len(losses(tmp_path / "run")) in (5, 6)  # of which the steps after the checkpoint go
-    pretrain(store, method, output=tmp_path / "run", resume=True, **arguments(method))
-    assert losses(tmp_path / "run") == losses(finished / method)
+def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, store, tmp_path, killing, method):
+    """Before the first checkpoint, in the middle of an epoch, and within a checkpoint."""
+    run = tmp_path / "run"
+    for resume, (where, step) in enumerate([("batch", 2), ("batch", 6), ("torn", 8)]):
+        assert killing.run(store, run, method, where, step, resume=bool(resume)) == -signal.SIGKILL
+    pretrain(store, method, output=run, resume=True, **arguments(method, checkpoint_every=1))
+    assert losses(run) == losses(finished / method)
+
+
+@pytest.mark.parametrize("method", ["swav", "spark"])
+def test_the_loss_falls(finished, method):
+    found = [loss for _, _, loss in losses(finished / method)]
+    assert sum(found[-STEPS:]) < 0.96 * sum(found[:STEPS])
+
+
+def test_the_loss_of_moco_falls_once_its_queue_is_full(store, tmp_path):
+    pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", epochs=10))
+    found = [loss for _, _, loss in losses(tmp_path / "run")]
+    assert sum(found[-2 * STEPS :]) < 0.97 * sum(found[STEPS : 3 * STEPS])  # 0.945 here
+
+
+def test_streamed_slices_give_the_same_losses(finished, store, tmp_path, capsys):
+    pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", stream=True, reporter=Reporter()))
+    assert "35 slices (0.00 GiB) stream from the store" in capsys.readouterr().err
+    assert losses(tmp_path / "run") == losses(finished / "moco")
 
 
 def command(store, run, *more):
@@ -248,6 +268,34 @@ def test_a_run_that_stands_is_not_touched(store, tmp_path, killing):
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="holds other files. Give --overwrite, or another -o"):
         pretrain(store, "swav", output=tmp_path / "mine", **arguments("swav"))
+
+
+def test_a_run_that_saved_nothing_is_in_nobodys_way(store, tmp_path, killing):
+    run = tmp_path / "run"
+    killing.run(store, run, "swav", "batch", 3)
+    assert losses(run)
+    pretrain(store, "swav", output=run, **arguments("swav", epochs=1, seed=1))
+    assert json.loads((run / "config.json").read_text())["config"]["seed"] == 1
+    assert [step for _, step, _ in losses(run)] == list(range(STEPS))
+
+
+def test_later_checkpoints_stay_when_the_last_is_gone(store, tmp_path, killing):
+    run = tmp_path / "run"
+    killing.run(store, run, "swav", "batch", 5)
+    (run / "last.ckpt").unlink()
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"last.ckpt: is gone. Put an epoch=\*.ckpt"):
+            pretrain(store, "swav", output=run, **arguments("swav", resume=resume))
+    assert (run / "epoch=1.ckpt").exists()
+
+
+def test_memory_that_ends_in_a_step_is_one_line(store, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(SwAV, "loss", full)
+    with pytest.raises(LimGpuError, match="cpu: a step of 8 slices does not fit in its memory. Give a smaller"):
+        pretrain(store, "swav", output=tmp_path / "run", **arguments("swav"))
 
 
 def test_overwriting_leaves_nothing_of_the_run_before(store, tmp_path, killing):

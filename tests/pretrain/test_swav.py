@@ -151,6 +151,11 @@ def test_the_queue_begins_at_its_epoch_and_serves_when_full(monkeypatch):
     assert seen == [8, 8] * 3 + [24, 24]
 
 
+def test_a_queue_reaches_back_an_epoch_at_most():
+    assert swav(queue=3840).queue.embeddings.shape == (2, 96, 16)
+    assert swav(queue=3840, queue_share=0).queue.embeddings.shape == (2, 3840, 16)
+
+
 def test_a_queue_sharpens_the_codes():
     plain, queued = swav(), swav(queue=64, queue_from_epoch=0)
     for step in range(9):
