@@ -7,7 +7,7 @@ else
 SETUP := installed-editable
 endif
 
-.PHONY: help demo test test-gpu bench bench-gpu docs check format clean installed-editable
+.PHONY: help demo test test-gpu memcheck-gpu bench bench-gpu docs check format clean installed-editable
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: $(SETUP) ## all tests that need no GPU
 
 test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
 	$(PYTHON) -m pytest -q -m gpu tests
+
+memcheck-gpu: $(SETUP) ## the kernels on the GPU under compute-sanitizer (of the CUDA toolkit)
+	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu tests/similarity/cuda
 
 bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
 	$(PYTHON) -m pytest -q -r fE bench
