@@ -33,6 +33,7 @@ memcheck-gpu: $(SETUP) ## the kernels on the GPU under compute-sanitizer (of the
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu tests/similarity/cuda
 
 bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(PYTHON) -m pytest -q -r fE bench
 
 bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes

@@ -4,6 +4,8 @@ rows become tables, goals and plots. No time here means anything.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import json
 from importlib import import_module
 
@@ -59,8 +61,8 @@ def timed(rows):
 
 
 def peers_of(table, *before):
-    """The parameters of peers that run on a GPU and on tensors of the CPU as well."""
-    both = (param.values for param in peers.params(table, *before))
+    """The parameters of peers that are installed and run on a GPU and on tensors of the CPU as well."""
+    both = (param.values for param in peers.params(table, *before) if find_spec(param.values[-2].needs))
     return [(*values[:-1], "cpu") for values in both if values[-1] == "cuda" and "cpu" in values[-2].devices]
 
 
