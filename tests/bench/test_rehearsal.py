@@ -4,10 +4,9 @@ rows become tables, goals and plots. No time here means anything.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import json
 from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 
