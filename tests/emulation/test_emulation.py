@@ -36,7 +36,7 @@ WRONG = {
     "partial_mask": ("__shfl_xor_sync(0xffff, n, 1);", "only shuffles of the whole warp"),
     "write_behind": ("values[n + threadIdx.x] = 1;", "touches memory outside its arrays"),
     "write_before": ("values[-1 - (int)threadIdx.x] = 1;", "touches memory outside its arrays"),
-    "read_far": ("values[0] = values[1 << 30];", "touches memory outside its arrays"),
+    "read_far": ("values[0] = values[1ll << 44];", "touches memory outside its arrays"),  # no process has so much
     "zero": ("values[0] = n / (n - 40);", "divides by 0"),
     "no_such_lane": ("values[0] = __shfl_sync(ALL, n, 9);", "shuffles from lane 9, which is not there"),
 }
