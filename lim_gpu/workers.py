@@ -24,6 +24,7 @@ from lim_gpu.errors import LimGpuError
 from lim_gpu.progress import one_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
+LONGEST_WAIT = 1.0  # seconds
 SECONDS_TO_DIE = 5  # for a child that closed its pipe; one that hangs on its way out is killed
 
 
@@ -133,9 +134,12 @@ def _give(
 
 
 def _ready(children: list[_Child]) -> list[_Child]:
-    """Children that have answered, died, or run out of time."""
+    """Children that have answered, died, or run out of time; none of them now and then.
+
+    A Ctrl-C that comes just before the wait is seen only after it, so no wait is long.
+    """
     remaining = min(child.deadline for child in children) - time.monotonic()
-    answered = wait([child.connection for child in children], None if remaining == float("inf") else max(0, remaining))
+    answered = wait([child.connection for child in children], max(0, min(remaining, LONGEST_WAIT)))
     now = time.monotonic()
     return [child for child in children if child.connection in answered or child.deadline <= now]
 
