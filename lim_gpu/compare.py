@@ -119,7 +119,7 @@ def compare(
     with replacing(paths[2]) as temporary:
         _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
     write_text(paths[1], json.dumps(values, indent=1, allow_nan=False) + "\n")
-    write_text(output, _csv(values, metrics))
+    write_text(output, _csv(values))
     return Comparison(values, [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"])
 
 
@@ -220,7 +220,7 @@ def _values(compared: list[Compared], metrics: Sequence[str], seed: int) -> dict
     }
 
 
-def _csv(values: dict[str, Any], metrics: Sequence[str]) -> str:
+def _csv(values: dict[str, Any]) -> str:
     names = [row["name"] for row in values["rows"]]
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")

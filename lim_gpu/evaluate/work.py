@@ -93,9 +93,7 @@ class Worker:
         )
         values = outcome.values
         if values["unchanged"]:
-            return {"unchanged": True} | (
-                read_json(self._record(job)) if self.done(job) else _cost_of_run(folder, values)
-            )
+            return {"unchanged": True} | (read_json(self._record(job)) if self.done(job) else _cost_of_run(values))
         return {"steps": values["total_steps"], "seconds": values["seconds"], "device": values["device"]}
 
     def _finetune(self, job: Finetune) -> dict[str, Any]:
@@ -154,6 +152,6 @@ def pretrain_options(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str,
     return options, {name: value for name, value in overrides.items() if not name.startswith(others)}
 
 
-def _cost_of_run(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+def _cost_of_run(values: dict[str, Any]) -> dict[str, Any]:
     """Of a run that was finished before its job.json was written: steps are known, the time is not."""
     return {"steps": values["total_steps"], "seconds": None, "device": "unknown"}
