@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lim_gpu.similarity.cuda.module import HEADER, CudaModule, Module
+from lim_gpu.cuda.module import HEADER, CudaModule, Module
 
 BLOCKS_PER_SM = 8
 ROUNDS = 1 << 14

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lim_gpu.cuda.module import Module
 from lim_gpu.intensity import Intensity
-from lim_gpu.pruning import rank
+from lim_gpu.pruning import cuda as cuda_prune
+from lim_gpu.pruning.rules import rank
 from lim_gpu.similarity.cuda import hash as cuda_hash
 from lim_gpu.similarity.cuda import intensity as cuda_intensity
 from lim_gpu.similarity.cuda import mi as cuda_mi
-from lim_gpu.similarity.cuda import prune as cuda_prune
 from lim_gpu.similarity.cuda import ssim as cuda_ssim
-from lim_gpu.similarity.cuda.module import Module
 from lim_gpu.similarity.hash import dhash, hamming_matrix
 from lim_gpu.similarity.mi import mi_matrix
 from lim_gpu.similarity.ssim import RADIUS, ssim_matrix

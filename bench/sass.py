@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lim_gpu.similarity.cuda.module import OPTIONS, source
-from lim_gpu.similarity.cuda.signature import constants
+from lim_gpu.cuda.module import OPTIONS, source
+from lim_gpu.cuda.signature import constants
 
 CLASSES = {  # the first letters of an instruction; the longest match wins
     "tensor": ("IMMA", "HMMA"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import inputs, peers
-from lim_gpu.hash_pruning import leader_hashes, rank_hashes
+from lim_gpu.pruning.hashes import leader_hashes, rank_hashes
 from lim_gpu.similarity.hash import BITS, dhash, hamming_matrix
 
 HASHES, DISTANCES, DATA_SET = "HASH, hashes", "HASH, distances", "HASH, a data set without a matrix"

@@ -14,9 +14,10 @@ import lim_gpu
 from bench import inputs, peers
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
-from lim_gpu.store import VolumeEntry, write_index
-from lim_gpu.volume_file import VolumeWriter
-from lim_gpu.volume_header import VolumeHeader
+from lim_gpu.store.file import VolumeWriter
+from lim_gpu.store.header import VolumeHeader
+from lim_gpu.store.slices import write_index
+from lim_gpu.store.volume import VolumeEntry
 
 VOLUMES, N = {"cpu": 3, "cuda": 8}, {"cpu": 120, "cuda": 240}
 METHODS = {"ssim": "SSIM", "mi": "MI", "hash": "HASH"}

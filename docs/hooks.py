@@ -41,7 +41,7 @@ def verb_pages() -> dict[str, str]:
     """A page a verb, and one that lists them."""
     import click
 
-    from lim_gpu.cli import cli
+    from lim_gpu.cli.program import cli
 
     lines = ["# The verbs", "", "One program, one verb a stage: `lim-gpu VERB --help` prints what stands here.", ""]
     lines += ["| verb | what it does |", "|---|---|"]
@@ -88,7 +88,7 @@ def python_page() -> str:
     from lim_gpu.ingest import IngestReport, ingest
     from lim_gpu.intensity import Intensity
     from lim_gpu.phantom import phantom, write_data_set
-    from lim_gpu.volume import Volume, VolumeEntry
+    from lim_gpu.store.volume import Volume, VolumeEntry
 
     order = "similarity_matrix rank Ranking prune SliceStore reduce Selection SliceDataset LimGpuError".split()
     lines = ["# In Python", "", "`import lim_gpu` is quick and needs neither torch nor a GPU: names load on first use."]

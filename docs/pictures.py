@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import lim_gpu
 from lim_gpu.intensity import Intensity
 from lim_gpu.phantom import phantom
-from lim_gpu.pruning import leader, nearest_kept
+from lim_gpu.pruning.rules import leader, nearest_kept
 
 FOLDER = Path(__file__).parent / "pictures"
 KEPT, DROPPED, GREY = "#00a087", "#e64b35", "#b8b8b8"

@@ -9,27 +9,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lim_gpu.data import SliceDataset as SliceDataset
+    from lim_gpu.dataset import SliceDataset as SliceDataset
     from lim_gpu.errors import LimGpuError as LimGpuError
-    from lim_gpu.pruning import Ranking as Ranking
-    from lim_gpu.pruning import prune as prune
-    from lim_gpu.pruning import rank as rank
-    from lim_gpu.reduction import reduce as reduce
+    from lim_gpu.pruning.rules import Ranking as Ranking
+    from lim_gpu.pruning.rules import prune as prune
+    from lim_gpu.pruning.rules import rank as rank
+    from lim_gpu.reduction.run import reduce as reduce
     from lim_gpu.selection import Selection as Selection
     from lim_gpu.similarity import similarity_matrix as similarity_matrix
-    from lim_gpu.store import SliceStore as SliceStore
+    from lim_gpu.store.slices import SliceStore as SliceStore
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "LimGpuError": "lim_gpu.errors",
-    "Ranking": "lim_gpu.pruning",
+    "Ranking": "lim_gpu.pruning.rules",
     "Selection": "lim_gpu.selection",
-    "SliceDataset": "lim_gpu.data",
-    "SliceStore": "lim_gpu.store",
-    "prune": "lim_gpu.pruning",
-    "rank": "lim_gpu.pruning",
-    "reduce": "lim_gpu.reduction",
+    "SliceDataset": "lim_gpu.dataset",
+    "SliceStore": "lim_gpu.store.slices",
+    "prune": "lim_gpu.pruning.rules",
+    "rank": "lim_gpu.pruning.rules",
+    "reduce": "lim_gpu.reduction.run",
     "similarity_matrix": "lim_gpu.similarity",
 }
 __all__ = sorted(_HOMES)

@@ -17,7 +17,7 @@ from types import ModuleType
 import click
 import pytest
 
-from lim_gpu.cli import cli
+from lim_gpu.cli.program import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

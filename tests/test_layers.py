@@ -1,10 +1,12 @@
-"""The direction of the data: a module imports only from what stands before it; the light ones load nothing heavy."""
+"""The direction of the data: a module imports only from the floors below its own; the light ones load nothing heavy."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,48 +14,73 @@ import pytest
 import lim_gpu
 
 PACKAGE = Path(lim_gpu.__file__).parent
-ORDER = (
-    "errors files progress workers hdf5_guards volume_header volume_file volume store intensity ingest "
-    "similarity pruning hash_pruning selection picture page prefetch stored_matrix parts request choice "
-    "reduction data phantom backbone checkpoint pretrain auto_threshold finetune leaks report analyse compare "
-    "evaluate plan verbs demo info doctor command cli"
-).split()
+FLOORS = (  # from the top of the house to its ground; rooms of one floor do not know each other
+    "cli",
+    "evaluate",
+    "pretrain analyse finetune",
+    "leaks weights",
+    "report",
+    "ingest reduction dataset",
+    "store pruning",
+    "labelled similarity selection phantom",
+    "files workers intensity augment cuda",
+    "errors progress",
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))
 
 
-def stage(module: str) -> str:
-    return module.removeprefix("lim_gpu.").split(".")[0]
+def imported(path: Path) -> Iterator[str]:
+    """Modules of the package that a file imports, inside functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "lim_gpu":
+            yield from (f"lim_gpu.{name.name}" for name in node.names if name.name in FLOOR_OF)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lim_gpu."):
+            yield str(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.startswith("lim_gpu."))
 
 
-def imported(path: Path) -> set[str]:
-    """Stages that a file imports, inside functions too; not those for type checkers alone."""
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    own = room(path)
+    assert own in FLOOR_OF, f"{own} stands on no floor"
+    others = {module.split(".")[1] for module in imported(path)} - {own}
+    upwards = {other for other in others if FLOOR_OF[other] <= FLOOR_OF[own]}
+    assert not upwards
+
+
+@pytest.mark.parametrize("folder", [path.name for path in sorted(PACKAGE.iterdir()) if (path / "__init__.py").exists()])
+def test_no_circle_within_a_folder(folder):
+    """Imports at run time alone: a type may name what is made of it."""
+    files = {f"lim_gpu.{folder}.{path.stem}": path for path in (PACKAGE / folder).rglob("*.py")}
+    graph = {name: {other for other in at_run_time(path) if other in files} - {name} for name, path in files.items()}
+    while graph:
+        leaves = {name for name, others in graph.items() if not others}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {name: others - leaves for name, others in graph.items() if name not in leaves}
+
+
+def at_run_time(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = []
-    found = set()
-    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lim_gpu."):
-            found.add(stage(str(node.module)))
-        elif isinstance(node, ast.Import):
-            found |= {stage(name.name) for name in node.names if name.name.startswith("lim_gpu.")}
-    return found
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_to_the_left(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    assert own in ORDER, f"{own} has no place in the order"
-    to_the_right = {other for other in imported(path) if ORDER.index(other) > ORDER.index(own)}
-    assert not to_the_right
+            yield str(node.module)
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 LIGHT = (
     "import lim_gpu",
     "from lim_gpu.cli import cli; cli.main(['--help'], standalone_mode=False)",
     "from lim_gpu.cli import cli; cli.main(['reduce', '--help'], standalone_mode=False)",
-    "import lim_gpu.store, lim_gpu.ingest, lim_gpu.selection, lim_gpu.info, lim_gpu.verbs, lim_gpu.reduction",
+    "import lim_gpu.store.slices, lim_gpu.ingest, lim_gpu.selection, lim_gpu.cli.info, lim_gpu.reduction.run",
+    "import lim_gpu.reduction.verb, lim_gpu.reduction.matrix_verb",
 )
 
 
@@ -69,3 +96,14 @@ def test_the_public_names_exist_and_are_few():
         assert callable(getattr(lim_gpu, name)), name
     with pytest.raises(AttributeError):
         lim_gpu.nothing  # noqa: B018
+
+
+def test_no_module_hides_a_public_name():
+    """Importing lim_gpu.NAME as a module would put it in the place of the function of that name."""
+    assert not {path.stem for path in PACKAGE.iterdir()} & set(lim_gpu.__all__)
+
+
+def test_every_folder_is_packaged():
+    folders = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    assert set(project["tool"]["setuptools"]["packages"]) == folders | {"lim_gpu.kernels"}

@@ -15,7 +15,8 @@ from skimage.metrics import normalized_mutual_information, structural_similarity
 import lim_gpu
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
-from lim_gpu.store import SliceStore, read_sources
+from lim_gpu.store.private import read_sources
+from lim_gpu.store.slices import SliceStore
 
 pytestmark = pytest.mark.real
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lim_gpu.store import read_index
+from lim_gpu.store.slices import read_index
 from lim_gpu.workers import run_in_children
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lim_gpu.store import VolumeEntry, write_index
-from lim_gpu.volume_file import VolumeFile, VolumeHeader, VolumeWriter
+from lim_gpu.store.file import VolumeFile, VolumeWriter
+from lim_gpu.store.header import VolumeHeader
+from lim_gpu.store.slices import write_index
+from lim_gpu.store.volume import VolumeEntry
 
 
 def pixels(n=5, height=12, width=9, seed=0, dtype="int16"):

@@ -59,7 +59,7 @@ def analyse(
     Raises UsageError for an existing output without `overwrite`, InputError for what cannot be read.
     """
     from lim_gpu.analyse.networks import load_network, load_probe
-    from lim_gpu.backbone import training_device
+    from lim_gpu.weights.backbone import training_device
 
     json_path = output.with_suffix(".json")
     if output.suffix != ".png":

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lim_gpu.backbone import resnet
-from lim_gpu.checkpoint import load_backbone, per_channel, read_checkpoint
 from lim_gpu.errors import UsageError
-from lim_gpu.finetune.images import Normalisation, load_images, network_input
-from lim_gpu.finetune.table import PARTS, read_table
+from lim_gpu.labelled.images import Normalisation, load_images, network_input
+from lim_gpu.labelled.table import PARTS, read_table
 from lim_gpu.progress import Reporter
+from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights.load import load_backbone, per_channel, read_checkpoint
 
 SIZE = 224  # pixels a side, as in pre-training and fine-tuning
 
@@ -83,7 +83,7 @@ def load_probe(data: Path, part: str, most: int, size: int, device: torch.device
     images = load_images(table, size, "bilinear", reporter)
     pixels = images.pixels[torch.from_numpy(places)].to(device)
     if pixels.shape[-1] != size:
-        from lim_gpu.finetune.images import resized
+        from lim_gpu.labelled.images import resized
 
         pixels = resized(pixels, size, "bilinear")
     files = tuple(table.files[i] for i in places.tolist())

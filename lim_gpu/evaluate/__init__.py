@@ -15,7 +15,7 @@ from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
 from lim_gpu.files import locked, write_text
 from lim_gpu.progress import Reporter
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
 FINETUNE = {"runs": 5, "epochs": 70}

@@ -14,7 +14,7 @@ from lim_gpu.evaluate.work import Worker, pretrain_options
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig, resolve
 from lim_gpu.progress import Reporter
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 
 STEPS = 3  # measured, after one to warm up
 CHECKPOINT_EVERY = 50  # epochs
@@ -22,7 +22,7 @@ CHECKPOINT_EVERY = 50  # epochs
 
 def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
     """`values` for a program and `lines` for a person; nothing is written."""
-    from lim_gpu.backbone import training_device
+    from lim_gpu.weights.backbone import training_device
 
     worker = Worker(grid, output, device, seed, Reporter(quiet=True))
     measured: dict[str, tuple[float, int]] = {}
@@ -102,10 +102,10 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
     import numpy as np
     import torch
 
-    from lim_gpu.backbone import training_device
     from lim_gpu.pretrain.plan import Plan
     from lim_gpu.pretrain.resident import SliceBatch
     from lim_gpu.pretrain.training import build_method, resolve_precision
+    from lim_gpu.weights.backbone import training_device
 
     place = training_device(device)
     precision = resolve_precision(config.precision, place, Reporter(quiet=True))

@@ -9,7 +9,7 @@ from typing import Any
 from lim_gpu.evaluate.grid import Grid
 from lim_gpu.evaluate.table import TIME_PICTURE, TITLES, Found, cells, time_picture
 from lim_gpu.files import replacing
-from lim_gpu.page import file_uri, svg_text, write_page
+from lim_gpu.report.page import file_uri, svg_text, write_page
 
 
 def write_evaluation(

@@ -16,9 +16,9 @@ from lim_gpu.finetune.run import Request, finetune
 from lim_gpu.pretrain.config import METHODS
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Reporter
-from lim_gpu.reduction import reduce
+from lim_gpu.reduction.run import reduce
 from lim_gpu.selection import read_record
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 
 
 class Worker:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lim_gpu.files import replacing
 from lim_gpu.finetune.metrics import MAIN, Predictions
-from lim_gpu.finetune.table import Table
+from lim_gpu.labelled.table import Table
 
 NAMES = {"auc": "AUC", "f1": "F1", "acc": "accuracy"}
 GRID = np.linspace(0, 1, 201)  # false positive rates at which curves of several runs are averaged

@@ -19,12 +19,12 @@ from lim_gpu.finetune.metrics import MAIN, Predictions, bootstrap, paired, score
 from lim_gpu.finetune.protocol import Protocol, protocol
 from lim_gpu.finetune.report import NAMES, predictions_csv, results_markdown, save_roc, score_text
 from lim_gpu.finetune.splits import Split, make_splits
-from lim_gpu.finetune.table import PARTS, Table, read_table
+from lim_gpu.labelled.table import PARTS, Table, read_table
 from lim_gpu.progress import Reporter
 
 if TYPE_CHECKING:
-    from lim_gpu.finetune.images import Images, Normalisation
     from lim_gpu.finetune.training import Start
+    from lim_gpu.labelled.images import Images, Normalisation
 
 FORMAT, VERSION = "lim-gpu-finetune", 1
 ALGORITHM = 1  # raised when a change of this program changes a result
@@ -239,9 +239,9 @@ class _Run:
         """Train what is not trained yet, choose, test once, write the results."""
         import torch
 
-        from lim_gpu.backbone import training_device
-        from lim_gpu.checkpoint import sidecar
-        from lim_gpu.finetune.images import load_images
+        from lim_gpu.labelled.images import load_images
+        from lim_gpu.weights.backbone import training_device
+        from lim_gpu.weights.load import sidecar
 
         place = training_device(device)
         protocol = self.request.protocol
@@ -268,10 +268,10 @@ class _Run:
 
     def _starts(self) -> list[Start]:
         """Every candidate's initial weights, read and checked before anything is trained."""
-        from lim_gpu.backbone import features
-        from lim_gpu.checkpoint import IMAGENET, load_backbone
-        from lim_gpu.finetune.images import Normalisation
         from lim_gpu.finetune.training import Start
+        from lim_gpu.labelled.images import Normalisation
+        from lim_gpu.weights.backbone import features
+        from lim_gpu.weights.load import IMAGENET, load_backbone
 
         request = self.request
         if not request.checkpoints:
@@ -333,8 +333,8 @@ class _Run:
         return self._folder(run, number) / "best.ckpt"
 
     def _normalisation(self, start: Start, images: Images, split: Split) -> Normalisation:
-        from lim_gpu.checkpoint import COVID_PAPER, MEDMNIST_PAPER, per_channel
-        from lim_gpu.finetune.images import Normalisation
+        from lim_gpu.labelled.images import Normalisation
+        from lim_gpu.weights.load import COVID_PAPER, MEDMNIST_PAPER, per_channel
 
         if self.request.protocol.normalise == "notebooks":
             constants = MEDMNIST_PAPER if self.table.archive else COVID_PAPER
@@ -387,7 +387,7 @@ class _Run:
         """The best state as one of our checkpoints, the backbone at `encoder.`, with its JSON beside it."""
         import torch
 
-        from lim_gpu import checkpoint
+        from lim_gpu.weights import load as checkpoint
 
         protocol = self.request.protocol
         prepared = checkpoint.preprocess(
@@ -433,8 +433,8 @@ class _Run:
         """Predictions on the test part, made once by the chosen candidate's best epoch."""
         import torch
 
-        from lim_gpu.checkpoint import read_checkpoint
         from lim_gpu.finetune.training import Classifier, logits
+        from lim_gpu.weights.load import read_checkpoint
 
         path = self.output / "runs" / str(split.run) / "test.json"
         standing = self._part(path)
@@ -510,8 +510,8 @@ def _predictions(record: dict[str, Any]) -> Predictions:
 
 def _stated_normalisation(path: Path, prepared: dict[str, Any], channels: int) -> Normalisation:
     """Mean and std that a checkpoint states. InputError when they are no such numbers."""
-    from lim_gpu.checkpoint import per_channel
-    from lim_gpu.finetune.images import Normalisation
+    from lim_gpu.labelled.images import Normalisation
+    from lim_gpu.weights.load import per_channel
 
     try:
         mean, std = (per_channel(tuple(float(v) for v in prepared[key]), channels) for key in ("mean", "std"))

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lim_gpu.backbone import features, resnet
+from lim_gpu.augment import flip
 from lim_gpu.errors import LimGpuError
-from lim_gpu.finetune.images import Images, Normalisation, batches, network_input
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
-from lim_gpu.pretrain.augment import flip
+from lim_gpu.labelled.images import Images, Normalisation, batches, network_input
+from lim_gpu.weights.backbone import features, resnet
 
 EVALUATED = 256  # images at a time where nothing is learnt
 

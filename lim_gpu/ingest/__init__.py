@@ -17,18 +17,19 @@ from pathlib import Path
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked
+from lim_gpu.ingest.assemble import Planned, plan_volumes
 from lim_gpu.ingest.convert import pixel_digests
+from lim_gpu.ingest.convert_all import store_volumes
 from lim_gpu.ingest.failures import Failure
-from lim_gpu.ingest.plan import Keys, SliceSource, VolumePlan
-from lim_gpu.ingest.planning import Planned, plan_volumes
 from lim_gpu.ingest.records import Frame
 from lim_gpu.ingest.report import IngestReport
 from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, read_headers, walk
-from lim_gpu.ingest.schedule import store_volumes
 from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.ingest.settings import Settings, default_workers
+from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
 from lim_gpu.progress import Reporter
-from lim_gpu.store import Index, private_key, read_index, remove_unlisted, write_index
+from lim_gpu.store.private import private_key
+from lim_gpu.store.slices import Index, read_index, remove_unlisted, write_index
 from lim_gpu.workers import CONTEXT, run_in_children
 
 __all__ = ["Failure", "IngestReport", "ingest"]

@@ -21,12 +21,12 @@ from lim_gpu.ingest.nifti import nifti_slices
 from lim_gpu.ingest.part10 import open_dicom, silence, text
 from lim_gpu.ingest.pictures import decode_picture
 from lim_gpu.ingest.pixels import decode
-from lim_gpu.ingest.plan import SliceSource, VolumePlan
 from lim_gpu.ingest.records import Decoded, SourceError
 from lim_gpu.ingest.settings import Settings
-from lim_gpu.store import write_sources
-from lim_gpu.volume_file import VolumeWriter
-from lim_gpu.volume_header import VolumeHeader
+from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan
+from lim_gpu.store.file import VolumeWriter
+from lim_gpu.store.header import VolumeHeader
+from lim_gpu.store.private import write_sources
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lim_gpu.ingest.part10 import (
 )
 from lim_gpu.ingest.pixels import check_pixels, missing_decoder, rescale
 from lim_gpu.ingest.records import BrokenInstance, Content, Counted, Found, Frame, Instance, SeriesId, SourceError
-from lim_gpu.volume_file import MAX_SIDE, MAX_SLICES
+from lim_gpu.store.file import MAX_SIDE, MAX_SLICES
 
 # Modalities whose objects are no images of a stack, whatever pixels they hold (PS3.3 C.7.3.1.1.1).
 NOT_IMAGES = """

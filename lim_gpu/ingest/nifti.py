@@ -20,9 +20,9 @@ from nibabel.orientations import io_orientation
 
 from lim_gpu.ingest.geometry import Plane
 from lim_gpu.ingest.pixels import to_int16
-from lim_gpu.ingest.plan import SliceSource, VolumePlan, patient_from_name
 from lim_gpu.ingest.records import Content, Counted, Decoded, Found, NiftiVolume, SourceError
-from lim_gpu.volume_file import MAX_SIDE
+from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan, patient_from_name
+from lim_gpu.store.file import MAX_SIDE
 
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 FINEST_SPAN = 32  # values with fractions that span less lose their meaning as whole numbers

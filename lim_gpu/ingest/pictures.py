@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lim_gpu.ingest.geometry import Plane
-from lim_gpu.ingest.plan import SliceSource, VolumePlan, patient_from_name
 from lim_gpu.ingest.records import Content, Decoded, Found, Picture, SourceError
-from lim_gpu.volume_file import MAX_SIDE
+from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan, patient_from_name
+from lim_gpu.store.file import MAX_SIDE
 
 FORMATS = ("PNG", "JPEG")
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")

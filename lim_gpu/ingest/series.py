@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lim_gpu.ingest.geometry import SAME_PLACE, Plane, normal
-from lim_gpu.ingest.plan import SliceSource, VolumePlan, skipped_slices
 from lim_gpu.ingest.records import BrokenInstance, Found, Frame, SourceError
-from lim_gpu.volume_file import MAX_SLICES
+from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan, skipped_slices
+from lim_gpu.store.file import MAX_SLICES
 
 SAME_ORIENTATION = 1e-3  # of direction cosines
 SAME_SPACING = 1e-3  # relative

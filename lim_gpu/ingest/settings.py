@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
-from lim_gpu.volume_file import COMPRESSIONS
+from lim_gpu.store.file import COMPRESSIONS
 
 MODALITIES = ("CT", "MR", "PT", "any")
 MOST_WORKERS = 16  # a child takes some 100 MB

@@ -16,8 +16,8 @@ from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
 from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images, read_list
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
-from lim_gpu.page import image_uri, write_page
 from lim_gpu.progress import Reporter
+from lim_gpu.report.page import image_uri, write_page
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
 SHOWN = 200  # pairs in the gallery

@@ -21,7 +21,7 @@ from lim_gpu.ingest.pictures import decode_picture
 from lim_gpu.ingest.records import SourceError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import run_in_children
 
 SIDE = 64  # of the small copies on which a pair is confirmed: images of any size become comparable

@@ -18,11 +18,11 @@ import torch
 from lightning import Trainer
 
 import lim_gpu
-from lim_gpu.checkpoint import FORMAT, VERSION, preprocess, sidecar
 from lim_gpu.errors import InputError
 from lim_gpu.files import file_sha256, read_json, replacing, write_text
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.plan import Plan
+from lim_gpu.weights.load import FORMAT, VERSION, preprocess, sidecar
 
 AGAIN = "Begin again with --overwrite, or put an epoch=*.ckpt with its .json in its place"
 

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.checkpoint import sidecar
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import parse_json, read_json, write_text
 from lim_gpu.pretrain.plan import Plan
+from lim_gpu.weights.load import sidecar
 
 FORMAT, VERSION = "lim-gpu-pretraining", 1
 OWN = ("last.ckpt*", "epoch=*.ckpt*", "metrics.jsonl", "plan.txt", "views.png", "nonfinite.json")

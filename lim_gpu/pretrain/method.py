@@ -10,12 +10,12 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from lim_gpu.backbone import resnet
-from lim_gpu.pretrain import augment
+from lim_gpu import augment
 from lim_gpu.pretrain.collectives import world
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.optimizers import build_optimizer
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
+from lim_gpu.weights.backbone import resnet
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.resident import SliceBatch

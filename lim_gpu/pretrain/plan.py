@@ -13,7 +13,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
 from lim_gpu.selection import Selection
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 
 ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 

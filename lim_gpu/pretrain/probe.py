@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from lim_gpu import augment
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.pretrain import augment
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.plan import Plan
 

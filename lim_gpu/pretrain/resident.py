@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lim_gpu.data import SliceDataset
+from lim_gpu.augment import to_device
+from lim_gpu.dataset import SliceDataset
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
-from lim_gpu.pretrain.augment import to_device
 from lim_gpu.progress import Reporter
 
 AHEAD = 3  # batches that are read before they are needed

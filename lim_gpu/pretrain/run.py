@@ -16,7 +16,7 @@ from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
 from lim_gpu.progress import Reporter
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 
 
 @dataclass(frozen=True)

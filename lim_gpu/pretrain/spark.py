@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lim_gpu.backbone import features
-from lim_gpu.pretrain import augment
+from lim_gpu import augment
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.masked import STRIDE, Mask, batch_norm, blocks, draw_cells, maps
 from lim_gpu.pretrain.method import ASPECT, Pretraining, spread
+from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.resident import SliceBatch

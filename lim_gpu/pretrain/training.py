@@ -20,7 +20,6 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from lim_gpu.backbone import training_device
 from lim_gpu.errors import LimGpuError, UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.pretrain.callbacks import Keeper, Recorder, Stopper, Writer
@@ -33,6 +32,7 @@ from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.probe import load_probe
 from lim_gpu.progress import Reporter
+from lim_gpu.weights.backbone import training_device
 
 
 @dataclass(frozen=True)

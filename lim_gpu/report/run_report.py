@@ -10,8 +10,8 @@ import numpy as np
 
 from lim_gpu.errors import InputError
 from lim_gpu.files import parse_json, read_json
-from lim_gpu.page import file_uri, svg_text, write_page
 from lim_gpu.report import figures
+from lim_gpu.report.page import file_uri, svg_text, write_page
 
 PRETRAINING = "lim-gpu-pretraining"
 # What each meter means, and where collapse begins (lim_gpu.pretrain.monitor).

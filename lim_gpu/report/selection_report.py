@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest.defects import sentences
 from lim_gpu.intensity import Intensity
-from lim_gpu.page import image_uri, svg_text, write_page
-from lim_gpu.parts import UnitResult, load_part
 from lim_gpu.progress import Reporter
-from lim_gpu.pruning import every_n
+from lim_gpu.pruning.rules import every_n
+from lim_gpu.reduction.parts import UnitResult, load_part
+from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report import figures
-from lim_gpu.request import HASH_BITS, THRESHOLD_RANGE
+from lim_gpu.report.page import image_uri, svg_text, write_page
 from lim_gpu.selection import Selection, VolumeSelection, selection_paths
-from lim_gpu.store import SliceStore, Volume
+from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.volume import Volume
 
 FULL = 8  # volumes shown in full
 STRIP = 14  # slices of a strip

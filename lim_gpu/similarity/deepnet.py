@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate, normalize
 
+from lim_gpu.cuda.blocks import memory_for_blocks
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.similarity.cuda.blocks import memory_for_blocks
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ImageNet weights

@@ -13,9 +13,9 @@ from PIL import Image
 from lim_gpu.analyse import analyse
 from lim_gpu.analyse.gradcam import intersection_over_union
 from lim_gpu.analyse.tsne import correlation, embed, silhouette
-from lim_gpu.backbone import resnet
 from lim_gpu.errors import UsageError
 from lim_gpu.progress import Reporter
+from lim_gpu.weights.backbone import resnet
 
 QUIET = Reporter(quiet=True)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lim_gpu.analyse.cka import Cka, grams, hsic, layer_names
-from lim_gpu.backbone import resnet
 from lim_gpu.errors import UsageError
+from lim_gpu.weights.backbone import resnet
 
 
 def gram(values: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from lim_gpu.similarity.cuda.module import Module
-from lim_gpu.similarity.cuda.signature import Signature, signatures
+from lim_gpu.cuda.module import Module
+from lim_gpu.cuda.signature import Signature, signatures
 
 HEADER = Path(__file__).with_name("emulation.h")
 FLAGS = ("-std=c++17", "-O2", "-march=native", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wno-unknown-pragmas")

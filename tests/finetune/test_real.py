@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lim_gpu.finetune.images import load_images
 from lim_gpu.finetune.splits import make_splits
-from lim_gpu.finetune.table import read_table
+from lim_gpu.labelled.images import load_images
+from lim_gpu.labelled.table import read_table
 from lim_gpu.progress import Reporter
 
 pytestmark = pytest.mark.real

@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lim_gpu import checkpoint
-from lim_gpu.backbone import resnet
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.finetune import training
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.run import Request, compare, finetune
 from lim_gpu.progress import Reporter
+from lim_gpu.weights import load as checkpoint
+from lim_gpu.weights.backbone import resnet
 
 QUIET = Reporter(quiet=True)
 QUICK = {"epochs": 2, "head_epochs": 1, "size": 32, "batch_size": 16}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.finetune.splits import make_splits
-from lim_gpu.finetune.table import Table
+from lim_gpu.labelled.table import Table
 
 
 def table(labels, patients=None, split=None):

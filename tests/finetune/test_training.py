@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from lim_gpu.errors import LimGpuError
-from lim_gpu.finetune.images import Images, Normalisation
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.finetune.training import Start, logits, train
+from lim_gpu.labelled.images import Images, Normalisation
 
 PLACES = np.arange(24)
 SPLIT = Split(0, 5, PLACES[:12], PLACES[12:18], PLACES[18:])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lim_gpu.ingest import IngestReport, ingest
-from lim_gpu.store import SliceStore, Volume
+from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.volume import Volume
 
 
 @dataclass

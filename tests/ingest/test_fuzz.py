@@ -15,7 +15,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dicom_files import ct, enhanced, save, stored_slice, uid
 from lim_gpu.ingest import ingest
-from lim_gpu.store import SliceStore, read_sources
+from lim_gpu.store.private import read_sources
+from lim_gpu.store.slices import SliceStore
 
 FILES = 300
 VOXELS = np.random.default_rng(0).integers(-1000, 2000, (7, 6, 5)).astype(np.int16)

@@ -13,7 +13,7 @@ from PIL import Image
 from lim_gpu.ingest.pictures import decode_picture, read_picture, volume_name
 from lim_gpu.ingest.records import Picture, SourceError
 from lim_gpu.ingest.scan import scan_files, walk
-from lim_gpu.store import read_sources
+from lim_gpu.store.private import read_sources
 
 
 def grey(seed=0, shape=(13, 11)):

@@ -15,8 +15,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicom_files import ct, enhanced, save, stored_slice, uid
 from lim_gpu.ingest import ingest
-from lim_gpu.ingest.plan import Keys
-from lim_gpu.store import private_folder, private_key, read_sources
+from lim_gpu.ingest.volume_plan import Keys
+from lim_gpu.store.private import private_folder, private_key, read_sources
 
 CANARY = "Canary7Xq"
 TEXTS = """

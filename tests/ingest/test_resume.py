@@ -20,8 +20,9 @@ from PIL import Image
 
 from dicom_files import ct, save, series, stored_slice
 from lim_gpu.errors import InputError, LimGpuError, UsageError
-from lim_gpu.ingest import ingest, schedule
-from lim_gpu.store import SliceStore, read_sources
+from lim_gpu.ingest import convert_all, ingest
+from lim_gpu.store.private import read_sources
+from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import Outcome
 
 
@@ -176,14 +177,14 @@ def test_stale_temporary_files_go_and_nothing_else(tmp_path):
 
 def test_one_crashed_child_costs_one_volume(tmp_path, monkeypatch):
     sources, store = make_sources(tmp_path / "in", 1), tmp_path / "out"
-    real = schedule.run_in_children
+    real = convert_all.run_in_children
 
     def crashing(function, tasks, **options):
         for outcome in real(function, tasks, **options):
             dead = tasks[outcome.task][0].kind == "nifti"
             yield Outcome(outcome.task, error="the child process crashed (SIGSEGV)") if dead else outcome
 
-    monkeypatch.setattr(schedule, "run_in_children", crashing)
+    monkeypatch.setattr(convert_all, "run_in_children", crashing)
     report = ingest([sources], store, workers=1)
     assert report.written == 2
     assert [str(f) for f in report.failures] == [
@@ -194,17 +195,17 @@ def test_one_crashed_child_costs_one_volume(tmp_path, monkeypatch):
 def test_a_full_disk_stops_cleanly(tmp_path, monkeypatch):
     sources, store = make_sources(tmp_path / "in", 1), tmp_path / "out"
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(schedule.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(convert_all.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(LimGpuError, match="needs 0 MiB, 0 MiB are free. Free some space"):
         ingest([sources], store, workers=1)
-    monkeypatch.setattr(schedule, "_check_space", lambda *_: None)
-    real = schedule.run_in_children
+    monkeypatch.setattr(convert_all, "_check_space", lambda *_: None)
+    real = convert_all.run_in_children
 
     def full(function, tasks, **options):
         list(real(function, tasks, **options))
         yield Outcome(0, error="x.h5: cannot be written: No space left on device. Free some disk space and run again")
 
-    monkeypatch.setattr(schedule, "run_in_children", full)
+    monkeypatch.setattr(convert_all, "run_in_children", full)
     with pytest.raises(LimGpuError, match="No space left on device"):
         ingest([sources], store, workers=1)
     assert not (store / "store.json").exists()

@@ -12,7 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from dicom_files import AXIAL, ct, enhanced, save, series, stored_slice
 from lim_gpu.errors import InputError
 from lim_gpu.ingest import ingest
-from lim_gpu.store import read_sources
+from lim_gpu.store.private import read_sources
 
 
 def test_order_is_that_of_the_positions_whatever_the_names(tmp_path, run):

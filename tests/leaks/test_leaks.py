@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lim_gpu.cli import cli
+from lim_gpu.cli.program import cli
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.leaks import leaks
 from lim_gpu.leaks.images import Item, larger_pictures, read_images

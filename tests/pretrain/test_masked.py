@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lim_gpu.backbone import resnet
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.masked import Mask, batch_norm, blocks, draw_cells, maps
+from lim_gpu.weights.backbone import resnet
 
 
 @pytest.fixture

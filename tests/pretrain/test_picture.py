@@ -11,7 +11,7 @@ from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.picture import SIDE, save_views
 from lim_gpu.pretrain.plan import make_plan
 from lim_gpu.pretrain.training import build_method
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 from stores import make_store
 
 TINY = {

@@ -9,7 +9,7 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.plan import duration, make_plan
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 from stores import make_store
 
 

@@ -18,7 +18,6 @@ import torch
 from pretrainings import EPOCHS, STEPS, Killing, arguments, losses, rows
 
 import lim_gpu
-from lim_gpu.checkpoint import load_backbone
 from lim_gpu.errors import InputError, LimGpuError, NoGpuError, UsageError
 from lim_gpu.pretrain.callbacks import Keeper
 from lim_gpu.pretrain.config import PretrainConfig
@@ -26,7 +25,8 @@ from lim_gpu.pretrain.plan import rank
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.pretrain.swav import SwAV
 from lim_gpu.progress import Reporter
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
+from lim_gpu.weights.load import load_backbone
 
 GOLDEN = Path(__file__).parent / "golden"
 METHODS = ("swav", "moco", "spark")

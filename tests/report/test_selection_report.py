@@ -14,10 +14,10 @@ from PIL import Image
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest import ingest
-from lim_gpu.reduction import reduce
+from lim_gpu.reduction.run import reduce
 from lim_gpu.report import write_report
 from lim_gpu.report.figures import knee
-from lim_gpu.store import SliceStore
+from lim_gpu.store.slices import SliceStore
 from stores import make_sources, make_store
 
 

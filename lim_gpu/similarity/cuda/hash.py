@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lim_gpu.similarity.cuda.module import Module, load
+from lim_gpu.cuda.module import Module, load
 from lim_gpu.similarity.lanczos import lanczos_weights, rows_first
 
 THREADS = 256

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from lim_gpu.cuda.module import Module, load
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
-from lim_gpu.similarity.cuda.module import Module, load
 
 SLICE_THREADS = 1024
 WINDOW_THREADS = 256

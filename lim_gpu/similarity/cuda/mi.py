@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lim_gpu.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
+from lim_gpu.cuda.module import SHARED_BYTES, Module, load
 from lim_gpu.errors import UsageError
-from lim_gpu.similarity.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
-from lim_gpu.similarity.cuda.module import SHARED_BYTES, Module, load
 from lim_gpu.similarity.mi import BINS, MAX_BINS, bin_edges, c_log_c
 
 THREADS = 512

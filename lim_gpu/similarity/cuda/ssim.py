@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lim_gpu.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
+from lim_gpu.cuda.module import Module, load
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.similarity.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
-from lim_gpu.similarity.cuda.module import Module, load
 from lim_gpu.similarity.ssim import K1, K2, RADIUS, WINDOW, gaussian
 
 WARP = 32

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from emulation import emulate
-from lim_gpu.similarity.cuda.module import Module, load
+from lim_gpu.cuda.module import Module, load
 
 
 @dataclass(frozen=True)

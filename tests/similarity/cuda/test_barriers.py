@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from emulation import EmulatedModule, EmulationError, emulate
-from lim_gpu import hash_pruning
+from lim_gpu.cuda.module import source
 from lim_gpu.intensity import Intensity
-from lim_gpu.similarity.cuda import prune
+from lim_gpu.pruning import cuda as prune
+from lim_gpu.pruning import hashes as hash_pruning
 from lim_gpu.similarity.cuda.hash import Search
 from lim_gpu.similarity.cuda.intensity import to_uint8
 from lim_gpu.similarity.cuda.mi import mi_matrix, mi_matrix_plain
-from lim_gpu.similarity.cuda.module import source
 from lim_gpu.similarity.cuda.ssim import ssim_matrix, ssim_matrix_plain
 
 pytestmark = pytest.mark.emulated

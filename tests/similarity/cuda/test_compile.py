@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from bench import sass
-from lim_gpu.similarity.cuda.module import SHARED_BYTES, source
-from lim_gpu.similarity.cuda.signature import signatures
+from lim_gpu.cuda.module import SHARED_BYTES, source
+from lim_gpu.cuda.signature import signatures
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 NAMES = ("hash", "intensity", "mi", "prune", "ssim")

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from hard_slices import STACKS, odd_sizes
-from lim_gpu import hash_pruning, pruning
+from lim_gpu.pruning import hashes as hash_pruning
+from lim_gpu.pruning import rules as pruning
 from lim_gpu.similarity.cuda.hash import Search, dhash, hamming_matrix, matrix_of_hashes
 from lim_gpu.similarity.hash import matrix_of_hashes as matrix_on_cpu
 from lim_gpu.similarity.lanczos import rows_first

@@ -14,12 +14,12 @@ from PIL import Image
 import lim_gpu
 from lim_gpu.intensity import Intensity
 from lim_gpu.phantom import phantom
-from lim_gpu.pruning import leader
+from lim_gpu.pruning import cuda as prune
+from lim_gpu.pruning.rules import leader
 from lim_gpu.similarity import mi as mi_on_cpu
 from lim_gpu.similarity import ssim as ssim_on_cpu
 from lim_gpu.similarity.cuda import hash as cuda_hash
 from lim_gpu.similarity.cuda import mi as cuda_mi
-from lim_gpu.similarity.cuda import prune
 from lim_gpu.similarity.cuda import ssim as cuda_ssim
 from lim_gpu.similarity.hash import dhash, matrix_of_hashes
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lim_gpu.similarity.cuda.module import TORCH_TYPES, source
-from lim_gpu.similarity.cuda.signature import constants, signatures
+from lim_gpu.cuda.module import TORCH_TYPES, source
+from lim_gpu.cuda.signature import constants, signatures
 
 SOURCE = """
 #define THREADS 256

@@ -11,9 +11,9 @@ from skimage.metrics import structural_similarity
 
 from emulation import emulate
 from hard_slices import STACKS, as_float, odd_sizes
+from lim_gpu.cuda.module import source
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.similarity.cuda import ssim
-from lim_gpu.similarity.cuda.module import source
 from lim_gpu.similarity.cuda.ssim import VERSIONS, default_version, ssim_matrix, ssim_matrix_plain, strip_shape
 from lim_gpu.similarity.ssim import gaussian
 

@@ -1,0 +1,128 @@
+"""What a store, a selection or a checkpoint holds; torch is loaded for checkpoints of other makers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import InputError
+from lim_gpu.progress import Reporter
+from lim_gpu.selection import Selection
+from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.volume import VolumeEntry
+from lim_gpu.weights.describe import describe_checkpoint
+from lim_gpu.weights.load import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Description:
+    """`values` for a program, `lines` for a person, `failures` of --verify: (file, cause)."""
+
+    values: dict[str, Any]
+    lines: list[str]
+    failures: list[tuple[str, str]]
+
+
+def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) -> Description:
+    """Describe the store folder, selection or checkpoint at `path`.
+
+    verify: read every slice of a store and compare its SHA-256; trust: unpickle a checkpoint that is more than tensors.
+    Raises InputError when it is none of them.
+    """
+    if path.is_dir():
+        return _describe_store(path, verify, reporter)
+    if path.suffix in (".csv", ".json"):
+        return _describe_selection(path)
+    if not path.exists():
+        raise InputError(f"{path}: does not exist")
+    if path.suffix in SUFFIXES:
+        return Description(*describe_checkpoint(path, trust=trust), [])
+    raise InputError(f"{path}: neither a store folder, a selection (.csv) nor a checkpoint ({', '.join(SUFFIXES)})")
+
+
+def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Description:
+    with SliceStore(path) as store:
+        entries = store.volumes
+        slices = sum(entry.shape[0] for entry in entries)
+        modalities = Counter(entry.modality or "image" for entry in entries)
+        values: dict[str, Any] = {
+            "kind": "store",
+            "path": str(path),
+            "fingerprint": store.fingerprint,
+            "volumes": [
+                {
+                    "key": e.key,
+                    "name": e.name,
+                    "patient": e.patient,
+                    "shape": list(e.shape),
+                    "dtype": e.dtype,
+                    "modality": e.modality,
+                }
+                for e in entries
+            ],
+            "slices": slices,
+            "skipped": store.skipped,
+            "parameters": store.parameters,
+        }
+        kinds = ", ".join(f"{count} {name}" for name, count in modalities.items())
+        patients = len({entry.patient for entry in entries})
+        lines = [
+            f"store {path}: {len(entries)} volumes ({kinds}), {slices:,} slices, {patients} patients",
+            f"fingerprint {store.fingerprint}",
+            *(_volume_line(entry) for entry in entries),
+        ]
+        if store.skipped:
+            lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
+        failures = _verify(store, reporter) if verify else []
+    if verify:
+        values["verified"] = len(entries) - len(failures)
+        lines.append(f"verified {len(entries) - len(failures)} of {len(entries)} volumes: every slice has its SHA-256")
+    return Description(values, lines, failures)
+
+
+def _volume_line(entry: VolumeEntry) -> str:
+    n, height, width = entry.shape
+    return f"{entry.key}  {n:5d} x {height} x {width}  {entry.dtype:6s} {entry.modality or 'image':5s} {entry.name}"
+
+
+def _verify(store: SliceStore, reporter: Reporter) -> list[tuple[str, str]]:
+    failures = []
+    with reporter.track("verify", len(store), "volumes") as advance:
+        for volume in store:
+            try:
+                with volume:
+                    volume.verify()
+            except InputError as error:
+                failures.append((volume.key, str(error)))
+            advance(1)
+    return failures
+
+
+def _short(value: Any) -> Any:
+    """A parameter as one word; the intensity mapping as its name and limits."""
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else value
+
+
+def _describe_selection(path: Path) -> Description:
+    selection = Selection.load(path)
+    record = selection.record
+    counts = record["counts"]
+    parameters = ", ".join(
+        f"{k} {_short(v)}" for k, v in record["parameters"].items() if k != "method" and v is not None
+    )
+    lines = [
+        f"selection {path}: {record['method']} ({parameters})",
+        f"{counts['kept']:,} of {counts['slices']:,} slices kept in {counts['volumes']} volumes, "
+        f"{record['seconds']} s on {record['device']}",
+        f"store {record['store']['path']} {record['store']['fingerprint']}",
+    ]
+    for unit in record["units"]:
+        at = unit["resolved_threshold"]
+        lines.append(
+            f"{unit['unit']}  kept {unit['kept']:5d} of {unit['slices']:5d}"
+            + (f"  last removed at {at:.6g}" if at is not None else "")
+        )
+    lines += [f"left out: {failure['cause']}" for failure in record["failures"]]
+    return Description({"kind": "selection", "path": str(path)} | record, lines, [])

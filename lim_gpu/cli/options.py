@@ -1,0 +1,59 @@
+"""Options that several verbs share, and how their texts become values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
+
+
+def criterion_options(function: Any) -> Any:
+    """The options that say how slices are compared."""
+    for option in (
+        click.option(
+            "--weights",
+            type=PATH,
+            metavar="FILE",
+            help="deepnet: ResNet50 weights; default: torchvision's IMAGENET1K_V1.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bfloat16"]),
+            default="float32",
+            show_default=True,
+            help="deepnet: bfloat16 is faster, and may select other slices.",
+        ),
+        click.option(
+            "--features",
+            type=click.Choice(["logits", "pooled"]),
+            default="logits",
+            show_default=True,
+            help="deepnet: the 1000 outputs or the 2048 pooled features.",
+        ),
+        click.option(
+            "--bins",
+            type=click.IntRange(2, 256),
+            default=100,
+            show_default=True,
+            help="mi: bins a side of the joint histogram.",
+        ),
+        click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
+        click.option(
+            "--window",
+            metavar="NAME|LEVEL,WIDTH",
+            help="lung, abdomen, bone, brain, chest, angio, or a level and a width in HU.",
+        ),
+        click.option(
+            "--intensity",
+            type=click.Choice(["slice-minmax"]),
+            default="slice-minmax",
+            show_default=True,
+            help="Each slice's own minimum..maximum to 0..255, as the paper.",
+        ),
+    ):
+        option(function)
+    return function

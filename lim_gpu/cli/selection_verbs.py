@@ -1,0 +1,219 @@
+"""Verbs of selections: made, drawn, shown and compared.
+
+A verb checks nothing and computes nothing itself; it calls and prints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lim_gpu.cli.command import Run, common
+from lim_gpu.cli.options import METHOD_HELP, PATH, criterion_options
+from lim_gpu.errors import EXIT_SKIPPED
+
+
+@click.command(short_help="Select the slices that stay.")
+@click.argument("store", type=PATH, default="slices", metavar="[STORE]")
+@click.option("--method", required=True, metavar="METHOD", help=METHOD_HELP)
+@click.option("--keep", metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
+@click.option("--keep-count", type=int, metavar="N", help="Number kept of each volume.")
+@click.option(
+    "--threshold",
+    metavar="T|auto",
+    help="hash: bits, a slice goes when its distance to a kept one is <= T (6 when nothing else is said); "
+    "ssim -1..1, mi 1..2, deepnet -1..1: when its similarity is >= T. auto: as alike as two augmented views of one "
+    "slice usually are.",
+)
+@click.option(
+    "--scope",
+    default="volume",
+    show_default=True,
+    metavar="volume|patient|dataset",
+    help="What is pruned together, and what keep counts.",
+)
+@click.option(
+    "--rule",
+    default="greedy",
+    show_default=True,
+    metavar="greedy|leader",
+    help="The paper's text, or the authors' script (threshold only): they keep different slices.",
+)
+@click.option(
+    "--order",
+    default="spatial",
+    show_default=True,
+    metavar="spatial|lexicographic",
+    help="lexicographic: slice numbers as text, 0, 1, 10, 100, 101, as the authors' files sort.",
+)
+@criterion_options
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="selection.csv",
+    show_default=True,
+    help="NAME.csv, with NAME.json and NAME.parts beside it.",
+)
+@click.option("--write", "write_to", type=PATH, metavar="FOLDER", help="Also copy the kept slices into a new store.")
+@click.option(
+    "--kept-list",
+    type=PATH,
+    metavar="FILE",
+    help="Also list source files and SOP UIDs of kept slices (private, mode 0600).",
+)
+@click.option("--dry-run", is_flag=True, help="Print volumes, pairs, memory and an estimate; compute nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise.")
+@common
+def reduce(
+    run: Run,
+    store: Path,
+    output: Path,
+    write_to: Path | None,
+    kept_list: Path | None,
+    dry_run: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Select the slices of every volume that stay; the store is never changed.
+
+    Of a budget (--keep, --keep-count) and a --threshold the first that stops, stops. Every dropped slice names the kept
+    slice that stands for it. An interrupted run goes on where it stopped.
+
+    \b
+    Examples: lim-gpu reduce --method ssim --keep 0.1
+              lim-gpu reduce slices --method hash --threshold 6 --rule leader -o hash6.csv
+    """
+    from lim_gpu.reduction.verb import reduce_from_options
+
+    outcome = reduce_from_options(
+        store,
+        options | {"seed": run.seed, "device": run.device},
+        output,
+        write_to,
+        kept_list,
+        dry_run,
+        overwrite,
+        run.reporter,
+    )
+    run.done(outcome.values, *outcome.lines, code=EXIT_SKIPPED if outcome.skipped else 0)
+
+
+@click.command(short_help="The matrix of one volume as an array or a picture.")
+@click.argument("store", type=PATH)
+@click.argument("volume")
+@click.option("--method", required=True, metavar="METHOD", help="ssim, mi, deepnet or hash.")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="matrix.npy (float32, n x n) or matrix.png (a picture).",
+)
+@click.option("--keep", metavar="F", help="Mark this fraction kept in the picture, the kept slices beside it.")
+@criterion_options
+@click.option("--dry-run", is_flag=True, help="Print what would be computed.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@common
+def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any) -> None:
+    """Write the similarity matrix of one volume as an array or a picture.
+
+    VOLUME is a key, the beginning of one, a name, or a position (0 is the first); see lim-gpu info STORE.
+
+    \b
+    Example: lim-gpu similarity slices 0 --method ssim --keep 0.1 -o matrix.png
+    """
+    from lim_gpu.reduction.matrix_verb import similarity_from_options
+
+    outcome = similarity_from_options(store, volume, options | {"device": run.device}, output, run.reporter)
+    run.done(outcome.values, *outcome.lines)
+
+
+@click.command(short_help="Selections or a run as one offline page with pictures.")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="SELECTION...|RUN...")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="report.html",
+    show_default=True,
+    help="One HTML file; nothing else is needed to read it.",
+)
+@click.option("--store", type=PATH, metavar="FOLDER", help="Where the store lies now, if it has moved.")
+@click.option("--dry-run", is_flag=True, help="Name what would be written.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing report.")
+@common
+def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, dry_run: bool, overwrite: bool) -> None:
+    """Show what selections kept and dropped, and why; several of one store stand beside each other.
+
+    Volumes are named by their keys: no name of a patient or a file is shown.
+
+    \b
+    Examples: lim-gpu report selection.csv -o report.html
+              lim-gpu report ssim.csv mi.csv hash.csv -o methods.html
+              lim-gpu report runs/swav -o run.html
+    """
+    from lim_gpu.report import write_report
+
+    if not dry_run:
+        write_report(paths, output, store=store, overwrite=overwrite, reporter=run.reporter)
+    run.done({"report": str(output), "dry_run": dry_run}, f"{'plan: ' if dry_run else ''}-> {output}")
+
+
+@click.command(short_help="Methods or selections of one store beside each other.")
+@click.argument("paths", nargs=-1, type=PATH, metavar="SELECTION...|STORE")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="METHOD",
+    help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
+)
+@click.option("--keep", metavar="F", help="Fraction kept, with --method.")
+@click.option("--threshold", type=float, metavar="T", help="Threshold in the method's own unit, with one --method.")
+@click.option(
+    "--store", type=PATH, metavar="FOLDER", help="Where the store of the selections lies now, if it has moved."
+)
+@click.option("--weights", type=PATH, metavar="FILE", help="ResNet50 weights; with them DeepNet is a metric too.")
+@click.option(
+    "-o", "--output", type=PATH, default="compare.csv", show_default=True, help="The table; .json and .png beside it."
+)
+@click.option("--dry-run", is_flag=True, help="Name the outputs; read nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
+@common
+def compare(
+    run: Run,
+    paths: tuple[Path, ...],
+    methods: tuple[str, ...],
+    keep: str | None,
+    store: Path | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Compare what selections keep: counts, overlap, how alike kept slices are, how well dropped ones are covered.
+
+    Every-n and random with the budget of each selection always stand beside.
+
+    \b
+    Examples: lim-gpu compare slices --method ssim --method hash --keep 0.1
+              lim-gpu compare ssim.csv hash.csv -o compare.csv
+    """
+    from lim_gpu.reduction.verb import parse_keep, store_or_selections
+    from lim_gpu.report.compare import compare as compare_selections
+
+    selections, found = store_or_selections(paths)
+    result = compare_selections(
+        selections,
+        output,
+        store=store or found,
+        methods=methods,
+        keep=parse_keep(keep),
+        seed=run.seed,
+        device=run.device,
+        reporter=run.reporter,
+        **options,
+    )
+    run.done(result.values, *result.lines)

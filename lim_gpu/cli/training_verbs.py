@@ -1,0 +1,185 @@
+"""Verbs of training: pre-training, fine-tuning, and weights for others.
+
+A verb checks nothing and computes nothing itself; it calls and prints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lim_gpu.cli.command import Run, common
+from lim_gpu.cli.options import PATH
+
+
+@click.command(short_help="Pre-train a backbone on the slices of a store.")
+@click.argument("store", type=PATH, default="slices", metavar="[STORE]")
+@click.option("--selection", type=PATH, metavar="FILE", help="NAME.csv of lim-gpu reduce; default: every slice.")
+@click.option("--method", required=True, metavar="METHOD", help="swav, moco or spark.")
+@click.option(
+    "--preset",
+    default="recommended",
+    show_default=True,
+    metavar="NAME",
+    help="recommended, wolf2024-paper or wolf2024-code: see above.",
+)
+@click.option("--epochs", type=int, metavar="N", help="Default: the preset's, 800 (spark of wolf2024: 1600).")
+@click.option("--batch-size", type=int, metavar="B", help="Slices of a step over all processes; default: the preset's.")
+@click.option("--backbone", metavar="NAME", help="Any torchvision ResNet; default: resnet50.")
+@click.option("--channels", type=int, metavar="1|3", help="3: grey replicated (default); 1: one input channel.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any setting, such as lr=0.1 or swav.queue=3840; --dry-run --json lists them. Again for more.",
+)
+@click.option("--window", metavar="NAME|LEVEL,WIDTH", help="Map this window of HU to 0..255, as in reduce.")
+@click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255; default: each slice's own.")
+@click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")
+@click.option(
+    "--checkpoint-every",
+    type=int,
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Epochs between two epoch=N.ckpt; last.ckpt is replaced after every epoch.",
+)
+@click.option(
+    "--log-every", type=int, default=1, show_default=True, metavar="N", help="Steps between two lines of metrics.jsonl."
+)
+@click.option(
+    "--probe",
+    type=PATH,
+    metavar="DATA",
+    help="Score every epoch by nearest neighbours on a small labelled set, never test data: "
+    "a folder a class, or CSV with file,label[,split].",
+)
+@click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases too (extra wandb).")
+@click.option("--compile", is_flag=True, help="torch.compile the backbone.")
+@click.option(
+    "--stream", is_flag=True, help="Read slices from the store in every epoch, also if the device has room for them."
+)
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in RUN; begin where there is none.")
+@click.option("--dry-run", is_flag=True, help="Print the plan; train nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that was made otherwise.")
+@common
+def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -> None:
+    """Pre-train a backbone on the slices of a store, or on those that a selection keeps.
+
+    \b
+    Presets:
+      recommended     bf16-mixed on GPUs, learning rates scaled with the batch; swav with a queue and one frozen
+                      epoch, moco with an MLP head, split-BN and a queue that suits the data, spark with a floor of
+                      the variance
+      wolf2024-paper  as the tables of Wolf et al. 2024 say
+      wolf2024-code   as the published code really ran: swav's learning rate swings to the end, its prototypes stay
+                      frozen for 313 epochs
+
+    RUN gets last.ckpt, epoch=N.ckpt, metrics.jsonl (epoch and step from 0), config.json, plan.txt and TensorBoard
+    events. Ctrl-C and SIGTERM save first; --resume goes on, to the bit on the CPU. Several GPUs: torchrun.
+
+    \b
+    Examples: lim-gpu pretrain slices --selection hash6.csv --method swav --epochs 200 -o run
+              lim-gpu pretrain slices --method moco --set moco.temperature=0.1 --set lr=0.03 --dry-run
+              torchrun --nproc-per-node 4 -m lim_gpu.cli pretrain slices --method swav --batch-size 512
+    """
+    from lim_gpu.intensity import Intensity
+    from lim_gpu.pretrain.config import parse_overrides
+    from lim_gpu.pretrain.plan import rank
+    from lim_gpu.pretrain.run import pretrain as run_pretraining
+
+    options["intensity"] = Intensity.parse(window=options.pop("window"), hu_range=options.pop("hu_range"))
+    options["overrides"] = parse_overrides(options["overrides"])
+    outcome = run_pretraining(
+        store, method, output=output, seed=run.seed, device=run.device, reporter=run.reporter, **options
+    )
+    if rank() == 0:
+        run.done(outcome.values, *outcome.lines)
+
+
+@click.command(short_help="Fine-tune on labelled images, and evaluate.")
+@click.argument("data", type=PATH, metavar="DATA")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=PATH,
+    multiple=True,
+    metavar="C",
+    help="Initial weights: ours, the authors', SwAV's, MoCo's, SparK's, lightly's. Of several, validation chooses.",
+)
+@click.option("--init", metavar="random|imagenet", help="Initial weights without a checkpoint; default: random.")
+@click.option("--backbone", metavar="B", help="torchvision's name; default: the checkpoint's, else resnet50.")
+@click.option("--runs", type=int, metavar="N", help="Runs of the data's own split, 5 by default; else random splits.")
+@click.option("--folds", type=int, metavar="N", help="Folds of data without a split, 5 by default.")
+@click.option("--epochs", type=int, metavar="N", help="In all, the head phase included; default: 70.")
+@click.option("--head-epochs", type=int, metavar="N", help="Epochs in which the last layer trains alone; default: 10.")
+@click.option(
+    "--protocol",
+    default="wolf2024-paper",
+    show_default=True,
+    metavar="wolf2024-paper|wolf2024-code",
+    help="Two phases at 1e-4, batch norm frozen in the first; or as the notebooks ran: batch norm adapts, 2e-5 from "
+    "epoch 11 on.",
+)
+@click.option("--batch-size", type=int, metavar="N", help="Default: 64.")
+@click.option("--lr", type=float, metavar="LR", help="Of Adam; default: 1e-4.")
+@click.option("--size", type=int, metavar="N", help="Pixels a side that the network sees; default: 224.")
+@click.option("--flip/--no-flip", default=None, help="Mirror training images; default: flip, but not MedMNIST's.")
+@click.option("--positive", metavar="CLASS", help="Of two classes; default: the second in natural order.")
+@click.option("--trust", is_flag=True, help="Unpickle checkpoints that are more than tensors: runs what they hold.")
+@click.option(
+    "--against", type=PATH, metavar="RUN_B", help="Compare with this finished run of the same data and seeds."
+)
+@click.option(
+    "-o", "--output", type=PATH, required=True, metavar="RUN", help="Folder of results, predictions, weights."
+)
+@click.option("--dry-run", is_flag=True, help="Print images, splits and steps; train nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that was made otherwise.")
+@common
+def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwrite: bool, **options: Any) -> None:
+    """Fine-tune a network on labelled images and evaluate it on the test part, once.
+
+    DATA: a folder with split.csv (file,label,split) or labels.csv (file,label), a folder per class, or a MedMNIST .npz.
+    A column patient keeps the images of a patient together. The epoch and, of several checkpoints, the best are chosen
+    on validation. Runs that are finished are not done again: an interrupted command goes on where it stopped.
+
+    \b
+    Example: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
+    """
+    from lim_gpu.finetune.run import finetune_from_options
+
+    outcome = finetune_from_options(
+        options | {"seed": run.seed}, output, run.device, run.reporter, against, overwrite, dry_run
+    )
+    run.done(outcome.values, *outcome.lines)
+
+
+@click.command(short_help="The backbone of a checkpoint for torchvision, timm and MONAI.")
+@click.argument("checkpoint", type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    default="weights.safetensors",
+    show_default=True,
+    help="With NAME.safetensors.json beside it: backbone, origin, how to preprocess.",
+)
+@click.option("--trust", is_flag=True, help="Unpickle a checkpoint that is more than tensors: runs what it holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@common
+def export(run: Run, checkpoint: Path, output: Path, trust: bool, dry_run: bool, overwrite: bool) -> None:
+    """Write the backbone of a checkpoint as safetensors under torchvision's names.
+
+    CHECKPOINT may be ours, the authors' SwAV, MoCo, BYOL or SparK, facebookresearch's or lightly's.
+
+    \b
+    Example: lim-gpu export RUN/last.ckpt -o weights.safetensors
+    """
+    from lim_gpu.weights.export import export as export_checkpoint
+
+    exported = export_checkpoint(checkpoint, output, trust=trust, overwrite=overwrite, dry_run=dry_run)
+    run.done(exported.values, *exported.lines)

@@ -1,0 +1,1 @@
+"""How kernels are compiled, checked and launched; the one place that knows CuPy's RawModule."""

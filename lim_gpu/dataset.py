@@ -1,0 +1,78 @@
+"""The kept slices of a store as a torch data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lim_gpu.errors import InputError
+from lim_gpu.intensity import Intensity
+from lim_gpu.selection import Selection
+from lim_gpu.store.slices import SliceStore
+
+
+class SliceDataset(Dataset[Any]):
+    """One item a kept slice, in store order; all slices without a selection.
+
+    store      folder of a store
+    selection  NAME.csv of a selection made from that store; None: every slice
+    transform  called with the item; without it the item is returned as it is
+    intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W)
+
+    `places` is (n, 2), int32: volume number and slice of every item. Slices keep their own sizes: where a store mixes
+    sizes, `transform` must bring them to one before a DataLoader can stack them. Works with any number of DataLoader
+    workers, forked or spawned: each opens its own files.
+    Raises InputError for a selection of another store, or one that names a slice that is not there; an item raises it
+    for a damaged file.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        selection: str | Path | None = None,
+        transform: Callable[[torch.Tensor], Any] | None = None,
+        intensity: Intensity | None = None,
+    ) -> None:
+        self.store = SliceStore(store)
+        self.transform = transform
+        self.intensity = intensity
+        places = self._all() if selection is None else self._selected(Path(selection))
+        # of a list, every forked worker would soon hold a copy
+        self.places = np.array(places, dtype=np.int32).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Any:
+        volume, i = self.places[index]
+        pixels = self.store[volume].read_slice(int(i))[None]
+        if self.intensity is not None:
+            pixels = self.intensity.to_uint8(pixels)
+        item = torch.from_numpy(pixels)
+        return self.transform(item) if self.transform is not None else item
+
+    def place(self, index: int) -> tuple[str, int]:
+        """(volume key, slice) of an item."""
+        volume, i = self.places[index]
+        return self.store.volumes[volume].key, int(i)
+
+    def _all(self) -> list[tuple[int, int]]:
+        return [(number, i) for number, entry in enumerate(self.store.volumes) for i in range(entry.shape[0])]
+
+    def _selected(self, path: Path) -> list[tuple[int, int]]:
+        selection = Selection.load(path)
+        if selection.store_fingerprint != self.store.fingerprint:
+            raise InputError(f"{path}: was made from another store than {self.store.path}. Run lim-gpu reduce on it")
+        known = {entry.key: (number, entry.shape[0]) for number, entry in enumerate(self.store.volumes)}
+        places = []
+        for key, i in selection.kept():
+            number, n = known.get(key, (0, 0))
+            if i >= n:
+                raise InputError(f"{path}: names slice {i} of volume {key}, which {self.store.path} does not hold")
+            places.append((number, i))
+        return places

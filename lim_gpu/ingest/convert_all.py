@@ -1,0 +1,162 @@
+"""Planned volumes into the store: what stands already is used again, the rest is converted in child processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.ingest.convert import Converted, convert
+from lim_gpu.ingest.defects import sentences
+from lim_gpu.ingest.failures import SKIPPED, Failure
+from lim_gpu.ingest.scan import MEMORY, SECONDS
+from lim_gpu.ingest.settings import Settings
+from lim_gpu.ingest.volume_plan import VolumePlan
+from lim_gpu.progress import Advance, Reporter
+from lim_gpu.store.file import VolumeFile
+from lim_gpu.store.private import private_folder
+from lim_gpu.store.slices import volume_path
+from lim_gpu.store.volume import VolumeEntry
+from lim_gpu.workers import run_in_children
+
+SECONDS_A_SLICE = 2.0  # a decoder needs 0.1 at most; slow network disks need more
+MOST_THREADS = 2  # of one child; more wait for each other
+TEMPORARY = re.compile(r"\.(store\.json|key|[0-9a-f]{16}\.(h5|jsonl))\.[0-9]+\.tmp")  # of files.replacing
+SPARE = 16 * 2**20  # bytes free below which a disk counts as full
+
+
+@dataclass
+class Stored:
+    """Volumes in the store by key, how many of them are new, and what went wrong."""
+
+    entries: dict[str, VolumeEntry] = field(default_factory=dict)
+    written: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    defects: list[tuple[str, str, str]] = field(default_factory=list)  # volume, kind, sentence
+
+    def add(self, plan: VolumePlan, done: Converted) -> None:
+        """Take in a volume, its defects, and what it lost."""
+        self.failures += done.failures
+        header = done.header
+        if header is None:
+            return
+        self.entries[plan.key] = VolumeEntry.of(header, done.digest)
+        n, rows, columns = header.shape
+        clamped = header.clamped / (n * rows * columns)
+        self.defects += [(plan.label, kind, text) for kind, text in sentences(header.defects, clamped).items()]
+
+
+def store_volumes(plans: Sequence[VolumePlan], settings: Settings, reporter: Reporter) -> Stored:
+    """Bring every planned volume into the store. A volume that cannot be converted is a failure; the others go on.
+
+    Raises LimGpuError when the disk is full: the next volume would fail too.
+    """
+    _remove_temporaries(settings.store)
+    standing = {plan.key: _standing(plan, settings.store) for plan in plans}
+    waiting = [plan for plan in plans if standing[plan.key] is None]
+    _check_space(waiting, settings)
+    waiting.sort(key=lambda plan: -plan.size)  # the longest first, so that none is left alone at the end
+    slices = sum(len(plan.slices) for plan in waiting)
+    threads = max(1, min(MOST_THREADS, settings.workers // max(1, len(waiting))))
+    with (
+        tempfile.NamedTemporaryFile() as ticks,
+        reporter.track("convert", slices, "slices") as advance,
+        _following(ticks.name, advance),
+    ):
+        try:
+            new = _convert_all(waiting, replace(settings, threads=threads), Path(ticks.name))
+        finally:
+            _remove_temporaries(settings.store)  # of children that were killed
+    stored = Stored()
+    for plan in plans:
+        done = standing[plan.key] or new[plan.key]
+        stored.add(plan, done)
+        stored.written += plan.key in new and plan.key in stored.entries
+    return stored
+
+
+def _remove_temporaries(store: Path) -> None:
+    """Remove what killed runs left. The lock is held, so nobody needs it: at most an orphan loses its last volume."""
+    private = private_folder(store)
+    for folder in (store, store / "volumes", private, private / "sources"):
+        for path in folder.glob(".*.tmp"):
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _convert_all(waiting: Sequence[VolumePlan], settings: Settings, ticks: Path) -> dict[str, Converted]:
+    """What became of each volume, by key."""
+    timeout = SECONDS + SECONDS_A_SLICE * max((len(plan.slices) for plan in waiting), default=0)
+    memory = MEMORY + 8 * max((plan.size for plan in waiting if plan.nifti), default=0)  # it is mapped as a whole
+    tasks = [(plan, settings, ticks) for plan in waiting]
+    done: dict[str, Converted] = {}
+    for outcome in run_in_children(convert, tasks, workers=settings.workers, timeout=timeout, memory_limit=memory):
+        if outcome.error and _disk_is_full(outcome.error, settings.store):
+            raise LimGpuError(f"{settings.store}: {outcome.error}")
+        plan = waiting[outcome.task]
+        died = Converted(None, "", [Failure(plan.path, f"{outcome.error} (at a volume of {len(plan.slices)} slices)")])
+        done[plan.key] = died if outcome.error else outcome.value
+    return done
+
+
+def _disk_is_full(error: str, store: Path) -> bool:
+    return "cannot be written" in error or shutil.disk_usage(store).free < SPARE
+
+
+def _standing(plan: VolumePlan, store: Path) -> Converted | None:
+    """The volume as an earlier run left it, if it opens well and was made from the same sources in the same way."""
+    try:
+        with VolumeFile(volume_path(store, plan.key), plan.key) as file:
+            header, digest = file.header, file.digest
+    except InputError:
+        return None
+    sources = private_folder(store) / "sources" / f"{plan.key}.jsonl"
+    if header.fingerprint != plan.fingerprint or not sources.exists():
+        return None
+    before = {row["cause"]: row["count"] for row in plan.defects.get("skipped_slices", [])}
+    lost = {
+        row["cause"]: row["count"] - before.get(row["cause"], 0) for row in header.defects.get("skipped_slices", [])
+    }
+    failures = [
+        Failure(plan.path, f"{cause} (slices of the volume{SKIPPED}: {count})")
+        for cause, count in lost.items()
+        if count
+    ]
+    return Converted(header, digest, failures)
+
+
+def _check_space(waiting: Sequence[VolumePlan], settings: Settings) -> None:
+    needed = int(1.05 * sum(plan.size for plan in waiting))
+    free = shutil.disk_usage(settings.store).free
+    if settings.compression is None and needed > free:
+        text = f"needs {needed >> 20} MiB, {free >> 20} MiB are free. Free some space, or give --compression deflate"
+        raise LimGpuError(f"{settings.store}: {text}")
+
+
+@contextmanager
+def _following(path: str, advance: Advance, pause: float = 0.2) -> Iterator[None]:
+    """Advance the bar by the bytes that children append to `path`: they share nothing else with the parent."""
+    stop = threading.Event()
+    follower = threading.Thread(target=_follow, args=(path, advance, pause, stop.wait), daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        follower.join()
+
+
+def _follow(path: str, advance: Advance, pause: float, stopped: Callable[[float], bool]) -> None:
+    seen, ended = 0, False
+    while not ended:
+        ended = stopped(pause)
+        size = os.stat(path).st_size
+        advance(size - seen)
+        seen = size

@@ -1,0 +1,1 @@
+"""Labelled images: the table of a data set, and its pixels."""

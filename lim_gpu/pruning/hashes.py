@@ -1,0 +1,202 @@
+"""Pruning by HASH without a matrix: a million hashes take their own memory and some bytes each.
+
+Distances are whole bits, so the greedy sequence falls into levels: first all pairs at distance 0, then 1, and so on.
+When a level begins no pair that is left is nearer, and within it pairs are taken by (i, j): the slices are walked in
+order, and each one left drops every later one at that distance. That is the walk of the leader rule with the level as
+its threshold, and the result is that of `lim_gpu.rank` and `leader` on the whole matrix.
+
+Few slices take part in a level. Each keeps the nearest earlier one; it is a candidate where that one is as far as the
+level, and looks again where that one has gone. A candidate whose nearest is no candidate goes. The others wait for what
+becomes of their nearest: they are swept, block by block. In all, 1.3 times the n² / 2 pairs are compared (counted for
+random hashes, walks and Gray codes).
+
+The steps are torch's on either device. What compares hashes is a `Search`: Numba here, kernels/hash.cu on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lim_gpu.pruning.rules import Indices, Ranking
+from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.similarity.hash import BITS, distance
+
+if TYPE_CHECKING:
+    from lim_gpu.similarity.cuda.hash import Search as SearchOnGpu
+
+BLOCK = 1024  # slices that are settled among themselves before the later ones are compared with them
+TILE = 2048  # hashes of a pool that stay in the L1 cache
+ALONE = 1 << 22  # comparisons that one thread has done before others have started
+NOBODY = 2**31 - 1  # who drops a slice that stays
+NO_BITS = 255  # where there is nothing to be near to
+
+Hashes = NDArray[np.uint64] | torch.Tensor  # a tensor holds the same bits as int64
+
+
+def rank_hashes(hashes: Hashes) -> Ranking:
+    """The whole removal sequence of hashes (n,), n >= 1; equal to `lim_gpu.rank(1 - distances / 64)`.
+
+    hashes: uint64, or the same bits in a torch tensor int64, on whose device the work is done.
+    """
+    values, search = _as_tensor(hashes), _search(hashes)
+    n = len(values)
+    left = torch.arange(n, device=values.device)
+    nearest, bits = search.nearest(values, values, left)  # of the earlier ones: no farther than it is now
+    gone = torch.zeros(n, dtype=torch.bool, device=values.device)
+    removals = []
+    levels = np.empty(0)
+    for level in range(BITS + 1):
+        if len(left) == 1:
+            break
+        goes = _level(level, values, left, gone, nearest, bits, search)
+        if len(goes):
+            goes = goes[torch.argsort(nearest[goes] * n + goes)]  # pairs by (i, j): the slice that stays first
+            removals.append(torch.stack([goes, nearest[goes]]))
+            levels = np.concatenate([levels, np.full(len(goes), 1 - level / BITS)])
+            bits[goes] = NO_BITS
+            gone[goes] = True
+            left = _where(~gone)
+    sequence = torch.cat([*removals, left.new_empty((2, 0))], dim=1).cpu().numpy()
+    return Ranking(n, sequence[0], levels, sequence[1])
+
+
+def _level(
+    level: int,
+    values: torch.Tensor,
+    left: torch.Tensor,
+    gone: torch.Tensor,
+    nearest: torch.Tensor,
+    bits: torch.Tensor,
+    search: Search | SearchOnGpu,
+) -> torch.Tensor:
+    """The slices that go at `level`; `nearest` then holds who drops each. No pair that is left is nearer.
+
+    nearest, bits (n,): the nearest earlier slice when last looked for. It may have gone since; the next is no nearer.
+    """
+    candidates = _where(bits == level)
+    stale = candidates[gone[nearest[candidates]]]
+    place, bits[stale] = search.nearest(values[stale], values[left], torch.searchsorted(left, stale))
+    nearest[stale] = left[place]
+    candidates = candidates[bits[candidates] == level]
+    may_go = torch.zeros_like(gone)
+    may_go[candidates] = True
+    waiting = candidates[may_go[nearest[candidates]]]
+    others = left[~may_go[left]]
+    place, apart = search.nearest(values[waiting], values[others], torch.searchsorted(others, waiting))
+    remover = torch.where(apart == level, others[place], NOBODY).int()
+    search.sweep(values[waiting], waiting.int(), remover, level)
+    stays = remover == NOBODY  # its nearest is gone: looked for again at the next level
+    bits[waiting[stays]] = level + 1
+    nearest[waiting[~stays]] = remover[~stays].long()
+    return candidates[bits[candidates] == level]
+
+
+def leader_hashes(hashes: Hashes, bits: float) -> Indices:
+    """The leader rule over hashes (n,): kept indices, ascending; a slice goes at a distance <= `bits` to a kept one."""
+    values = _as_tensor(hashes)
+    numbers = torch.arange(len(values), dtype=torch.int32, device=values.device)
+    remover = torch.full_like(numbers, NOBODY)
+    _search(hashes).sweep(values, numbers, remover, int(np.floor(bits)))
+    return _where(remover == NOBODY).cpu().numpy()
+
+
+def nearest_kept(hashes: Hashes, kept: Indices) -> tuple[Indices, NDArray[np.uint8]]:
+    """The kept slice nearest to each of n hashes, ties to the lowest index, and its distance in bits. Kept: itself."""
+    values = _as_tensor(hashes)
+    pool = values[torch.from_numpy(kept).to(values.device)]
+    nearest, bits = _search(hashes).nearest(values, pool, torch.full_like(values, len(kept)))
+    covered_by = kept[nearest.cpu().numpy()]
+    covered_by[kept] = kept
+    return covered_by, bits.cpu().numpy()
+
+
+def _where(condition: torch.Tensor) -> torch.Tensor:
+    return torch.nonzero(condition).flatten()
+
+
+def _as_tensor(hashes: Hashes) -> torch.Tensor:
+    if isinstance(hashes, torch.Tensor):
+        return hashes
+    return torch.from_numpy(np.ascontiguousarray(hashes).view(np.int64))
+
+
+def _search(hashes: Hashes) -> Search | SearchOnGpu:
+    if isinstance(hashes, torch.Tensor) and hashes.is_cuda:
+        from lim_gpu.similarity.cuda.hash import Search as SearchOnGpu
+
+        return SearchOnGpu()
+    return Search()
+
+
+class Search:
+    """What pruning asks of hashes int64 on the CPU: the nearest of many, and a sweep."""
+
+    def nearest(
+        self, queries: torch.Tensor, pool: torch.Tensor, before: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The nearest of the first before[q] of `pool` (b,) for queries (a,), ties to the lowest place.
+
+        before: ascending whole numbers (a,), 0..b. Returns the place int64 (a,) and the bits uint8 (a,); 255 for none.
+        """
+        nearest = torch.full((len(queries),), NO_BITS << 32)
+        with Threads(1 if len(queries) * len(pool) < ALONE else None) as threads:
+            threads.run(
+                _nearest, np.arange(len(queries)), _numpy(queries), _numpy(pool), before.numpy(), nearest.numpy()
+            )
+        return nearest & 0xFFFFFFFF, (nearest >> 32).to(torch.uint8)
+
+    def sweep(self, hashes: torch.Tensor, numbers: torch.Tensor, remover: torch.Tensor, reach: int) -> None:
+        """Walk hashes (n,) in order; each one left drops every later one within `reach` bits.
+
+        numbers  int32 (n,), ascending: what stands for each in `remover`
+        remover  int32 (n,): NOBODY for those that are left; gets the number of the first that drops each
+        """
+        n, values, number, by = len(hashes), _numpy(hashes), numbers.numpy(), remover.numpy()
+        with Threads(1 if n**2 < ALONE else None) as threads:
+            for first in range(0, n, BLOCK):
+                last = min(first + BLOCK, n)
+                leaders = first + np.flatnonzero(_settle(values, number, first, last, reach, by))
+                threads.run(_drop, np.arange(last, n), values, number, leaders, reach, by)
+
+
+def _numpy(hashes: torch.Tensor) -> Any:
+    return hashes.numpy().view(np.uint64)
+
+
+@compiled()
+def _nearest(share, queries, pool, before, nearest):  # type: ignore[no-untyped-def]
+    """`share` is a range: its inner loop has no gaps. Packed with its bits, the lowest place is the least number."""
+    first, last = share[0], share[-1] + 1
+    for start in range(0, before[last - 1], TILE):
+        for q in range(first, last):
+            own, best = queries[q], nearest[q]
+            for k in range(start, min(start + TILE, before[q])):
+                best = min(best, distance(own, pool[k]) << 32 | k)
+            nearest[q] = best
+
+
+@compiled()
+def _settle(hashes, numbers, first, last, reach, remover):  # type: ignore[no-untyped-def]
+    """Which of first .. last are leaders; the others get their remover."""
+    leads = remover[first:last] == NOBODY
+    for i in range(first, last):
+        if leads[i - first]:
+            for j in range(i + 1, last):
+                if distance(hashes[i], hashes[j]) <= reach:
+                    remover[j] = min(remover[j], numbers[i])
+                    leads[j - first] = False
+    return leads
+
+
+@compiled()
+def _drop(share, hashes, numbers, leaders, reach, remover):  # type: ignore[no-untyped-def]
+    first, last = share[0], share[-1] + 1
+    for i in leaders:
+        own, number = hashes[i], numbers[i]
+        for j in range(first, last):
+            if distance(own, hashes[j]) <= reach:
+                remover[j] = min(remover[j], number)

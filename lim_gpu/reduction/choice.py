@@ -1,0 +1,163 @@
+"""Which slices of one unit stay, and which kept slice stands for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.pruning.rules import Indices, Ranking, every_n, leader, nearest_kept, on_gpu, random_choice, rank, to_numpy
+from lim_gpu.reduction.engine import StoredMatrix, reading
+from lim_gpu.reduction.parts import UnitResult
+from lim_gpu.reduction.picture import matrix_thumbnail, thumbnail_places
+from lim_gpu.reduction.request import HASH_BITS, Request
+from lim_gpu.reduction.unit import Unit
+
+if TYPE_CHECKING:
+    import torch
+
+    from lim_gpu.store.volume import Volume
+
+
+def choose(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix | None) -> UnitResult:
+    """Which slices of a unit stay. `volumes` are the unit's, open; `engine` is None for the baselines.
+
+    Raises UnreadableVolumeError for a volume that cannot be read.
+    """
+    start = time.perf_counter()
+    z: list[float] = []
+    for volume in volumes:
+        with reading(volume):
+            z.extend(float(value) for value in volume.z)
+    if engine is None:
+        kept = _baseline(unit, request)
+        choice = _Choice(kept, *_nearest_by_position(kept, unit.slices))
+    else:
+        choice = _by_similarity(unit, volumes, request, engine)
+    return UnitResult(
+        unit=unit.name,
+        volumes=[[entry.key, entry.shape[0]] for entry in unit.volumes],
+        z=z,
+        kept=choice.kept.tolist(),
+        ranked=engine is not None and request.rule == "greedy",
+        dropped=choice.dropped.tolist(),
+        removal_similarity=choice.removal_similarity.tolist(),
+        covered_by=choice.covered_by.tolist(),
+        similarity=choice.similarity,
+        resolved_threshold=choice.resolved_threshold,
+        borderline=choice.borderline,
+        matrix=choice.picture,
+        device=str(engine.device) if engine else "cpu",
+        seconds=round(time.perf_counter() - start, 4),
+    )
+
+
+NONE = np.empty(0, dtype=np.int64)
+NO_VALUES = np.empty(0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    kept: NDArray[np.int64]
+    covered_by: NDArray[np.int64]
+    similarity: list[float | None]
+    dropped: NDArray[np.int64] = field(default_factory=lambda: NONE)
+    removal_similarity: NDArray[np.float64] = field(default_factory=lambda: NO_VALUES)
+    resolved_threshold: float | None = None
+    borderline: int = 0
+    picture: dict[str, Any] | None = None
+
+
+def _baseline(unit: Unit, request: Request) -> NDArray[np.int64]:
+    if request.method == "all":
+        return np.arange(unit.slices)
+    if request.method == "every-n":
+        return every_n(unit.slices, request.keep, request.keep_count)
+    return random_choice(unit.slices, [request.seed, unit.place], request.keep, request.keep_count)
+
+
+def _nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], list[float | None]]:
+    """The kept slice (k,) nearest in position to each of n, ties to the lower; these methods know no similarity."""
+    places = np.arange(n)
+    after = np.minimum(np.searchsorted(kept, places), len(kept) - 1)
+    before = np.maximum(after - 1, 0)
+    nearer_before = places - kept[before] <= np.abs(kept[after] - places)
+    return np.where(nearer_before & (kept[before] <= places), kept[before], kept[after]), [None] * n
+
+
+class _Matrix:
+    """Similarities of all pairs. What lies on a GPU is worked on there."""
+
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+
+    def rank(self, order: Indices | None) -> Ranking:
+        return rank(self.matrix, order)
+
+    def leader(self, threshold: float, order: Indices | None) -> Indices:
+        return leader(self.matrix, threshold, order)
+
+    def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
+        covered_by, similarity = nearest_kept(self.matrix, kept)
+        return covered_by, similarity.tolist()
+
+    def picture(self) -> dict[str, Any]:
+        return matrix_thumbnail(self.matrix if on_gpu(self.matrix) else to_numpy(self.matrix))
+
+
+class _Hashes:
+    """The same from hashes, of which no matrix is ever needed."""
+
+    def __init__(self, hashes: torch.Tensor) -> None:
+        from lim_gpu.pruning import hashes as hash_pruning  # compiled code: not for a plan or a help text
+
+        self.hashes = hashes
+        self.pruning = hash_pruning
+
+    def rank(self, order: Indices | None) -> Ranking:
+        if order is None:
+            return self.pruning.rank_hashes(self.hashes)
+        return self.pruning.rank_hashes(self.hashes[order]).renamed(order)
+
+    def leader(self, threshold: float, order: Indices | None) -> Indices:
+        bits = HASH_BITS * (1 - threshold)
+        if order is None:
+            return self.pruning.leader_hashes(self.hashes, bits)
+        return np.sort(order[self.pruning.leader_hashes(self.hashes[order], bits)])
+
+    def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
+        covered_by, distance = self.pruning.nearest_kept(self.hashes, kept)
+        return covered_by, [1 - bits / HASH_BITS for bits in distance.tolist()]
+
+    def picture(self) -> dict[str, Any]:
+        from lim_gpu.similarity.hash import matrix_of_hashes
+
+        shown = to_numpy(self.hashes[thumbnail_places(len(self.hashes))])
+        return matrix_thumbnail(matrix_of_hashes(shown.view(np.uint64)))
+
+
+def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix) -> _Choice:
+    threshold, borderline = request.similarity_threshold, 0
+    pairs: _Matrix | _Hashes
+    if request.method == "hash":
+        pairs = _Hashes(engine.hashes(volumes))
+    else:
+        matrix, borderline = engine.compute(volumes, threshold)
+        pairs = _Matrix(matrix)
+    order = np.array(sorted(range(unit.slices), key=str)) if request.order == "lexicographic" else None
+    dropped, removals, stop = NONE, NO_VALUES, 0
+    if request.rule == "leader":
+        assert threshold is not None
+        kept = pairs.leader(threshold, order)
+    else:
+        ranking = pairs.rank(order)
+        dropped, removals = ranking.dropped, ranking.similarity
+        stop = ranking.stop(request.keep, request.keep_count, threshold)
+        kept = ranking.survivors(stop)
+    covered_by, similarity = pairs.nearest(kept)
+    resolved = request.in_own_unit(float(removals[stop - 1])) if stop else None
+    return _Choice(kept, covered_by, similarity, dropped, removals, resolved, borderline, pairs.picture())

@@ -1,0 +1,327 @@
+"""The similarity matrix of volumes in a store: read in pieces, mapped to 8 bits, compared on the CPU or the GPU.
+
+While one unit is compared, a thread reads the next: into pinned memory, and on to the GPU on a stream of its own, where
+the pieces are mapped. So a volume crosses the bus once, as it lies in the store.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.reduction.prefetch import ReadAhead
+
+if TYPE_CHECKING:
+    import torch
+
+    from lim_gpu.store.volume import Volume
+from lim_gpu.reduction.criterion import Criterion
+
+BLOCK_BYTES = 64 << 20  # pixels read at a time, so that HASH and DeepNet hold a block and never a volume
+READ_AHEAD = 256 << 20  # 8-bit pixels that wait to be compared
+
+
+class UnreadableVolumeError(InputError):
+    """A volume of a store that cannot be read; `key` tells which."""
+
+    def __init__(self, key: str, cause: object) -> None:
+        super().__init__(str(cause))
+        self.key = key
+
+
+@contextmanager
+def reading(volume: Volume) -> Iterator[None]:
+    """Name the volume in whatever goes wrong while it is read."""
+    try:
+        yield
+    except InputError as error:
+        raise UnreadableVolumeError(volume.key, error) from error
+
+
+class Piece(NamedTuple):
+    """Slices start .. stop - 1 of a volume."""
+
+    volume: Volume
+    start: int
+    stop: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all its slices."""
+        _, height, width = self.volume.entry.shape
+        return (self.stop - self.start) * height * width
+
+
+def pieces(volume: Volume) -> list[Piece]:
+    """The volume in order, BLOCK_BYTES of HU at a time."""
+    n, height, width = volume.entry.shape
+    step = max(1, BLOCK_BYTES // (2 * height * width))
+    return [Piece(volume, start, min(n, start + step)) for start in range(0, n, step)]
+
+
+class StoredMatrix:
+    """Computes the matrix of one unit of a store after another, on one device, loading a network only once."""
+
+    def __init__(self, criterion: Criterion, device: torch.device) -> None:
+        self.criterion = criterion
+        self.device = device
+        self._model: Any = None
+        self._copies: Any = None  # the stream on which pieces reach the GPU
+        self._ahead: ReadAhead[Piece, tuple[torch.Tensor, Any]] | None = None
+        self._coming: deque[Volume] = deque()  # whose features are asked for next
+        self._features: dict[str, torch.Tensor | UnreadableVolumeError] = {}  # of the last batch of small volumes
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[None]:
+        """Within this context, what `expect` tells is read before it is asked for."""
+        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD) as self._ahead:
+            try:
+                yield
+            finally:
+                self._ahead = None
+                self._coming.clear()
+
+    def expect(self, volumes: Sequence[Volume]) -> None:
+        """Say that a unit of `volumes` comes after those that were told before."""
+        if self._ahead is None:
+            return
+        groups = [list(volumes)] if self.criterion.method in ("hash", "deepnet") else by_shape(volumes)
+        self._ahead.expect(piece for group in groups for volume in group for piece in pieces(volume))
+        self._coming.extend(volumes)
+
+    def compute(self, volumes: Sequence[Volume], threshold: float | None = None) -> tuple[torch.Tensor, int]:
+        """The matrix (n, n) of all slices of `volumes`, in order, and the number of borderline pairs.
+
+        float32, on the engine's device. Pairs of unequal shape are -inf for SSIM and MI. With a `threshold` (a
+        similarity), pairs within 1e-4 of it are recomputed in float64 on the CPU, so that both sides of it hold the
+        same pairs on every device. Raises UnreadableVolumeError for a volume that cannot be read.
+        """
+        if self.criterion.method == "hash":
+            return self._from_hashes(volumes), 0
+        return (self._from_embeddings if self.criterion.method == "deepnet" else self._from_pixels)(volumes, threshold)
+
+    def hashes(self, volumes: Sequence[Volume]) -> torch.Tensor:
+        """The difference hashes (n,) of all slices of `volumes`, in order: int64 with the bits of uint64."""
+        import torch
+
+        return torch.cat([self._features_of(volume) for volume in volumes])
+
+    def images(self, volume: Volume, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Slices (k, H, W) as the method sees them, 0..255."""
+        with reading(volume):
+            return self.criterion.intensity.to_uint8(np.stack([volume.read_slice(int(i)) for i in indices]))
+
+    def _from_hashes(self, volumes: Sequence[Volume]) -> torch.Tensor:
+        import torch
+
+        hashes = self.hashes(volumes)
+        if self.device.type == "cuda":
+            from lim_gpu.similarity.cuda.hash import matrix_of_hashes as matrix_on_gpu
+
+            return matrix_on_gpu(hashes)
+        from lim_gpu.similarity.hash import matrix_of_hashes
+
+        return torch.from_numpy(matrix_of_hashes(hashes.numpy().view(np.uint64)))
+
+    def _from_embeddings(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[torch.Tensor, int]:
+        import torch
+
+        from lim_gpu.similarity import deepnet, refine
+
+        matrix = deepnet.cosine_matrix(torch.cat([self._features_of(volume) for volume in volumes]))
+        if threshold is None:
+            return matrix, 0
+        places = [(volume, i) for volume in volumes for i in range(volume.entry.shape[0])]
+        return refine(
+            matrix,
+            lambda i: self.images(places[i][0], [places[i][1]])[0],
+            "deepnet",
+            threshold,
+            model=self._network(),
+            features=self.criterion.features,
+        )
+
+    def _from_pixels(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[torch.Tensor, int]:
+        """SSIM and MI: slices of one shape are compared with each other."""
+        import torch
+
+        from lim_gpu.similarity import refine, similarity_matrix
+
+        starts = np.cumsum([0, *(volume.entry.shape[0] for volume in volumes)])
+        where = dict(zip(volumes, starts[:-1].tolist(), strict=True))
+        matrix, borderline = None, 0
+        for group in by_shape(volumes):
+            slices = self._pixels(group)
+            with_bins: dict[str, Any] = {"bins": self.criterion.bins} if self.criterion.method == "mi" else {}
+            values = similarity_matrix(slices, self.criterion.method, device=str(self.device), **with_bins)
+            if threshold is not None:
+                values, near = refine(values, slices, self.criterion.method, threshold, **with_bins)
+                borderline += near
+            if len(group) == len(volumes):
+                return values, borderline
+            if matrix is None:
+                matrix = torch.full((int(starts[-1]),) * 2, -torch.inf, device=values.device)
+            places = torch.cat([torch.arange(volume.entry.shape[0]) + where[volume] for volume in group])
+            places = places.to(values.device)
+            matrix[places[:, None], places] = values
+        assert matrix is not None
+        return matrix, borderline
+
+    def _pixels(self, volumes: Sequence[Volume]) -> torch.Tensor:
+        """All slices (n, H, W) of volumes of one shape as uint8, on the device where they fit there."""
+        import torch
+
+        _, height, width = volumes[0].entry.shape
+        total = sum(volume.entry.shape[0] for volume in volumes)
+        place = self.device
+        if place.type == "cuda" and total * height * width > torch.cuda.mem_get_info(place)[0] // 2:
+            place = torch.device("cpu")  # the kernels' launchers copy what they need, block by block
+        slices = torch.empty((total, height, width), dtype=torch.uint8, device=place)
+        start = 0
+        for volume in volumes:
+            for block in self._blocks(volume):
+                slices[start : start + len(block)] = block
+                start += len(block)
+        return slices
+
+    def _features_of(self, volume: Volume) -> torch.Tensor:
+        """Hashes (n,), or embeddings (n, d), of a volume; those of the small volumes after it are computed with it."""
+        if volume.key not in self._features:
+            self._features = self._features_of_batch(self._batch_from(volume))
+        features = self._features[volume.key]
+        if isinstance(features, UnreadableVolumeError):
+            raise features
+        return features
+
+    def _batch_from(self, volume: Volume) -> list[Volume]:
+        """The volume and those that follow it, as many as fit together into a block."""
+        batch = [volume]
+        if volume not in self._coming:  # a unit that begins again without a volume that cannot be read
+            return batch
+        while self._coming.popleft() is not volume:
+            pass
+        if self.criterion.method == "hash" and self.device.type == "cpu":  # Pillow takes a slice at a time
+            return batch
+        room = BLOCK_BYTES // 2 - np.prod(volume.entry.shape)
+        while self._coming and (room := room - np.prod(self._coming[0].entry.shape)) >= 0:
+            batch.append(self._coming.popleft())
+        return batch
+
+    def _features_of_batch(self, volumes: Sequence[Volume]) -> dict[str, torch.Tensor | UnreadableVolumeError]:
+        """The features of each volume by its key, or why it cannot be read. A single volume is never held whole."""
+
+        if len(volumes) == 1:
+            return {volumes[0].key: _joined([self._features_of_block(block) for block in self._blocks(volumes[0])])}
+        found: dict[str, torch.Tensor | UnreadableVolumeError] = {}
+        for group in by_shape(volumes):
+            slices = {}
+            for volume in group:
+                try:
+                    slices[volume.key] = _joined(list(self._blocks(volume)))
+                except UnreadableVolumeError as error:
+                    found[volume.key] = error
+            if slices:
+                features = self._features_of_block(_joined(list(slices.values())))
+                found |= zip(slices, features.split([len(own) for own in slices.values()]), strict=True)
+        return found
+
+    def _features_of_block(self, block: torch.Tensor) -> torch.Tensor:
+        """Hashes, or embeddings, of slices (m, H, W) on the device."""
+        import torch
+
+        if self.criterion.method == "deepnet":
+            from lim_gpu.similarity.deepnet import embed
+
+            return embed(block, self._network(), self.criterion.features, precision=self.criterion.precision)
+        if self.device.type == "cuda":
+            from lim_gpu.similarity.cuda.hash import dhash as dhash_on_gpu
+
+            return dhash_on_gpu(block)
+        from lim_gpu.similarity.hash import dhash
+
+        return torch.from_numpy(dhash(block.numpy()).view(np.int64))
+
+    def _blocks(self, volume: Volume) -> Iterator[torch.Tensor]:
+        """Blocks (m, H, W) of a volume as uint8 on the device."""
+        import torch
+
+        for piece in pieces(volume):
+            block, copied = self._ahead.take(piece) if self._ahead else self._load(piece)
+            if copied is not None:
+                stream = torch.cuda.current_stream(self.device)
+                stream.wait_event(copied)
+                block.record_stream(stream)  # its memory is not given away before this stream is done with it
+            if block.dtype == torch.uint8 and block.device == self.device:
+                yield block
+            else:
+                yield from self._in_halves(block)
+
+    def _load(self, piece: Piece) -> tuple[torch.Tensor, Any]:
+        """The piece as uint8 on the device, and what to wait for; as it was read where the GPU has no room for it."""
+        import torch
+
+        volume, start, stop = piece
+        if self.device.type != "cuda":
+            with reading(volume):
+                from lim_gpu.similarity.intensity import to_uint8
+
+                return torch.from_numpy(to_uint8(volume.read(start, stop), self.criterion.intensity)), None
+        shape = (stop - start, *volume.entry.shape[1:])
+        stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
+        with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
+            host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=True)  # from torch's pool
+            with reading(volume):
+                volume.read(start, stop, out=host.numpy())
+            try:
+                return self._on_device(host), stream.record_event()
+            except torch.OutOfMemoryError:
+                return host, None
+
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        from lim_gpu.similarity.cuda.intensity import to_uint8
+
+        return to_uint8(host.to(self.device, non_blocking=True), self.criterion.intensity)
+
+    def _in_halves(self, host: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What did not fit at once, as uint8 on the GPU, in halves of halves where need be."""
+        import torch
+
+        torch.cuda.empty_cache()
+        try:
+            yield self._on_device(host)
+            return
+        except torch.OutOfMemoryError:
+            if len(host) == 1:
+                raise LimGpuError(
+                    f"{self.device}: out of memory for one slice. Free memory, or use --device cpu"
+                ) from None
+        for half in host.tensor_split(2):
+            yield from self._in_halves(half)
+
+    def _network(self) -> Any:
+        if self._model is None:
+            from lim_gpu.similarity.deepnet import load_model
+
+            self._model = load_model(self.criterion.weights, self.device)
+        return self._model
+
+
+def by_shape(volumes: Sequence[Volume]) -> list[list[Volume]]:
+    """The volumes in groups of equal height and width, in order of the first of each."""
+    groups: dict[tuple[int, ...], list[Volume]] = {}
+    for volume in volumes:
+        groups.setdefault(volume.entry.shape[1:], []).append(volume)
+    return list(groups.values())
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One after another; a single one as it is."""
+    import torch
+
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,110 @@
+"""What the verb `similarity` does with its options: the matrix of one volume as an array or a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import read_json, replacing, write_text
+from lim_gpu.intensity import Intensity
+from lim_gpu.progress import Reporter
+from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.request import SIMILARITIES
+from lim_gpu.reduction.verb import Outcome, _criterion, parse_keep
+from lim_gpu.store.slices import SliceStore
+
+
+def similarity_from_options(
+    store_path: Path, volume: str, options: dict[str, Any], output: Path, reporter: Reporter
+) -> Outcome:
+    """Compute the matrix of one volume and write it as .npy or draw it as .png."""
+    if output.suffix not in (".npy", ".png"):
+        raise UsageError(f"{output}: give a name that ends in .npy or .png")
+    method = options["method"]
+    if method not in SIMILARITIES:
+        raise UsageError(f"method {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
+    keep = parse_keep(options["keep"])
+    intensity = Intensity.parse(intensity=options["intensity"], window=options["window"], hu_range=options["hu_range"])
+    criterion = _criterion(options, intensity)
+    with SliceStore(store_path) as store:
+        key = find_volume(store, volume)
+        entry = store[key].entry
+        n, height, width = entry.shape
+        record = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest, "keep": keep}
+        record |= {"parameters": criterion.parameters(), "shape": [n, n], "output": output.name}
+        if options["dry_run"]:
+            line = f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"
+            return Outcome(record | {"dry_run": True}, [line])
+        if _standing_matrix(output, record, options["overwrite"]):
+            return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
+        matrix = write_matrix(store, key, criterion, options["device"], keep, output)
+        sidecar = {"sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "record": record}
+        write_text(_sidecar(output), json.dumps(sidecar, indent=1) + "\n")
+    low, high = float(matrix.min()), float(matrix.max())
+    return Outcome(record, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
+
+
+def _sidecar(output: Path) -> Path:
+    """How a matrix was made stands beside it, in NAME.npy.json or NAME.png.json."""
+    return output.with_name(output.name + ".json")
+
+
+def _standing_matrix(output: Path, record: dict[str, Any], overwrite: bool) -> bool:
+    """Whether `output` is whole and was made so. UsageError when it is something else and may not be replaced."""
+    if not output.exists():
+        return False
+    try:
+        beside = read_json(_sidecar(output))
+        digest = hashlib.sha256(output.read_bytes()).hexdigest()
+        if beside == {"sha256": digest, "record": json.loads(json.dumps(record))}:
+            return True
+    except InputError:
+        pass
+    if not overwrite:
+        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+    return False
+
+
+def write_matrix(
+    store: SliceStore, key: str, criterion: Criterion, device: str, keep: float | None, output: Path
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Write the matrix (n, n) of a volume as .npy, or draw it as .png, the slices that `keep` keeps beside it."""
+    from lim_gpu.pruning.rules import prune
+    from lim_gpu.reduction.engine import StoredMatrix
+    from lim_gpu.reduction.picture import save_matrix_picture
+    from lim_gpu.similarity import resolve_device
+
+    engine = StoredMatrix(criterion, resolve_device(device))
+    with store[key] as volume:
+        matrix = engine.compute([volume])[0].cpu().numpy()
+        if output.suffix == ".npy":
+            with replacing(output) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, matrix, allow_pickle=False)
+            return matrix
+        kept = prune(matrix, keep=keep) if keep is not None else None
+        images = engine.images(volume, kept.tolist()) if kept is not None else None
+    scale = {"ssim": "SSIM", "mi": "normalized mutual information", "deepnet": "cosine", "hash": "1 - bits / 64"}
+    title = f"{criterion.method.upper()} of {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
+    save_matrix_picture(output, matrix, title, scale[criterion.method], kept, images)
+    return matrix
+
+
+def find_volume(store: SliceStore, wanted: str) -> str:
+    """The key of the volume called `wanted`: its key, the beginning of one, its name, or its position.
+
+    Raises InputError when there is none, or several.
+    """
+    entries = store.volumes
+    exact = [entry.key for entry in entries if wanted in (entry.key, entry.name)]
+    if not exact and wanted.isdigit() and int(wanted) < len(entries):
+        exact = [entries[int(wanted)].key]
+    found = exact or [entry.key for entry in entries if entry.key.startswith(wanted)]
+    if len(found) != 1:
+        what = f"{len(found)} volumes" if found else "no volume"
+        raise InputError(f"{store.path}: {wanted!r} names {what}. See lim-gpu info {store.path}")
+    return found[0]

@@ -1,0 +1,354 @@
+"""The reduce stage: from a store to a selection, one unit (a volume, a patient, or the data set) after another.
+
+Every finished unit is a file, so that an interrupted run goes on where it stopped; the selection is compiled from those
+files alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import fingerprint, locked, remove_stale
+from lim_gpu.intensity import Intensity
+from lim_gpu.progress import Reporter
+from lim_gpu.pruning.rules import count_to_keep
+from lim_gpu.reduction.choice import choose
+from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.engine import READ_AHEAD, StoredMatrix, UnreadableVolumeError
+from lim_gpu.reduction.parts import UnitResult, load_part, save_part
+from lim_gpu.reduction.request import ALGORITHM, BASELINES, SIMILARITIES, Request
+from lim_gpu.reduction.unit import Unit, units_of
+from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, read_record, relative_path, selection_paths
+from lim_gpu.store.slices import SliceStore
+
+
+def reduce(
+    store: SliceStore,
+    method: str,
+    *,
+    keep: float | None = None,
+    keep_count: int | None = None,
+    threshold: float | None = None,
+    scope: str = "volume",
+    rule: str = "greedy",
+    order: str = "spatial",
+    intensity: Intensity | None = None,
+    bins: int = 100,
+    features: str = "logits",
+    weights: str | Path | None = None,
+    precision: str = "float32",
+    seed: int = 0,
+    device: str = "auto",
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    threshold_rule: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+) -> Selection:
+    """Select the slices of every volume of `store` that stay.
+
+    method      "all", "every-n", "random", "ssim", "mi", "deepnet" or "hash" (Wolf et al. 2024, section 2.1)
+    keep        fraction of each unit that stays, 0 < keep <= 1; or keep_count, a whole number
+    threshold   in the method's own unit: HASH in bits 0..64, a slice goes at a distance <= threshold; SSIM -1..1,
+                MI 1..2, DeepNet -1..1, a slice goes at a similarity >= threshold. HASH takes 6 where nothing is said
+    scope       "volume", "patient" or "dataset": what is pruned together, and what keep counts
+    rule        "greedy" (the paper's text) or "leader" (the authors' script)
+    order       "spatial" or "lexicographic" (slice numbers sorted as text, as the authors' file names sort)
+    intensity   how HU become 0..255; default: each slice's own minimum..maximum
+    precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
+    device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine
+    output      NAME.csv: the selection is written there, with NAME.json, and NAME.parts from which a run resumes
+    threshold_rule   how the threshold was found, for the record alone
+
+    Returns the selection. Volumes that cannot be read are left out and listed in `record["failures"]`.
+    Raises UsageError for a contradictory call or an existing output of other parameters, InputError when no volume can
+    be read, NoGpuError when `device` asks for a GPU that is not there.
+    """
+    weights = Path(weights) if weights is not None else None
+    criterion = Criterion(method, intensity or Intensity.parse(), bins, features, weights, precision)
+    request = Request(criterion, keep, keep_count, threshold, scope, rule, order, seed)
+    reporter = reporter or Reporter(quiet=True)
+    if output is None:
+        return _run(store, request, device, None, reporter)
+    csv_path, _ = selection_paths(output)
+    standing = standing_selection(store, request, csv_path, overwrite)
+    if standing is not None:
+        reporter.note(f"unchanged: {csv_path}")
+        return standing
+    parts = csv_path.with_suffix(".parts")
+    with locked(parts):
+        remove_stale(parts)
+        selection = _run(store, request, device, parts, reporter)
+        selection.record["store"]["path"] = relative_path(store.path, csv_path.parent)
+        selection.record["threshold_rule"] = threshold_rule
+        selection.save(csv_path)
+    return selection
+
+
+def standing_selection(store: SliceStore, request: Request, csv_path: Path, overwrite: bool) -> Selection | None:
+    """The selection at `csv_path` when it is whole and of this request; None when there is nothing there to keep.
+
+    Raises UsageError when something else stands there and `overwrite` is not given.
+    """
+    _, json_path = selection_paths(csv_path)
+    if not csv_path.exists() and not json_path.exists():
+        return None
+    try:
+        same = read_record(json_path).get("fingerprint") == run_fingerprint(store, request)
+        selection = Selection.load(csv_path) if same else None
+    except InputError:
+        if not csv_path.exists():  # the JSON is renamed first: a run was interrupted between the two
+            return None
+        same, selection = False, None
+    if selection is not None:
+        return None if selection.record["failures"] else selection
+    if not overwrite:
+        raise UsageError(f"{csv_path}: exists and was made otherwise. Give --overwrite, or another -o")
+    return None
+
+
+def run_fingerprint(store: SliceStore, request: Request) -> str:
+    """Of the store, the parameters and the algorithm: equal for runs whose selections are equal."""
+    return fingerprint([ALGORITHM, store.fingerprint, request.parameters()])
+
+
+def _run(store: SliceStore, request: Request, device: str, parts: Path | None, reporter: Reporter) -> Selection:
+    start = time.perf_counter()
+    engines = _engines(request, device)  # first: a device that is not there ends it all
+    units = units_of(store.volumes, request.scope)
+    _say_once(store, units, request, reporter)
+    done: list[_Done] = []
+    left: deque[Unit] = deque()
+    with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
+        for unit in units:
+            result = load_part(parts, unit.name, unit.fingerprint(request)) if parts else None
+            if result is None:
+                left.append(unit)
+                continue
+            done.append(_Done(unit, result, []))
+            advance(unit.slices)
+        if done:
+            reporter.note(f"{len(done)} of {len(units)} units were done already")
+        del engines[max(1, len(left)) :]
+
+        def reduce_share(engine: StoredMatrix | None) -> Finished:
+            with engine.reading_ahead() if engine else nullcontext():
+                for unit in _share(left, store, engine, len(engines)):
+                    yield _reduce_unit(store, unit, request, engine, parts, reporter)
+
+        with closing(_by_all(engines, reduce_share)) as finished:
+            for one in finished:
+                done.append(one)
+                advance(one.unit.slices)
+    done.sort(key=lambda one: one.unit.place)  # several engines finish in any order
+    results = [one.result for one in done if one.result is not None]
+    if not results:
+        raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
+    if missed := _missed(results, request):
+        reporter.warn(f"{missed} of {len(results)} units keep more than was asked: the rest cannot be compared")
+    failures = [failure for one in done for failure in one.failures]
+    record = _record(store, request, results, failures, time.perf_counter() - start)
+    return Selection(_in_store_order(store, results), record)
+
+
+class _Done(NamedTuple):
+    """A unit that was reduced: its result, None where no volume of it can be read, and the volumes that cannot be."""
+
+    unit: Unit
+    result: UnitResult | None
+    failures: list[dict[str, str]]
+
+
+Finished = Generator[_Done, None, None]
+
+
+def _engines(request: Request, device: str) -> list[StoredMatrix | None]:
+    """One for each device. [None] for the baselines: they read no pixels and load no torch."""
+    if request.method in BASELINES:
+        return [None]
+    from lim_gpu.similarity import resolve_devices
+
+    return [StoredMatrix(request.criterion, place) for place in resolve_devices(device)]
+
+
+def _share(left: deque[Unit], store: SliceStore, engine: StoredMatrix | None, engines: int) -> Iterator[Unit]:
+    """The units that one of `engines` takes out of those that are `left`, one after another.
+
+    It takes some before their turn, so that they are read while it works: as many as fill its memory for that, but
+    never more than its part of those that are left.
+    """
+    mine: deque[Unit] = deque()
+    while left or mine:
+        while left and (not mine or (_pixels(mine) < READ_AHEAD and len(mine) <= len(left) // engines)):
+            try:
+                mine.append(left.popleft())
+            except IndexError:  # another engine was faster
+                break
+            if engine:
+                engine.expect([store[entry.key] for entry in mine[-1].volumes])
+        if mine:
+            yield mine.popleft()
+
+
+def _pixels(units: Sequence[Unit] | deque[Unit]) -> int:
+    """Of all units but the first, whose turn it is."""
+    shapes = [entry.shape for unit in units for entry in unit.volumes]
+    first = [entry.shape for entry in units[0].volumes]
+    return sum(n * height * width for n, height, width in shapes[len(first) :])
+
+
+def _by_all(
+    engines: Sequence[StoredMatrix | None], reduce_share: Callable[[StoredMatrix | None], Finished]
+) -> Finished:
+    """What the engines finish, in any order. Several work in a thread each; the first error ends all.
+
+    Threads suffice: launches, kernels, reading and compiled code leave Python to the others.
+    """
+    if len(engines) == 1:
+        yield from reduce_share(engines[0])
+        return
+    finished: SimpleQueue[_Done | BaseException | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def work(engine: StoredMatrix | None) -> None:
+        try:
+            with closing(reduce_share(engine)) as share:
+                for one in share:
+                    finished.put(one)
+                    if stop.is_set():
+                        return
+        except BaseException as error:  # whatever it is: a share that is missing must not go unseen
+            finished.put(error)
+        finally:
+            finished.put(None)
+
+    with ThreadPoolExecutor(len(engines)) as threads:
+        for engine in engines:
+            threads.submit(work, engine)
+        working = len(engines)
+        try:
+            while working:
+                one = finished.get()
+                if isinstance(one, BaseException):
+                    raise one
+                if one is None:
+                    working -= 1
+                else:
+                    yield one
+        finally:
+            stop.set()
+
+
+def _say_once(store: SliceStore, units: Sequence[Unit], request: Request, reporter: Reporter) -> None:
+    """What the result depends on and the options do not tell."""
+    if request.method in ("ssim", "mi") and any(len({e.shape[1:] for e in unit.volumes}) > 1 for unit in units):
+        reporter.warn(f"{request.method} compares slices of equal shape only: other pairs are skipped")
+    grey = sum(entry.dtype == "uint8" for entry in store.volumes)
+    if grey and request.method not in BASELINES and request.criterion.intensity.limits is not None:
+        reporter.warn(f"{grey} volumes hold grey values, not HU: they are taken as they are, without the window")
+
+
+def _missed(results: Sequence[UnitResult], request: Request) -> int:
+    """Units that kept more than was asked for, because what is left cannot be compared."""
+    if request.method not in SIMILARITIES or (request.keep is None and request.keep_count is None):
+        return 0
+    asked = (count_to_keep(len(result.z), request.keep, request.keep_count) for result in results)
+    reached = (request.threshold is None and len(result.kept) > n for result, n in zip(results, asked, strict=True))
+    return sum(reached)
+
+
+def _reduce_unit(
+    store: SliceStore,
+    unit: Unit,
+    request: Request,
+    engine: StoredMatrix | None,
+    parts: Path | None,
+    reporter: Reporter,
+) -> _Done:
+    """Reduce a unit; a volume that cannot be read is listed and the rest of its unit goes on without it."""
+    entries, failures = unit.volumes, []
+    try:
+        while entries:
+            remaining = Unit(unit.name, unit.place, entries)
+            try:
+                result = choose(remaining, [store[entry.key] for entry in entries], request, engine)
+            except UnreadableVolumeError as error:
+                reporter.error(error)
+                failures.append({"volume": error.key, "cause": str(error)})
+                entries = tuple(entry for entry in entries if entry.key != error.key)
+                continue
+            if parts:
+                save_part(parts, remaining.fingerprint(request), result)
+            return _Done(unit, result, failures)
+        return _Done(unit, None, failures)
+    finally:  # not before: they may be read ahead
+        for entry in unit.volumes:
+            store[entry.key].close()
+
+
+def _in_store_order(store: SliceStore, results: Sequence[UnitResult]) -> tuple[VolumeSelection, ...]:
+    by_key = {volume.key: volume for result in results for volume in result.split()}
+    return tuple(by_key[entry.key] for entry in store.volumes if entry.key in by_key)
+
+
+def _record(
+    store: SliceStore,
+    request: Request,
+    results: Sequence[UnitResult],
+    failures: list[dict[str, str]],
+    seconds: float,
+) -> dict[str, Any]:
+    units = [
+        {
+            "unit": result.unit,
+            "volumes": [key for key, _n in result.volumes],
+            "slices": len(result.z),
+            "kept": len(result.kept),
+            "resolved_threshold": result.resolved_threshold,
+            "borderline": result.borderline,
+            "device": result.device,
+            "seconds": result.seconds,
+        }
+        for result in results
+    ]
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": request.method,
+        "parameters": request.parameters(),
+        "fingerprint": run_fingerprint(store, request),
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "counts": {
+            "volumes": sum(len(result.volumes) for result in results),
+            "slices": sum(len(result.z) for result in results),
+            "kept": sum(len(result.kept) for result in results),
+            "failed_volumes": len(failures),
+        },
+        "borderline": sum(result.borderline for result in results),
+        "resolved_threshold": _loosest([result.resolved_threshold for result in results], request.method),
+        "units": units,
+        "failures": failures,
+        "device": ", ".join(sorted({result.device for result in results})),
+        "versions": _versions(request.method in SIMILARITIES),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _loosest(resolved: Sequence[float | None], method: str) -> float | None:
+    """The threshold beyond which no unit went: the most bits, or the lowest similarity."""
+    values = [value for value in resolved if value is not None]
+    return (max(values) if method == "hash" else min(values)) if values else None
+
+
+def _versions(with_torch: bool) -> dict[str, str]:
+    names = ["lim-gpu", "numpy", "h5py"] + (["torch", "torchvision", "numba", "pillow"] if with_torch else [])
+    return {name: version(name) for name in names}

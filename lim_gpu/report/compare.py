@@ -1,0 +1,288 @@
+"""Selections of one store beside each other: what they keep, what they share, and what every metric says of them.
+
+Every-n and random at the budget of each selection always stand beside, so that a gain over no thought at all is seen.
+For each metric, over the volumes of which a selection keeps something, the means of
+
+    mean, highest   similarity of the pairs of kept slices: less is better
+    coverage        similarity of the dropped slice that is farthest from its nearest kept one, to that one, within the
+                    volume: more is better (a k-center objective)
+
+and for each two selections |A and B| / |A or B| of the kept slices, as the paper's overlap of methods. Metrics see the
+slices as the paper does, each from its own minimum to its maximum, whatever intensity the selections were made with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import replacing, write_text
+from lim_gpu.intensity import Intensity
+from lim_gpu.progress import Reporter
+from lim_gpu.pruning.rules import every_n, random_choice, to_numpy
+from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.engine import StoredMatrix
+from lim_gpu.reduction.request import SIMILARITIES
+from lim_gpu.reduction.run import reduce
+from lim_gpu.selection import Selection, selection_paths
+from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.volume import Volume
+
+Kept = dict[str, NDArray[np.int64]]  # sorted indices by volume key
+
+
+@dataclass
+class Compared:
+    """One selection: kept indices by volume, and by metric what was found in each volume (see above)."""
+
+    name: str
+    kept: Kept
+    seconds: float | None
+    mean: dict[str, list[float]] = field(default_factory=dict)
+    highest: dict[str, list[float]] = field(default_factory=dict)
+    coverage: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, metric: str, matrix: NDArray[np.float32], kept: NDArray[np.int64]) -> None:
+        """Take what `metric` says of one volume's matrix (n, n)."""
+        within = matrix[np.ix_(kept, kept)][np.triu_indices(len(kept), 1)]
+        dropped = np.setdiff1d(np.arange(len(matrix)), kept)
+        if len(within):
+            self.mean.setdefault(metric, []).append(float(within.mean()))
+            self.highest.setdefault(metric, []).append(float(within.max()))
+        if len(dropped) and len(kept):
+            self.coverage.setdefault(metric, []).append(float(matrix[np.ix_(dropped, kept)].max(axis=1).min()))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`values` for a program, `lines` for a person."""
+
+    values: dict[str, Any]
+    lines: list[str]
+
+
+def compare(
+    selections: Sequence[Path],
+    output: Path,
+    *,
+    store: Path | None = None,
+    methods: Sequence[str] = (),
+    keep: float | None = None,
+    threshold: float | None = None,
+    weights: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    reporter: Reporter,
+) -> Comparison:
+    """Compare selections of one store, or what `methods` select from `store`; write OUTPUT (.csv), .json and .png.
+
+    The metrics are SSIM, MI and HASH, and DeepNet where `weights` are given. What `methods` select is kept in
+    OUTPUT.selections, from which an interrupted run goes on. dry_run: only name the outputs. Raises UsageError for a
+    contradictory call, InputError for selections of different stores.
+    """
+    paths = [output, output.with_suffix(".json"), output.with_suffix(".png")]
+    if output.suffix != ".csv":
+        raise UsageError(f"{output}: give a name that ends in .csv")
+    if not overwrite and (standing := [path for path in paths if path.exists()]):
+        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
+    if bool(selections) == bool(methods):
+        raise UsageError("give selections, or a store with --method")
+    if dry_run:
+        said = ", ".join([*map(str, selections), *methods])
+        outputs = [str(path) for path in paths]
+        return Comparison({"dry_run": True, "outputs": outputs}, [f"plan: {said} -> {', '.join(outputs)}"])
+    loaded = {path.stem: Selection.load(path) for path in selections}
+    if len(loaded) != len(selections):
+        raise UsageError("two selections have one name. Rename one")
+    with _store(loaded, selections, store) as opened:
+        for method in methods:
+            options: dict[str, Any] = {"keep": keep, "threshold": threshold, "seed": seed, "device": device}
+            options["weights"] = weights if method == "deepnet" else None
+            if method in ("every-n", "random", "all"):
+                raise UsageError(f"--method {method}: the baselines stand beside by themselves")
+            part = output.with_suffix(".selections") / f"{method}.csv"
+            loaded[method] = reduce(opened, method, **options, output=part, overwrite=True, reporter=reporter)
+        compared = [_kept(name, selection) for name, selection in loaded.items()]
+        compared += _baselines(compared, opened, seed)
+        metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
+        _measure(compared, opened, metrics, weights, device, reporter)
+    values = _values(compared, metrics, seed)
+    with replacing(paths[2]) as temporary:
+        _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
+    write_text(paths[1], json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_text(output, _csv(values))
+    return Comparison(values, [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"])
+
+
+def _store(loaded: dict[str, Selection], paths: Sequence[Path], store: Path | None) -> SliceStore:
+    if store is None:
+        if not paths:
+            raise UsageError("--method needs a store")
+        csv_path, _ = selection_paths(paths[0])
+        store = csv_path.parent / str(loaded[paths[0].stem].record["store"]["path"])
+    opened = SliceStore(store)
+    for path in paths:
+        if loaded[path.stem].store_fingerprint != opened.fingerprint:
+            raise InputError(f"{path}: is not of the store {store}. Give --store")
+    return opened
+
+
+def _kept(name: str, selection: Selection) -> Compared:
+    kept = {volume.key: np.flatnonzero(volume.kept) for volume in selection.volumes}
+    return Compared(name, kept, float(selection.record["seconds"]))
+
+
+def _baselines(compared: Sequence[Compared], store: SliceStore, seed: int) -> list[Compared]:
+    """Every-n and random with as many slices of each volume as a selection keeps there, for each different budget."""
+    sizes = {entry.key: entry.shape[0] for entry in store.volumes}
+    budgets: dict[tuple[tuple[str, int], ...], str] = {}
+    for one in compared:
+        budgets.setdefault(tuple((key, len(kept)) for key, kept in one.kept.items()), one.name)
+    found = []
+    for budget, name in budgets.items():
+        evenly, chance = ({key: np.zeros(0, dtype=np.int64) for key, _ in budget} for _ in range(2))
+        for place, (key, count) in enumerate(budget):
+            if count:
+                evenly[key] = every_n(sizes[key], keep_count=count)
+                chance[key] = random_choice(sizes[key], [seed, place], keep_count=count)
+        like = f" like {name}" if len(budgets) > 1 else ""
+        found += [Compared(f"every-n{like}", evenly, None), Compared(f"random{like}", chance, None)]
+    return found
+
+
+def _measure(
+    compared: list[Compared],
+    store: SliceStore,
+    metrics: Sequence[str],
+    weights: Path | None,
+    device: str,
+    reporter: Reporter,
+) -> None:
+    from lim_gpu.similarity import resolve_device
+
+    place = resolve_device(device)
+    engines = {
+        metric: StoredMatrix(
+            Criterion(metric, Intensity.parse(), weights=weights if metric == "deepnet" else None), place
+        )
+        for metric in metrics
+    }
+    keys = [entry.key for entry in store.volumes if all(entry.key in one.kept for one in compared)]
+    with reporter.track("compare", len(keys), "volumes") as advance:
+        for key in keys:
+            with store[key] as volume:
+                for metric, engine in engines.items():
+                    _measure_volume(compared, volume, metric, engine)
+            advance(1)
+
+
+def _measure_volume(compared: list[Compared], volume: Volume, metric: str, engine: StoredMatrix) -> None:
+    matrix = to_numpy(engine.compute([volume])[0])
+    for one in compared:
+        one.add(metric, matrix, one.kept[volume.key])
+
+
+def _overlap(a: Kept, b: Kept) -> float:
+    """|A and B| / |A or B| of two sets of slices."""
+    first = {(key, int(i)) for key, kept in a.items() for i in kept}
+    second = {(key, int(i)) for key, kept in b.items() for i in kept}
+    return len(first & second) / max(1, len(first | second))
+
+
+def _values(compared: list[Compared], metrics: Sequence[str], seed: int) -> dict[str, Any]:
+    rows = []
+    for one in compared:
+        counts = [len(kept) for kept in one.kept.values()]
+        row: dict[str, Any] = {"name": one.name, "kept": sum(counts), "seconds": one.seconds}
+        for metric in metrics:
+            for what in ("mean", "highest", "coverage"):
+                values = getattr(one, what).get(metric, [])
+                row[f"{metric}_{what}"] = round(float(np.mean(values)), 6) if values else None
+        rows.append(row)
+    overlap = [[round(_overlap(a.kept, b.kept), 4) for b in compared] for a in compared]
+    volumes = len(compared[0].kept)
+    return {
+        "format": "lim-gpu-compare",
+        "version": 1,
+        "volumes": volumes,
+        "seed": seed,
+        "rows": rows,
+        "overlap": overlap,
+    }
+
+
+def _csv(values: dict[str, Any]) -> str:
+    names = [row["name"] for row in values["rows"]]
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*values["rows"][0], *(f"overlap_{name}" for name in names)])
+    for row, overlap in zip(values["rows"], values["overlap"], strict=True):
+        writer.writerow([*("" if cell is None else cell for cell in row.values()), *overlap])
+    return out.getvalue()
+
+
+def _table(values: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    """For a person: lower mean and max are better (less alike), higher coverage is better."""
+    lines = [
+        "means over the volumes; mean and max of the kept pairs (lower: less alike), worst covered (higher: nearer)"
+    ]
+    rows = values["rows"]
+    width = max(14, *(len(row["name"]) + 2 for row in rows))
+    head = f"{'selection':<{width}}{'kept':>7}{'seconds':>9}"
+    lines.append(head + "".join(f"{f'{metric} mean':>14}{'max':>8}{'covered':>9}" for metric in metrics))
+    for row in rows:
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
+        cells = "".join(
+            f"{_cell(row[f'{metric}_mean']):>14}{_cell(row[f'{metric}_highest']):>8}{_cell(row[f'{metric}_coverage']):>9}"
+            for metric in metrics
+        )
+        lines.append(f"{row['name']:<{width}}{row['kept']:>7,}{seconds:>9}{cells}")
+    lines += ["", "slices shared by two selections, % of all that either keeps; columns as the rows"]
+    lines.append(" " * (width + 3) + "".join(f"{place:>5}" for place in range(1, len(rows) + 1)))
+    for place, (row, shares) in enumerate(zip(rows, values["overlap"], strict=True), 1):
+        lines.append(f"{place:>2} {row['name']:<{width}}" + "".join(f"{100 * share:>5.0f}" for share in shares))
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:
+    """Overlap on the left; for each metric the kept pairs' mean against the coverage of every selection."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    colours = matplotlib.colormaps["tab20" if len(compared) > 10 else "tab10"].colors  # type: ignore[attr-defined]
+    figure = Figure(figsize=(4.6 * (1 + len(metrics)), 4.4 + 0.2 * len(compared)), layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(metrics))
+    shares = np.array([[_overlap(a.kept, b.kept) for b in compared] for a in compared])
+    names = [one.name for one in compared]
+    first.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    for (i, j), share in np.ndenumerate(shares):
+        first.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color="white" if share > 0.6 else "black")
+    first.set(title="kept slices shared, %", xticks=range(len(names)), yticks=range(len(names)))
+    first.set_xticklabels(names, rotation=40, ha="right")
+    first.set_yticklabels(names)
+    for axes, metric in zip(others, metrics, strict=True):
+        for place, one in enumerate(compared):
+            if metric in one.mean and metric in one.coverage:
+                marker = "s" if one.seconds is None else "o"  # a baseline
+                at = (np.mean(one.mean[metric]), np.mean(one.coverage[metric]))
+                axes.plot(*at, marker, color=colours[place % len(colours)], markersize=9, label=one.name)
+        axes.set(title=metric.upper(), xlabel="kept slices: mean similarity (less is better)")
+        axes.set_ylabel("worst covered dropped slice (more is better)")
+        axes.locator_params(nbins=5)
+    figure.legend(*others[0].get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False)
+    return figure

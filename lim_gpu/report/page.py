@@ -1,0 +1,58 @@
+"""HTML pages that stand alone: one file, no network, light and dark, readable on a phone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.files import write_text
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Fill `templates/TEMPLATE` and replace `path` by it. Everything that is filled in is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lim_gpu.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write_text(path, environment.get_template(template).render(**values))
+
+
+def image_uri(image: NDArray[np.uint8], side: int | None = None) -> str:
+    """A grey (H, W) or colour (H, W, 3) picture as a data URI; with `side`, shrunk so that it fits side x side."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    if side is not None:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.save(out, format="WEBP", quality=85, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+
+
+def file_uri(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+
+
+def svg_text(figure: Any) -> str:
+    """A matplotlib figure as an <svg> element: text stays text, nothing is linked, equal figures give equal bytes."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lim-gpu"}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return re.sub(
+        r"<metadata>.*?</metadata>| xmlns(:xlink)?=\"[^\"]*\"", "", text[text.index("<svg") :], flags=re.DOTALL
+    )

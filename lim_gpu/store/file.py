@@ -1,0 +1,328 @@
+"""One volume as an HDF5 file: written once, verified, renamed; read with guards, since anyone may have made it.
+
+The layout (v110 metadata, fletcher32 on every dataset, hard links only, nothing of variable length) is one in which
+random damage was found and not read as wrong pixels. fletcher32 cannot tell 0x0000 from 0xFFFF, so every slice has its
+SHA-256 as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HDF5_PLUGIN_PRELOAD", "::")  # a file may name a filter; no search path may load code for it
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.files import sync
+from lim_gpu.store.guards import check_attributes, check_decoded_size, check_members, check_storage
+from lim_gpu.store.header import DTYPES
+from lim_gpu.store.header import VolumeHeader as VolumeHeader  # writers need both
+
+FORMAT, VERSION = b"lim-gpu-slices", 1
+LIBVER = ("v110", "v110")  # readable by HDF5 1.10 and newer
+COMPRESSIONS = ("deflate", "zstd", "lz4")
+MAX_SIDE, MAX_SLICES, MAX_BYTES = 4096, 20_000, 32 << 30
+DATASETS = {"slices", "slice_sha256", "z", "header"}
+ATTRIBUTES = {"format": "S", "version": "iu", "digest": "S", "complete": "iu"}  # and their NumPy kinds
+MAX_HEADER = 16 << 20  # bytes
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What h5py was seen to raise for damaged files.
+HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: the kernel's ENOTSUPP, from Lustre and DVS
+
+
+class _Disk(io.FileIO):
+    """A file in which nothing fails: HDF5 2.0 crashes, soon or at exit, once it has met a full disk.
+
+    What failed is added to `failures`, where `VolumeWriter` looks.
+    """
+
+    def __init__(self, path: Path, failures: list[OSError]) -> None:
+        super().__init__(path, "w+")
+        self._failures = failures
+
+    def write(self, data: Any) -> int:
+        """All of `data`, or as much as fits."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self._failures.append(error)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or extend the file."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._failures.append(error)
+            return size or 0
+
+
+class VolumeWriter:
+    """Writes `FOLDER/KEY.h5` slice by slice under a temporary name.
+
+        with VolumeWriter(folder, key, n, height, width, "int16", None) as writer:
+            writer.append(slice)         # (H, W), at most n times
+            digest = writer.finish(header, z)
+
+    Leaving without `finish` removes the temporary file. Raises LimGpuError when the disk refuses.
+    """
+
+    def __init__(
+        self, folder: Path, key: str, n: int, height: int, width: int, dtype: str, compression: str | None
+    ) -> None:
+        self.path = folder / f"{key}.h5"
+        self._temporary = folder / f".{key}.h5.{os.getpid()}.tmp"
+        self._digests: list[bytes] = []
+        self._dtype = DTYPES[dtype]
+        self._shape = (n, height, width)
+        self._failures: list[OSError] = []
+        layout = {"maxshape": self._shape, "chunks": (1, height, width), **_filters(compression)}
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._disk = _Disk(self._temporary, self._failures)
+        self._file = h5py.File(self._disk, "w", libver=LIBVER)
+        self._slices = self._file.create_dataset("slices", self._shape, self._dtype, **layout)
+
+    def __enter__(self) -> VolumeWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError, RuntimeError):  # of a file that is thrown away, or was closed before
+            self._file.close()
+            self._disk.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def append(self, pixels: NDArray[Any]) -> None:
+        """Write the next slice (H, W) of the volume's dtype."""
+        pixels = np.ascontiguousarray(pixels)
+        if pixels.dtype.newbyteorder("<") != self._dtype or pixels.shape != self._shape[1:]:
+            raise LimGpuError(f"a slice is {pixels.dtype}{pixels.shape}, the volume {self._dtype}{self._shape[1:]}")
+        if len(self._digests) == self._shape[0]:
+            raise LimGpuError(f"{self.path}: more than the {self._shape[0]} slices announced")
+        with self._writing():
+            self._slices[len(self._digests)] = pixels
+        self._digests.append(slice_digest(pixels))
+
+    def finish(self, header: VolumeHeader, z: NDArray[np.float64]) -> str:
+        """Write header and z (m,), close, read everything back, sync, rename. Returns the digest (hex)."""
+        count = len(self._digests)
+        if not count or header.shape != (count, *self._shape[1:]) or len(z) != count:
+            raise LimGpuError(f"{self.path}: {count} slices, header {header.shape}, z {len(z)}")
+        digest = volume_digest(header.to_json(), z, self._digests)
+        with self._writing():
+            self._slices.resize(count, axis=0)
+            self._add("slice_sha256", np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32))
+            self._add("z", np.asarray(z, dtype="<f8"))
+            self._add("header", np.frombuffer(header.to_json(), np.uint8))
+            for name, value in (("format", np.bytes_(FORMAT)), ("version", np.int64(VERSION))):
+                self._file.attrs.create(name, value)
+            self._file.attrs.create("digest", np.bytes_(digest))
+            self._file.attrs.create("complete", np.int64(1))
+            self._file.close()
+            self._disk.close()
+        with self._writing():
+            with VolumeFile(self._temporary, header.key, digest) as written:
+                written.verify()
+            sync(self._temporary)
+            os.replace(self._temporary, self.path)
+            sync(self.path.parent)
+        return digest
+
+    def _add(self, name: str, values: NDArray[Any]) -> None:
+        self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk refuses, within the block or before, into one line with the file's name and the remedy."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            _go_on_interrupting(caught)
+            error = caught
+        if self._failures:
+            error = self._failures[0]
+        if error is None:
+            return
+        if not isinstance(error, OSError | RuntimeError):
+            raise error
+        number = getattr(error, "errno", None)
+        cause = os.strerror(number) if number else str(error).split("\n", 1)[0]
+        remedy = "Free some disk space" if number in DISK_FULL else "Check the folder"
+        raise LimGpuError(f"{self.path}: cannot be written ({cause}). {remedy} and run again") from error
+
+
+def _filters(compression: str | None) -> dict[str, Any]:
+    if compression is None:
+        return {"fletcher32": True}
+    if compression == "deflate":
+        return {"fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 4}
+    import hdf5plugin
+
+    codec = {"zstd": hdf5plugin.Zstd, "lz4": hdf5plugin.LZ4}[compression]()
+    return {"fletcher32": True, "shuffle": True, **codec}
+
+
+def slice_digest(pixels: NDArray[Any]) -> bytes:
+    """SHA-256 of a slice's little-endian bytes, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).tobytes()).digest()
+
+
+def volume_digest(header: bytes, z: NDArray[np.float64], digests: list[bytes]) -> str:
+    """SHA-256 (hex) of header, z and all slice digests: one value for the whole volume."""
+    return hashlib.sha256(header + np.asarray(z, dtype="<f8").tobytes() + b"".join(digests)).hexdigest()
+
+
+class VolumeFile:
+    """An open volume file. Raises InputError, one line with the file's name, for everything that is not as written.
+
+    header  VolumeHeader; z (n,) float64 mm; digest: that of the file, compared with `digest` where one is given
+    """
+
+    def __init__(self, path: Path, key: str, digest: str | None = None) -> None:
+        self.path = path
+        with self._guarded("Run lim-gpu ingest again for this volume"):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise InputError("not a regular file")
+            self._file = _open(path)
+            try:
+                self._check(key, digest)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def _check(self, key: str, digest: str | None) -> None:
+        check_members(self._file, DATASETS)
+        check_attributes(self._file, ATTRIBUTES)
+        attributes = self._file.attrs
+        if attributes["format"] != FORMAT or attributes["version"] != VERSION or attributes["complete"] != 1:
+            raise InputError("not a complete volume of this version of lim-gpu")
+        self.digest = bytes(attributes["digest"]).decode("ascii")
+        self._slices = self._file["slices"]
+        self._codec = _check_slices(self._slices)
+        n = self._slices.shape[0]
+        self._digests = _small(self._file["slice_sha256"], np.dtype("u1"), (n, 32))
+        self.z = _small(self._file["z"], np.dtype("<f8"), (n,)).astype(np.float64)
+        text = _small(self._file["header"], np.dtype("u1"), None).tobytes()
+        self.header = VolumeHeader.from_json(text, self.path)
+        if self.header.key != key:
+            raise InputError(f"holds volume {self.header.key}")
+        if self.header.shape != self._slices.shape or DTYPES[self.header.dtype] != self._slices.dtype:
+            raise InputError("header and pixels disagree")
+        if not np.isfinite(self.z).all():
+            raise InputError("a position is not finite")
+        rows = [row.tobytes() for row in self._digests]
+        if self.digest != volume_digest(text, self.z, rows) or digest not in (None, self.digest):
+            raise InputError("its digest does not match")
+
+    def __enter__(self) -> VolumeFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; safe to repeat."""
+        self._file.close()
+
+    def read(self, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Slices start..stop-1, (m, H, W), native byte order; into `out` where that is given."""
+        n = self._slices.shape[0]
+        stop = n if stop is None else stop
+        if not 0 <= start <= stop <= n:
+            raise IndexError(f"slices {start}..{stop} of {n}")
+        with self._guarded(DELETE):
+            if out is None:
+                out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
+            if self._codec is not None:
+                for i in range(start, stop):
+                    check_decoded_size(self._slices, (i, 0, 0), self._codec)
+            if stop > start:
+                self._slices.read_direct(out, np.s_[start:stop])
+        for i, pixels in enumerate(out, start):
+            if _blank(pixels):
+                self._compare(i, pixels)
+        return out
+
+    def verify(self) -> None:
+        """Read every slice and compare its SHA-256."""
+        for i in range(len(self._digests)):
+            self._compare(i, self.read(i, i + 1)[0])
+
+    def _compare(self, i: int, pixels: NDArray[Any]) -> None:
+        if slice_digest(pixels) != self._digests[i].tobytes():
+            raise InputError(f"{self.path}: slice {i} is not what was written. {DELETE}")
+
+    @contextmanager
+    def _guarded(self, remedy: str) -> Iterator[None]:
+        """Turn whatever HDF5 raises into one line with the file's name and the remedy."""
+        try:
+            yield
+        except BlockingIOError:
+            raise InputError(f"{self.path}: locked by another program. Wait for it") from None
+        except HDF5_ERRORS as error:
+            _go_on_interrupting(error)
+            cause = str(error).removeprefix(f"{self.path}: ").split("\n", 1)[0] or type(error).__name__
+            raise InputError(f"{self.path}: {cause}. {remedy}") from None
+
+
+def _go_on_interrupting(error: Exception) -> None:
+    """Raise the Ctrl-C or SIGTERM that came while h5py was at work: Cython makes a SystemError of it."""
+    interruption = error.__cause__ or error.__context__
+    if interruption is not None and not isinstance(interruption, Exception):
+        raise interruption
+
+
+def _blank(pixels: NDArray[Any]) -> bool:
+    """All bits equal, as in a block that a disk lost: with its checksum lost as well, fletcher32 sees nothing."""
+    first = pixels[0, 0]
+    return first in (0, ~first.dtype.type(0)) and bool((pixels == first).all())
+
+
+DELETE = "Delete the file and run lim-gpu ingest again"  # ingest takes a file that opens well for a whole one
+
+
+def _open(path: Path) -> h5py.File:
+    """Without a chunk cache, which only costs memory: every chunk is a slice, and is read whole."""
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=0)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return h5py.File(path, "r", rdcc_nbytes=0, locking=False)  # never written again, so no lock is missed
+
+
+def _check_slices(slices: h5py.Dataset) -> int | None:
+    """Check the pixels' dataset before a pixel is read; returns the compressing filter."""
+    if slices.ndim != 3 or slices.dtype not in DTYPES.values() or not slices.size:
+        raise InputError(f"slices are {slices.dtype}{slices.shape}")
+    n, height, width = slices.shape
+    if n > MAX_SLICES or max(height, width) > MAX_SIDE or slices.size * slices.dtype.itemsize > MAX_BYTES:
+        raise InputError(f"declares {n} slices of {height} x {width}, more than is read")
+    return check_storage(slices, (1, height, width), MAX_SLICES)
+
+
+def _small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """Read one of the small datasets, stored in one piece, after the same checks; `shape` None: a text."""
+    if dataset.dtype != dtype or (shape is not None and dataset.shape != shape):
+        raise InputError(f"{dataset.name} is {dataset.dtype}{dataset.shape}")
+    if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= MAX_HEADER):
+        raise InputError(f"{dataset.name} is {dataset.shape}")
+    if check_storage(dataset, dataset.shape, dataset.shape[0]) is not None:
+        raise InputError(f"{dataset.name} is compressed")
+    return np.asarray(dataset[()])

@@ -1,0 +1,132 @@
+"""A volume of a store: what the index says of it, and its pixels, read when they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError
+from lim_gpu.store.file import MAX_SIDE, MAX_SLICES, VolumeFile
+from lim_gpu.store.header import DTYPES, KEY, VolumeHeader
+
+AGAIN = "Run lim-gpu ingest again"
+
+
+@dataclass(frozen=True)
+class VolumeEntry:
+    """A volume as the index knows it. shape (n, H, W); digest: SHA-256 (hex) of the whole volume."""
+
+    key: str
+    patient: str
+    name: str
+    shape: tuple[int, int, int]
+    dtype: str
+    modality: str
+    digest: str
+
+    @classmethod
+    def of(cls, header: VolumeHeader, digest: str) -> VolumeEntry:
+        """The entry of a volume that was written."""
+        values = {field.name: getattr(header, field.name) for field in fields(cls) if field.name != "digest"}
+        return cls(digest=digest, **values)
+
+    @classmethod
+    def parse(cls, values: Any, path: Path) -> VolumeEntry:
+        """Raises InputError, naming `path`, for anything but an entry; a key can never lead out of the folder."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            raise InputError(f"{path}: an entry has other fields. {AGAIN}")
+        texts = all(isinstance(values[name], str) for name in names - {"shape"})
+        if (
+            not texts
+            or not KEY.match(values["key"])
+            or not KEY.match(values["patient"])
+            or values["dtype"] not in DTYPES
+        ):
+            raise InputError(f"{path}: an entry is ill-formed. {AGAIN}")
+        shape, limits = values["shape"], (MAX_SLICES, MAX_SIDE, MAX_SIDE)
+        if not isinstance(shape, list) or len(shape) != 3 or not all(type(i) is int for i in shape):
+            raise InputError(f"{path}: an entry has no shape. {AGAIN}")
+        if not all(0 < length <= limit for length, limit in zip(shape, limits, strict=True)):
+            raise InputError(f"{path}: an entry has {shape[0]} slices of {shape[1]} x {shape[2]}. {AGAIN}")
+        return cls(**(values | {"shape": tuple(shape)}))
+
+
+class Volume:
+    """A volume of a store; its file is opened and checked at the first use, once in each process.
+
+    Pickles without its handle. Every method raises InputError, one line with the file's name, for a damaged file.
+    """
+
+    def __init__(self, path: Path, entry: VolumeEntry, used: Callable[[Volume], None] | None = None) -> None:
+        self.path = path
+        self.entry = entry
+        self._used = used  # tells the store, which limits how many files are open
+        self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "entry": self.entry, "_used": None, "_held": None}
+
+    def close(self) -> None:
+        """Close the file; it opens again when it is needed."""
+        held, self._held = self._held, None
+        if held is not None and held[0] == os.getpid():
+            held[1].close()
+
+    def release(self) -> None:
+        """Let go of the file: it closes when no thread reads it any more."""
+        self._held = None
+
+    @property
+    def key(self) -> str:
+        """16 hex digits."""
+        return self.entry.key
+
+    @property
+    def header(self) -> VolumeHeader:
+        """Geometry, intensity and defects."""
+        return self._opened().header
+
+    @property
+    def z(self) -> NDArray[np.float64]:
+        """Positions (n,) along the normal in mm, ascending."""
+        return self._opened().z
+
+    def read(self, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Slices start..stop-1, (m, H, W), int16 or uint8; into `out`, such an array, where that is given."""
+        return self._opened().read(start, stop, out)
+
+    def read_slice(self, i: int) -> NDArray[Any]:
+        """Slice i, (H, W)."""
+        return self._opened().read(i, i + 1)[0]
+
+    def verify(self) -> None:
+        """Read every slice and compare its SHA-256."""
+        self._opened().verify()
+
+    def _opened(self) -> VolumeFile:
+        held = self._held
+        if held is None or held[0] != os.getpid():
+            held = self._held = (os.getpid(), self._open())
+        if self._used is not None:
+            self._used(self)
+        return held[1]
+
+    def _open(self) -> VolumeFile:
+        file = VolumeFile(self.path, self.key, self.entry.digest)
+        if file.header.shape != self.entry.shape or file.header.dtype != self.entry.dtype:
+            file.close()
+            raise InputError(f"{self.path}: is not the volume of the index. {AGAIN}")
+        return file

@@ -1,0 +1,1 @@
+"""Backbones, and every layout of checkpoint that they are read from and written to."""

@@ -1,0 +1,79 @@
+"""What a checkpoint holds, for a program and for a person; ours without torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import InputError
+from lim_gpu.files import file_sha256, read_json
+from lim_gpu.weights.export import WEIGHTS_FORMAT
+from lim_gpu.weights.load import FORMAT, as_text, match, read_checkpoint, sidecar, vote
+
+
+def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Method, epoch, schedule state and configuration of a checkpoint: values for a program, lines for a person.
+
+    Ours are told from the JSON beside them, without torch; others are read with torch.
+    """
+    if sidecar(path).is_file():
+        record = read_json(sidecar(path))
+        if isinstance(record, dict) and record.get("format") in (FORMAT, WEIGHTS_FORMAT):
+            if not path.is_file():
+                raise InputError(f"{path}: does not exist, only the JSON beside it")
+            return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
+    digest = file_sha256(path)
+    content = read_checkpoint(path, trust=trust)
+    layout, found = vote(path, content)
+    values: dict[str, Any] = {"kind": "checkpoint", "path": str(path), "sha256": digest, "source": layout.source}
+    lines = [f"checkpoint {path}: {layout.source}, backbone at {layout.prefix!r}", f"sha256 {digest}"]
+    try:
+        name, channels = match(path, layout, found, None)
+        values |= {"backbone": name, "channels": channels, "tensors": len(found), "complete": True}
+        lines.append(f"backbone {name}, {channels} channels, {len(found)} of {len(found)} tensors")
+    except InputError as error:
+        values |= {"tensors": len(found), "complete": False, "cause": str(error)}
+        lines.append(str(error).removeprefix(f"{path}: "))
+    training = _training_state(content)
+    values |= training
+    lines += [f"{key} {as_text(value)}" for key, value in training.items()]
+    return values, lines
+
+
+def _own_lines(path: Path, record: dict[str, Any]) -> list[str]:
+    told = {key: value for key, value in record.items() if key not in ("format", "version")}
+    head = " ".join(str(told.pop(key)) for key in ("method", "backbone") if key in told)
+    place = ", ".join(f"{key} {told.pop(key)}" for key in ("epoch", "global_step") if key in told)
+    lines = [f"checkpoint {path}: " + ", ".join(text for text in (head, place) if text)]
+    return lines + [f"{key} {as_text(value)}" for key, value in told.items()]
+
+
+def _training_state(content: dict[str, Any]) -> dict[str, Any]:
+    """What a foreign file tells of its training: what settles which schedule its weights really saw."""
+    state: dict[str, Any] = {}
+    for key in ("epoch", "global_step", "arch", "pytorch-lightning_version"):
+        if isinstance(content.get(key), int | str):
+            state[key] = content[key]
+    schedulers, optimizers = content.get("lr_schedulers"), content.get("optimizer_states")
+    if isinstance(schedulers, list) and schedulers and isinstance(schedulers[0], dict):
+        state["schedule"] = {k: _plain(schedulers[0][k]) for k in ("last_epoch", "_last_lr") if k in schedulers[0]}
+    first = optimizers[0] if isinstance(optimizers, list) and optimizers else content.get("optimizer")
+    groups = first.get("param_groups") if isinstance(first, dict) else None
+    if isinstance(groups, list):
+        own = [{k: _plain(v) for k, v in group.items() if k != "params"} for group in groups if isinstance(group, dict)]
+        state["optimizer"] = {str(place): group for place, group in enumerate(own)}
+    hyper = content.get("hyper_parameters")
+    hyper = hyper if isinstance(hyper, dict) else getattr(hyper, "__dict__", None)
+    if hyper:
+        state["configuration"] = {str(k): _plain(v) for k, v in hyper.items()}
+    return state
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value)

@@ -1,0 +1,120 @@
+"""The backbone of a checkpoint as safetensors under torchvision's names, with how to load it in three libraries."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import file_sha256, read_json, replacing, write_text
+from lim_gpu.weights.load import VERSION, Backbone, as_text, load_backbone, sidecar
+
+WEIGHTS_FORMAT = "lim-gpu-weights"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`values` for a program, `lines` for a person."""
+
+    values: dict[str, Any]
+    lines: list[str]
+
+
+def export(
+    path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False
+) -> Exported:
+    """Write the backbone of a checkpoint as safetensors with torchvision's names, and NAME.safetensors.json beside it.
+
+    What stands at `output` and was made of the same file is left. Raises UsageError when something else stands there.
+    """
+    if output.suffix != ".safetensors":
+        raise UsageError(f"{output}: give a name that ends in .safetensors")
+    digest = file_sha256(path)
+    plan = {"checkpoint": str(path), "checkpoint_sha256": digest, "output": str(output)}
+    standing = _standing_export(output, digest, overwrite)
+    if dry_run:
+        line = f"unchanged: {output}" if standing else f"plan: backbone of {path} -> {output}, {sidecar(output).name}"
+        return Exported(plan | {"dry_run": True, "unchanged": standing is not None}, [line])
+    if standing is not None:
+        return Exported(
+            standing | plan | {"unchanged": True}, [f"unchanged: {output}", *loading_lines(standing, output)]
+        )
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    backbone = load_backbone(path, trust=trust)
+    with replacing(output) as temporary:
+        try:
+            save_file(backbone.state, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # what safetensors makes of a full disk
+            raise OSError(str(error).split("\n")[0]) from error
+        written = file_sha256(temporary)
+        record = _export_record(path, backbone, written)
+        write_text(sidecar(output), json.dumps(record, indent=1, allow_nan=False) + "\n")
+    first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}) -> {output}"
+    return Exported(
+        plan | record, [first, f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
+    )
+
+
+def _export_record(path: Path, backbone: Backbone, written: str) -> dict[str, Any]:
+    import lim_gpu
+
+    made = {"name": path.name, "sha256": backbone.sha256, "source": backbone.source} | _progress_of(path)
+    return {
+        "format": WEIGHTS_FORMAT,
+        "version": VERSION,
+        "backbone": backbone.name,
+        "channels": backbone.channels,
+        "tensors": len(backbone.state),
+        "preprocess": backbone.preprocess,
+        "checkpoint": made,
+        "sha256": written,
+        "lim_gpu": lim_gpu.__version__,
+    }
+
+
+def _progress_of(path: Path) -> dict[str, Any]:
+    """Method, epoch and step, where the JSON beside one of our checkpoints tells them."""
+    if not sidecar(path).is_file():
+        return {}
+    beside = read_json(sidecar(path))
+    return {
+        key: beside[key] for key in ("method", "epoch", "global_step") if isinstance(beside, dict) and key in beside
+    }
+
+
+def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, Any] | None:
+    """The record of what stands at `output` when it is whole and of this checkpoint; UsageError for anything else."""
+    if not output.exists():
+        return None
+    try:
+        record = read_json(sidecar(output))
+        if record["checkpoint"]["sha256"] == digest and record["sha256"] == file_sha256(output):
+            return dict(record)
+    except (InputError, KeyError, TypeError):
+        pass
+    if not overwrite:
+        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+    return None
+
+
+def loading_lines(record: dict[str, Any], output: Path) -> list[str]:
+    """How exported weights are loaded in torchvision, timm and MONAI, a line each."""
+    name, channels = record["backbone"], record["channels"]
+    lines = [f'state = safetensors.torch.load_file("{output.name}")']
+    if channels == 3:
+        lines.append(
+            f"torchvision: {name}().load_state_dict(state, strict=False)  # missing: fc.weight and fc.bias alone"
+        )
+    lines.append(f'timm: timm.create_model("{name}", num_classes=0, in_chans={channels}).load_state_dict(state)')
+    if re.fullmatch(r"resnet\d+", name):
+        lines.append(
+            f"MONAI: monai.networks.nets.{name}(spatial_dims=2, n_input_channels={channels}, shortcut_type='B', "
+            "bias_downsample=False, feed_forward=False, conv1_t_stride=2).load_state_dict(state)"
+        )
+        lines.append("MONAI's default conv1_t_stride=1 loads without an error and computes something else")
+    return lines

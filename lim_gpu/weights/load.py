@@ -1,0 +1,286 @@
+"""Backbones out of checkpoints of many makers, under torchvision's names.
+
+A file is read without running anything it holds (`weights_only`), unless the caller trusts it. Which maker's layout it
+has is decided by vote: the anchored prefix under which most backbone tensors stand. Then every tensor must match a
+torchvision ResNet in name and shape: 318 of 318 for resnet50.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import pickletools
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lim_gpu.errors import InputError
+from lim_gpu.files import file_sha256, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT, VERSION = "lim-gpu-checkpoint", 1
+SUFFIXES = (".ckpt", ".pth", ".pt", ".tar", ".bin", ".safetensors")
+SIDE = 224
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CT_PAPER = ((0.1806,) * 3, (0.1907,) * 3)  # Wolf et al.: SwAV, MoCo and BYOL on slices scaled to their own range
+COVID_PAPER = ((0.56, 0.5596, 0.5596), (0.2905, 0.2907, 0.2908))  # Wolf et al.: fine-tuning
+MEDMNIST_PAPER = ((0.5,) * 3, (0.5,) * 3)
+SHOWN = 6  # names listed in an error, the others are counted
+
+BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
+# nn.Sequential(*list(resnet.children())[:-1]): the places of the children that hold tensors.
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+CHILD = re.compile(r"([014567])\.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a maker's files keep the backbone: `prefix` before torchvision's names, or before numbered children."""
+
+    prefix: str
+    source: str
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]]
+    numbered: bool = False
+    container: str | None = None  # only within this entry of the file
+
+    def rename(self, name: str) -> str | None:
+        """The torchvision name of a tensor called `name` in the file; None where it is no part of the backbone."""
+        if not name.startswith(self.prefix):
+            return None
+        rest = name[len(self.prefix) :]
+        if self.numbered:
+            child = CHILD.match(rest)
+            return f"{CHILDREN[child[1]]}.{rest[child.end() :]}" if child else None
+        return rest if BACKBONE.match(rest) else None
+
+
+LAYOUTS = (
+    Layout("encoder.", "lim-gpu", CT_PAPER),
+    Layout("model.", "SwAV of Wolf et al.", CT_PAPER),
+    Layout("encoder_q.", "MoCo of Wolf et al.", CT_PAPER),
+    Layout("online_network.encoder.", "BYOL of Wolf et al.", CT_PAPER),
+    Layout("", "SparK", IMAGENET, container="module"),
+    Layout("sparse_encoder.sp_cnn.", "SparK", IMAGENET),
+    Layout("module.", "SwAV of facebookresearch", IMAGENET),
+    Layout("module.encoder_q.", "MoCo of facebookresearch", IMAGENET),
+    Layout("backbone.", "lightly", IMAGENET),
+    Layout("backbone.", "fine-tuned by Wolf et al., or lightly's example", COVID_PAPER, numbered=True),
+    Layout("", "torchvision names", IMAGENET),
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A torchvision ResNet without `fc`: `state` under torchvision's names, float32 on the CPU (counters int64).
+
+    `source` says what the file was taken for, `preprocess` how its images were made (`preprocess["stated"]` False:
+    as its maker is known to do, the file does not say), `sha256` is of the file.
+    """
+
+    state: dict[str, Tensor]
+    name: str
+    channels: int
+    source: str
+    preprocess: dict[str, Any]
+    sha256: str
+
+
+def preprocess(
+    mean: float | tuple[float, ...], std: float | tuple[float, ...], channels: int, **more: Any
+) -> dict[str, Any]:
+    """How an image becomes the network's input: grey (0..255) / 255, resized with antialiasing, replicated, normalised.
+
+    `more`: "size" in pixels, "intensity" (how grey came of HU, None where it is given as it is), "stated".
+    """
+    means, stds = (list(per_channel(values, channels)) for values in (mean, std))
+    values = {"channels": channels, "size": SIDE, "intensity": {"mapping": "slice-minmax"}, "scale": "uint8 / 255"}
+    return values | {"resize": "bilinear, antialiased", "mean": means, "std": stds, "stated": True} | more
+
+
+def per_channel(values: float | tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """One value for each channel: as given, one for all, or where their numbers differ the mean of those given."""
+    many = (values,) * channels if isinstance(values, float | int) else values
+    return tuple(many) if len(many) == channels else (sum(many) / len(many),) * channels
+
+
+def sidecar(path: Path) -> Path:
+    """The JSON beside a checkpoint or weights file, which `info` reads without torch: NAME.ckpt.json."""
+    return path.with_name(path.name + ".json")
+
+
+def load_backbone(path: Path, *, trust: bool = False, expected: str | None = None) -> Backbone:
+    """The backbone in a checkpoint or weights file of any of the makers in `LAYOUTS`.
+
+    trust: unpickle what is not tensors too, which runs what the file says; expected: the name the backbone must have.
+    Raises InputError that lists what is missing or unexpected, or what a pickle would run.
+    """
+    digest = file_sha256(path)
+    content = read_checkpoint(path, trust=trust)
+    layout, found = vote(path, content)
+    name, channels = match(path, layout, found, expected)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
+    state = {key: value.detach().clone().contiguous() for key, value in state.items()}
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{path}: {key} holds values that are not finite. Give an earlier checkpoint")
+    stated = _stated_preprocess(path, content)
+    prepared = stated or preprocess(*layout.normalisation, channels, stated=False)
+    return Backbone(state, name, channels, layout.source, prepared, digest)
+
+
+def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """What torch.save or safetensors wrote at `path`, on the CPU.
+
+    Raises InputError for a damaged file, and for one that would run code when it is not trusted: the error names what.
+    """
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on TorchScript and old pickles: what matters is said here
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except Exception as error:  # a damaged file raises nearly anything: OSError, RuntimeError, EOFError, KeyError, ...
+        if not trust and isinstance(error, pickle.UnpicklingError) and (runs := unsafe_globals(path)):
+            raise InputError(
+                f"{path}: is more than tensors: reading it would run {', '.join(runs)}. "
+                "Give --trust only if you trust who made the file"
+            ) from None
+        if trust and isinstance(error, ImportError | AttributeError):
+            raise InputError(
+                f"{path}: names what is not installed ({error}). Install the library it was made with"
+            ) from None
+        raise InputError(f"{path}: cannot be read as a checkpoint ({_cause(error)}). Copy it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a state_dict. Save model.state_dict()")
+    return content
+
+
+def unsafe_globals(path: Path) -> list[str]:
+    """Functions and classes that unpickling the file would call, beyond torch's own safe ones. Runs nothing."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        return sorted(get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # not the zip that torch writes since 1.6: several pickles one after the other
+        safe = ("torch.", "collections.OrderedDict")
+        return sorted({name for name in _pickled_globals(path) if not name.startswith(safe)})
+
+
+def _pickled_globals(path: Path) -> Iterator[str]:
+    """The names of globals in a file of pickles, read without unpickling, up to where the pickles end."""
+    with open(path, "rb") as file:
+        try:
+            while True:
+                texts: list[str] = []
+                for code, argument, _place in pickletools.genops(file):
+                    if code.name in ("GLOBAL", "INST"):
+                        yield str(argument).replace(" ", ".")
+                    elif code.name == "STACK_GLOBAL":
+                        yield ".".join(texts[-2:])
+                    elif isinstance(argument, str):
+                        texts.append(argument)
+        except Exception:  # the raw numbers behind the last pickle
+            return
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):  # torch tells of its weights_only over many lines
+        return "not what torch.save wrote"
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0].strip()[:160]
+
+
+def vote(path: Path, content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
+    """The layout under which most backbone tensors stand, and these under torchvision's names."""
+    import torch
+
+    best: tuple[Layout, dict[str, Tensor]] | None = None
+    containers = {"": content} | {key: value for key, value in content.items() if isinstance(value, dict)}
+    for container, entries in containers.items():
+        tensors = {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
+        for layout in LAYOUTS:
+            if layout.container not in (None, container):
+                continue
+            names = ((layout.rename(str(key)), value) for key, value in tensors.items())
+            found = {name: value for name, value in names if name is not None}
+            if len(found) > (len(best[1]) if best else 0):
+                best = layout, found
+    if best is None:
+        prefixes = ", ".join(repr(layout.prefix) for layout in LAYOUTS if layout.prefix)
+        raise InputError(f"{path}: no tensor of a torchvision ResNet, bare or after {prefixes}. Give its checkpoint")
+    return best
+
+
+@functools.cache
+def _shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a backbone with three channels."""
+    import torch
+
+    from lim_gpu.weights.backbone import resnet
+
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in resnet(name).state_dict().items()}
+
+
+def match(path: Path, layout: Layout, found: dict[str, Tensor], expected: str | None) -> tuple[str, int]:
+    """Name and channels of the ResNet that `found` is, to the last tensor. Raises InputError that lists what is not."""
+    from lim_gpu.weights.backbone import names
+
+    shapes = {key: tuple(value.shape) for key, value in found.items()}
+    channels = 1 if shapes.get("conv1.weight", (0, 0))[1:2] == (1,) else 3
+    if channels == 1:
+        first = shapes["conv1.weight"]
+        shapes["conv1.weight"] = (first[0], 3, *first[2:])
+    likely = max(
+        names(), key=lambda name: len(shapes.items() & _shapes(name).items()) - len(shapes.keys() ^ _shapes(name))
+    )
+    wanted = expected or likely
+    own = _shapes(wanted)
+    if shapes == own:
+        return wanted, channels
+    if shapes == _shapes(likely):
+        what, remedy = f"holds {likely}, not {wanted}", f"Give --backbone {likely}, or another checkpoint"
+    else:
+        what, remedy = f"no whole {wanted}", "Give a checkpoint of a whole torchvision ResNet"
+    other = [f"{key} {shapes[key]}" for key in own if key in shapes and shapes[key] != own[key]]
+    parts = (
+        ("missing", [key for key in own if key not in shapes]),
+        ("unexpected", sorted(shapes.keys() - own.keys())),
+        ("of another shape", other),
+    )
+    lists = "; ".join(f"{title} {_listed(items)}" for title, items in parts if items)
+    matching = len(shapes.items() & own.items())
+    where = f"{layout.source}, {layout.prefix!r}" if layout.prefix else layout.source
+    raise InputError(f"{path}: {what}: {matching} of {len(own)} backbone tensors match ({where}); {lists}. {remedy}")
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{len(items)}: {', '.join(items[:SHOWN])}{more}"
+
+
+def _stated_preprocess(path: Path, content: dict[str, Any]) -> dict[str, Any] | None:
+    """How the file itself, or the JSON beside it, says that its images were made."""
+    own = content.get("lim_gpu")
+    if isinstance(own, dict) and isinstance(own.get("preprocess"), dict):
+        return dict(own["preprocess"])
+    if sidecar(path).is_file():
+        beside = read_json(sidecar(path))
+        if isinstance(beside, dict) and isinstance(beside.get("preprocess"), dict):
+            return dict(beside["preprocess"])
+    return None
+
+
+def as_text(value: Any) -> str:
+    """A value of a record on one line, mappings without braces."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} ({as_text(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items())
+    return str(value)

@@ -1,0 +1,23 @@
+"""The demonstration: every method on procedural CT, a table, a picture, and nothing done twice."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from lim_gpu.cli.demo import RUNS, run_demo
+from lim_gpu.progress import Reporter
+from lim_gpu.selection import Selection
+
+
+def test_the_demo_runs_every_method_and_nothing_twice(tmp_path, capsys):
+    result = run_demo(tmp_path, 0, "cpu", Reporter(quiet=True))
+    selections = sorted((tmp_path / "selections").glob("*.csv"))
+    assert len(selections) == len(RUNS)
+    assert {Selection.load(path).record["method"] for path in selections} == {method for method, _options in RUNS}
+    assert [line.split()[0] for line in result.lines[1:10]] == [method for method, _options in RUNS]
+    assert {"abdomen", "chest-a", "chest-b", "head", "all"} <= set(result.lines[0].split())
+    assert Image.open(tmp_path / "matrix.png").size[0] > 800
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path.suffix in (".csv", ".h5", ".dcm")}
+    run_demo(tmp_path, 0, "cpu", Reporter())
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert capsys.readouterr().err.count("unchanged") == len(RUNS)

@@ -1,0 +1,83 @@
+"""--threshold auto: the rule, on data where its answer is known, and in the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from lim_gpu.errors import UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.progress import Reporter
+from lim_gpu.reduction.auto_threshold import auto_threshold, two_views
+from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.verb import reduce_from_options
+from lim_gpu.similarity.hash import dhash
+from lim_gpu.store.slices import SliceStore
+from stores import make_store
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("auto"))
+
+
+def found(store, method, seed=0):
+    with SliceStore(store) as opened:
+        return auto_threshold(opened, Criterion(method, Intensity.parse()), seed, "cpu", QUIET)
+
+
+@pytest.mark.parametrize("method", ["hash", "ssim", "mi"])
+def test_the_threshold_is_the_median_of_the_views(store, method):
+    result = found(store, method)
+    assert len(result.views) == 12 + 8 + 10 + 1  # slices that have a next one, at most twelve, or the only one
+    median = float(np.median(result.views))
+    assert result.threshold == (np.floor(median) if method == "hash" else round(median, 4))
+    assert found(store, method) == result
+    assert found(store, method, seed=1).views != result.views
+
+
+def test_hashes_of_views_are_compared_in_bits(store):
+    result = found(store, "hash")
+    assert all(float(value).is_integer() and 0 <= value <= 64 for value in [*result.views, *result.neighbours])
+
+
+def test_views_differ_and_keep_the_slice():
+    image = np.zeros((3, 64, 80), np.uint8)
+    image[:, 16:48, 20:60] = 200
+    first, second = two_views(image, 0)
+    assert first.shape == second.shape == (3, 64, 64)
+    assert (first != second).any()
+    assert np.corrcoef(first[0].ravel(), second[0].ravel())[0, 1] > 0.6
+    assert len(dhash(first)) == 3
+
+
+def test_methods_that_compare_nothing(store):
+    with pytest.raises(UsageError, match="compares nothing"):
+        found(store, "random")
+
+
+def options(**values):
+    given = {"method": "hash", "keep": None, "keep_count": None, "threshold": "auto", "scope": "volume", "bins": 100}
+    given |= {"rule": "greedy", "order": "spatial", "intensity": "slice-minmax", "window": None, "hu_range": None}
+    return given | {"features": "logits", "weights": None, "seed": 0, "device": "cpu", "precision": "float32"} | values
+
+
+def test_the_command_line_finds_it_and_records_why(store, tmp_path):
+    def run(**values):
+        return reduce_from_options(store, options(), tmp_path / "s.csv", None, None, reporter=QUIET, **values)
+
+    plan = run(dry_run=True, overwrite=False)
+    assert plan.lines[-1] == "threshold: from the data, when it runs"
+    run(dry_run=False, overwrite=False)
+    record = json.loads((tmp_path / "s.json").read_text())
+    assert record["parameters"]["threshold"] == record["threshold_rule"]["threshold"] == found(store, "hash").threshold
+    before = (tmp_path / "s.csv").stat().st_mtime_ns
+    run(dry_run=False, overwrite=False)
+    assert (tmp_path / "s.csv").stat().st_mtime_ns == before
+    for wrong in ({"threshold": "high"}, {"method": "all"}):
+        with pytest.raises(UsageError):
+            reduce_from_options(store, options(**wrong), tmp_path / "t.csv", None, None, True, False, QUIET)

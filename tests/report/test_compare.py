@@ -1,0 +1,112 @@
+"""Comparisons of selections: the figures against plain loops, the baselines, the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.progress import Reporter
+from lim_gpu.reduction.run import reduce
+from lim_gpu.report.compare import compare
+from lim_gpu.similarity.ssim import ssim_pair
+from lim_gpu.store.slices import SliceStore
+from stores import make_store
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    with SliceStore(make_store(folder)) as store:
+        for method in ("ssim", "hash"):
+            reduce(store, method, keep=0.4, output=folder / f"{method}.csv", device="cpu")
+    return folder
+
+
+def test_the_figures_are_those_of_plain_loops(folder, tmp_path):
+    result = compare([folder / "ssim.csv", folder / "hash.csv"], tmp_path / "c.csv", device="cpu", reporter=QUIET)
+    rows = {row["name"]: row for row in result.values["rows"]}
+    assert list(rows) == ["ssim", "hash", "every-n", "random"]
+    means, highest, coverage = [], [], []
+    with SliceStore(folder / "slices") as store:
+        selected = list(csv.DictReader((folder / "ssim.csv").open()))
+        for volume in store:
+            images = Intensity.parse().to_uint8(volume.read())
+            kept = [int(r["slice"]) for r in selected if r["volume"] == volume.key and r["kept"] == "1"]
+            dropped = [i for i in range(len(images)) if i not in kept]
+            pairs = [ssim_pair(images[i], images[j], 255) for i in kept for j in kept if i < j]
+            if pairs:
+                means.append(np.mean(pairs))
+                highest.append(max(pairs))
+            if dropped:
+                coverage.append(min(max(ssim_pair(images[i], images[j], 255) for j in kept) for i in dropped))
+    row = rows["ssim"]
+    assert row["ssim_mean"] == pytest.approx(np.mean(means), abs=1e-5)
+    assert row["ssim_highest"] == pytest.approx(np.mean(highest), abs=1e-5)
+    assert row["ssim_coverage"] == pytest.approx(np.mean(coverage), abs=1e-5)
+    assert {row["kept"] for row in rows.values()} == {rows["ssim"]["kept"]}
+
+
+def test_overlap_is_symmetric_with_ones_and_counts_shared_slices(folder, tmp_path):
+    result = compare([folder / "ssim.csv", folder / "hash.csv"], tmp_path / "c.csv", device="cpu", reporter=QUIET)
+    overlap = np.array(result.values["overlap"])
+    assert np.array_equal(overlap, overlap.T)
+    assert np.array_equal(np.diag(overlap), np.ones(4))
+    kept = [
+        {(r["volume"], r["slice"]) for r in csv.DictReader((folder / f"{m}.csv").open()) if r["kept"] == "1"}
+        for m in ("ssim", "hash")
+    ]
+    assert overlap[0, 1] == pytest.approx(len(kept[0] & kept[1]) / len(kept[0] | kept[1]), abs=1e-4)
+
+
+def test_methods_are_reduced_and_their_selections_kept(folder, tmp_path):
+    options = {"store": folder / "slices", "methods": ("ssim", "hash"), "keep": 0.4, "device": "cpu", "reporter": QUIET}
+    result = compare([], tmp_path / "c.csv", **options)
+    assert (tmp_path / "c.selections" / "ssim.csv").exists()
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "c.json").read_text()) == result.values
+    rows = list(csv.DictReader((tmp_path / "c.csv").open()))
+    assert [row["name"] for row in rows] == ["ssim", "hash", "every-n", "random"]
+    direct = compare([folder / "ssim.csv", folder / "hash.csv"], tmp_path / "d.csv", device="cpu", reporter=QUIET)
+    for row, other in zip(result.values["rows"], direct.values["rows"], strict=True):
+        assert row | {"seconds": None} == other | {"seconds": None}
+
+
+def test_every_budget_has_its_baselines_and_an_empty_volume_is_no_fault(folder, tmp_path):
+    with SliceStore(folder / "slices") as store:
+        reduce(store, "hash", threshold=20, scope="dataset", output=tmp_path / "few.csv", device="cpu")
+    with (tmp_path / "few.csv").open() as file:
+        kept = sum(row["kept"] == "1" for row in csv.DictReader(file))
+    paths = [folder / "ssim.csv", tmp_path / "few.csv"]
+    result = compare(paths, tmp_path / "c.csv", store=folder / "slices", device="cpu", reporter=QUIET)
+    counts = {row["name"]: row["kept"] for row in result.values["rows"]}
+    names = ["ssim", "few", "every-n like ssim", "random like ssim", "every-n like few", "random like few"]
+    assert list(counts) == names
+    assert counts["every-n like few"] == counts["random like few"] == counts["few"] == kept
+    assert counts["every-n like ssim"] == counts["ssim"] > kept
+
+
+def test_a_dry_run_writes_nothing(folder, tmp_path):
+    result = compare([folder / "ssim.csv"], tmp_path / "c.csv", dry_run=True, reporter=QUIET)
+    assert [path.rpartition(".")[2] for path in result.values["outputs"]] == ["csv", "json", "png"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_contradictions_are_one_line(folder, tmp_path):
+    options = {"device": "cpu", "reporter": QUIET}
+    with pytest.raises(UsageError, match="selections, or a store"):
+        compare([], tmp_path / "c.csv", **options)
+    with pytest.raises(UsageError, match="baselines"):
+        compare([], tmp_path / "c.csv", store=folder / "slices", methods=("random",), keep=0.4, **options)
+    other = make_store(tmp_path / "other", (("head", 3, 40, 40),))
+    with pytest.raises(InputError, match="is not of the store"):
+        compare([folder / "ssim.csv"], tmp_path / "c.csv", store=other, **options)
+    (tmp_path / "c.csv").write_text("mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        compare([folder / "ssim.csv"], tmp_path / "c.csv", **options)

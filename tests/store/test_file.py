@@ -1,0 +1,295 @@
+"""The volume format: round trip, and what a damaged, cut, foreign or hostile file does (nothing)."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from volumes import forked, header, pixels, read_all, write_volume
+
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.files import remove_stale
+from lim_gpu.store import file as volume_file
+from lim_gpu.store.file import COMPRESSIONS, VolumeFile, VolumeWriter, volume_digest
+
+KEY = "0" * 16
+
+
+@pytest.fixture
+def written(tmp_path):
+    write_volume(tmp_path, pixels())
+    return tmp_path / f"{KEY}.h5"
+
+
+@pytest.mark.parametrize("compression", [None, *COMPRESSIONS])
+@pytest.mark.parametrize("dtype", ["int16", "uint8"])
+def test_round_trip(tmp_path, compression, dtype):
+    volume = pixels(dtype=dtype)
+    entry = write_volume(tmp_path, volume, compression=compression)
+    with VolumeFile(tmp_path / f"{KEY}.h5", KEY, entry.digest) as file:
+        np.testing.assert_array_equal(file.read(), volume)
+        np.testing.assert_array_equal(file.read(1, 3), volume[1:3])
+        assert file.read(2, 2).shape == (0, 12, 9)
+        np.testing.assert_array_equal(file.z, np.arange(5) * 2.5)
+        assert file.header == header(volume.shape, dtype=dtype)
+        file.verify()
+        with pytest.raises(IndexError):
+            file.read(0, 6)
+
+
+def test_compression_changes_no_digest(tmp_path):
+    digests = {write_volume(tmp_path, pixels(), compression=c).digest for c in (None, *COMPRESSIONS)}
+    assert len(digests) == 1
+
+
+def test_fewer_slices_than_announced(tmp_path):
+    volume = pixels(3)
+    with VolumeWriter(tmp_path, KEY, 5, 12, 9, "int16", None) as writer:
+        for image in volume:
+            writer.append(image)
+        writer.finish(header(volume.shape), np.arange(3.0))
+    with VolumeFile(tmp_path / f"{KEY}.h5", KEY) as file:
+        np.testing.assert_array_equal(file.read(), volume)
+
+
+def test_a_writer_that_does_not_finish_leaves_nothing(tmp_path):
+    with VolumeWriter(tmp_path, KEY, 5, 12, 9, "int16", None) as writer:
+        writer.append(pixels()[0])
+        with pytest.raises(LimGpuError, match="float64"):
+            writer.append(np.zeros((12, 9)))
+        with pytest.raises(LimGpuError, match="slices"):
+            writer.finish(header((5, 12, 9)), np.arange(5.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_slices_than_announced_and_positions_that_are_none(tmp_path):
+    with VolumeWriter(tmp_path, KEY, 1, 12, 9, "int16", None) as writer:
+        writer.append(pixels()[0])
+        with pytest.raises(LimGpuError, match="more than the 1 slices"):
+            writer.append(pixels()[1])
+        with pytest.raises(InputError, match="not finite"):
+            writer.finish(header((1, 12, 9)), np.array([np.nan]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_damage_gives_an_error_or_the_right_pixels(written):
+    whole = written.read_bytes()
+    rng = np.random.default_rng(0)
+    right = pixels()
+    refused = 0
+    for case in range(600):
+        damaged = bytearray(whole)
+        at = int(rng.integers(len(whole)))
+        kind = case % 5
+        if kind == 0:
+            damaged[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            damaged[at] = int(rng.integers(256))
+        elif kind == 2:
+            del damaged[at:]
+        elif kind == 3:
+            damaged[at : at + 64] = bytes(len(damaged[at : at + 64]))
+        else:
+            damaged[at : at + 16] = b"\xff" * len(damaged[at : at + 16])
+        written.write_bytes(damaged)
+        try:
+            volume, z, head = read_all(written)
+        except InputError as error:
+            refused += str(written) in str(error) and "\n" not in str(error)
+            continue
+        np.testing.assert_array_equal(volume, right)
+        np.testing.assert_array_equal(z, np.arange(5) * 2.5)
+        assert head == header(right.shape)
+    assert refused > 300
+
+
+def test_verify_finds_what_fletcher32_does_not(tmp_path):
+    """fletcher32 sums modulo 65,535, so 0x0000 and 0xFFFF (int16 -1) look alike to it."""
+    volume = pixels()
+    volume[2, 0, 0] = 0
+    write_volume(tmp_path, volume)
+    path = tmp_path / f"{KEY}.h5"
+    with h5py.File(path, "r") as file:
+        offset = file["slices"].id.get_chunk_info(2).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 2] = b"\xff\xff"
+    path.write_bytes(data)
+    with VolumeFile(path, KEY) as file:
+        assert file.read()[2, 0, 0] == -1
+        with pytest.raises(InputError, match="slice 2"):
+            file.verify()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8"])
+@pytest.mark.parametrize("byte", [0, 255])
+def test_a_lost_block_is_found_when_it_is_read(tmp_path, dtype, byte):
+    """A chunk of zeros has a checksum of zero, and one of ones has ones: both lost, fletcher32 sees nothing."""
+    write_volume(tmp_path, pixels(dtype=dtype))
+    path = tmp_path / f"{KEY}.h5"
+    with h5py.File(path, "r") as file:
+        chunk = file["slices"].id.get_chunk_info(2)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes([byte]) * chunk.size
+    path.write_bytes(data)
+    with VolumeFile(path, KEY) as file:
+        file.read(0, 2)
+        with pytest.raises(InputError, match=r"slice 2 .*Delete the file|fletcher32.*Delete the file"):
+            file.read()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8"])
+def test_blank_slices_are_read(tmp_path, dtype):
+    volume = np.stack([np.full((12, 9), value) for value in (0, -1, 1)]).astype(dtype)
+    write_volume(tmp_path, volume)
+    np.testing.assert_array_equal(read_all(tmp_path / f"{KEY}.h5")[0], volume)
+
+
+def test_an_unfinished_or_renamed_or_later_file_is_refused(written, tmp_path):
+    with pytest.raises(InputError, match=f"holds volume {KEY}"):
+        VolumeFile(written, "1" * 16)
+    with pytest.raises(InputError, match="digest"):
+        VolumeFile(written, KEY, volume_digest(b"", np.zeros(1), []))
+    for name, value in (("complete", 0), ("version", 2), ("format", np.bytes_(b"other"))):
+        with h5py.File(written, "r+") as file:
+            before = file.attrs[name]
+            file.attrs[name] = value
+        with pytest.raises(InputError, match="not a complete volume"):
+            read_all(written)
+        with h5py.File(written, "r+") as file:
+            file.attrs[name] = before
+
+
+def test_writing_and_reading_slice_by_slice_take_little_memory(tmp_path):
+    """150 MB of pixels within 50 MB: what counts is a slice."""
+    image = pixels(1, 512, 512)[0]
+
+    def write_and_read():
+        with VolumeWriter(tmp_path, KEY, 300, 512, 512, "int16", None) as writer:
+            for _ in range(300):
+                writer.append(image)
+            writer.finish(header((300, 512, 512)), np.arange(300.0))
+        with VolumeFile(tmp_path / f"{KEY}.h5", KEY) as file:
+            for i in range(300):
+                file.read(i, i + 1)
+
+    assert forked(write_and_read, memory=50 << 20) == 0
+
+
+def die(*_arguments, **_options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+KILL_POINTS = {
+    "no slice yet": (VolumeWriter, "append"),
+    "some slices": (volume_file, "slice_digest"),
+    "header and digests": (VolumeWriter, "_add"),
+    "written back": (VolumeFile, "verify"),
+    "synced": (volume_file, "sync"),
+    "renamed": (os, "replace"),
+}
+
+
+@pytest.mark.parametrize("point", KILL_POINTS)
+@pytest.mark.parametrize("standing", [False, True])
+def test_kill_at_every_step_leaves_the_old_file_or_none(tmp_path, monkeypatch, point, standing):
+    path = tmp_path / f"{KEY}.h5"
+    if standing:
+        write_volume(tmp_path, pixels(seed=1))
+    monkeypatch.setattr(*KILL_POINTS[point], die)
+    assert forked(lambda: write_volume(tmp_path, pixels(seed=2))) == -signal.SIGKILL
+    monkeypatch.undo()
+    assert path.exists() == standing
+    if standing:
+        np.testing.assert_array_equal(read_all(path)[0], pixels(seed=1))
+    remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == [path] * standing
+
+
+def test_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+    path = tmp_path / f"{KEY}.h5"
+    versions = [pixels(20, 40, 40, seed) for seed in range(2)]
+
+    def write_for_ever():
+        while True:
+            for version in versions:
+                write_volume(tmp_path, version)
+
+    moments = random.Random(0)
+    write_volume(tmp_path, versions[0])
+    for _ in range(40):
+        child = os.fork()
+        if child == 0:
+            write_for_ever()
+        time.sleep(moments.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with VolumeFile(path, KEY) as file:
+            file.verify()
+            assert any(np.array_equal(file.read(), version) for version in versions)
+    remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+FULL_DISK = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from volumes import pixels, write_volume
+for limit in (0, 500, 3000, 60_000, 200_000, 600_000, 1_000_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    for compression in (None, "deflate"):
+        try:
+            write_volume(Path(sys.argv[1]), pixels(200, 64, 64), compression=compression)
+        except Exception as error:
+            print(type(error).__name__, error, list(Path(sys.argv[1]).iterdir()), flush=True)
+"""
+
+
+def test_a_full_disk_leaves_nothing_says_so_and_crashes_nothing(tmp_path):
+    """HDF5 2.0 crashes at the next call or at exit when it meets a full disk itself."""
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True
+    )
+    lines = result.stdout.splitlines()
+    text = f"LimGpuError {tmp_path}/{KEY}.h5: cannot be written (File too large). Free some disk space and run again []"
+    assert lines == [text] * 14
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LimGpuError, match=r"cannot be written \(.*\). Check the folder"):
+        write_volume(tmp_path / "file", pixels())
+
+
+@pytest.mark.parametrize("number", volume_file.NO_LOCKS)
+def test_file_systems_without_locks_are_read(written, monkeypatch, number):
+    """Lustre, DVS and some NFS: HDF5 refuses to open what it cannot lock."""
+    opened = h5py.File
+
+    def without_locks(*arguments, locking=None, **options):
+        if locking is not False:
+            raise OSError(number, "unable to lock file")
+        return opened(*arguments, locking=locking, **options)
+
+    monkeypatch.setattr(h5py, "File", without_locks)
+    np.testing.assert_array_equal(read_all(written)[0], pixels())
+
+
+def test_a_file_that_another_program_writes_is_named(written):
+    program = f"import h5py, sys; f = h5py.File({str(written)!r}, 'r+'); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(InputError, match="locked by another program"):
+            read_all(written)
+        other.stdin.close()
