@@ -46,6 +46,16 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as JSON that a person can read, in one step. ValueError for NaN and infinities."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as `write_json` writes it."""
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files that killed runs left in `folder`. For the holder of its lock: nobody else writes."""
     for path in folder.glob(".*.tmp"):

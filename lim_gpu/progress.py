@@ -1,4 +1,4 @@
-"""What a person sees while something runs: notes, warnings, errors and progress bars, all on stderr."""
+"""What is said while something runs (notes, warnings, errors and progress bars, all on stderr), and what came of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 Advance = Callable[[int], None]
 _interruptions: list[BaseException] = []
@@ -30,6 +31,18 @@ def _stop_if_interrupted() -> None:
 def one_line(text: object) -> str:
     """`text` without control characters, so that a tag or a file name cannot write to the terminal or forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a stage: `values` for a program, `lines` for a person.
+
+    skipped  it finished, but something was left out and listed, or (leaks) found: exit code 5
+    """
+
+    values: dict[str, Any]
+    lines: list[str]
+    skipped: bool = False
 
 
 class Reporter:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import read_json, write_text
+from lim_gpu.files import json_text, read_json, write_text
 
 FORMAT, VERSION = "lim-gpu-selection", 1
 COLUMNS = ("volume", "slice", "z_mm", "kept", "rank", "covered_by", "similarity")
@@ -176,9 +176,8 @@ def _parse_covering(own_key: str, text: str) -> tuple[str, int]:
 
 
 def _readable_json(record: dict[str, Any]) -> str:
-    import json
 
-    return json.dumps(record, indent=1, allow_nan=False) + "\n"
+    return json_text(record)
 
 
 def kept_list(selection: Selection, sources: Iterable[tuple[str, list[dict[str, Any]]]]) -> str:

@@ -29,7 +29,7 @@ SECONDS_TO_DIE = 5  # for a child that closed its pipe; one that hangs on its wa
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """What became of task number `task`: its value, or an error of one line."""
 
     task: int
@@ -57,14 +57,14 @@ def run_in_children(
     workers: int,
     timeout: float | None = None,
     memory_limit: int | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[TaskResult]:
     """Call `function(*task)` for every task in at most `workers` children; yield outcomes as they finish, in any order.
 
     function      importable by name; arguments and results must pickle
     timeout       seconds a task may take
     memory_limit  bytes of address space of a child
 
-    An exception becomes `Outcome.error`, and so do a crash and a time-out. Closing the generator kills the children.
+    An exception becomes `TaskResult.error`, and so do a crash and a time-out. Closing the generator kills the children.
     """
     waiting = deque(range(len(tasks)))
     children: list[_Child] = []
@@ -144,16 +144,16 @@ def _ready(children: list[_Child]) -> list[_Child]:
     return [child for child in children if child.connection in answered or child.deadline <= now]
 
 
-def _collect(child: _Child) -> tuple[Outcome, bool]:
+def _collect(child: _Child) -> tuple[TaskResult, bool]:
     """The outcome of the child's task, and whether the child can take another."""
     if not child.connection.poll():
-        return Outcome(child.task, error="took too long and was stopped"), False
+        return TaskResult(child.task, error="took too long and was stopped"), False
     try:
         value, error = child.connection.recv()
     except (EOFError, ConnectionResetError):
         child.process.join(SECONDS_TO_DIE)
-        return Outcome(child.task, error=_cause_of_death(child.process.exitcode)), False
-    return Outcome(child.task, value, error), True
+        return TaskResult(child.task, error=_cause_of_death(child.process.exitcode)), False
+    return TaskResult(child.task, value, error), True
 
 
 def _cause_of_death(exitcode: int | None) -> str:

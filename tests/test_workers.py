@@ -92,7 +92,7 @@ def test_the_memory_limit_yields_to_the_users_own(tmp_path):
     script += "print(*run_in_children(resource.getrlimit, [limit], workers=1, memory_limit=1 << 40))"
     limited = ["bash", "-c", 'ulimit -v 4000000; exec "$0" -c "$1"', sys.executable, script]
     result = subprocess.run(limited, capture_output=True, text=True, check=True)
-    assert result.stdout == f"Outcome(task=0, value=({4_000_000 << 10}, {4_000_000 << 10}), error=None)\n"
+    assert result.stdout == f"TaskResult(task=0, value=({4_000_000 << 10}, {4_000_000 << 10}), error=None)\n"
 
 
 KILLED_PARENT = """

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import file_sha256, replacing, write_text
-from lim_gpu.progress import Reporter
+from lim_gpu.files import file_sha256, replacing, write_json
+from lim_gpu.progress import Outcome, Reporter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,14 +17,6 @@ if TYPE_CHECKING:
     from lim_gpu.analyse.networks import Network, Probe
 
 KINDS = ("cka", "tsne", "gradcam")
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """`values` for a program, `lines` for a person."""
-
-    values: dict[str, Any]
-    lines: list[str]
 
 
 def analyse(
@@ -48,7 +38,7 @@ def analyse(
     trust: bool = False,
     overwrite: bool = False,
     reporter: Reporter,
-) -> Analysis:
+) -> Outcome:
     """Compare two checkpoints on the images of a labelled data set; write OUTPUT (.png) and OUTPUT's .json.
 
     kind       "cka": how alike their layers are; "tsne": maps of their outputs; "gradcam": where they look
@@ -85,8 +75,8 @@ def analyse(
         figure, values, lines = _gradcam(networks, probe, batch_size, threshold, shown)
     with replacing(output) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    write_text(json_path, json.dumps(about | values, indent=1, allow_nan=False) + "\n")
-    return Analysis(about | values, [*lines, f"-> {output}, {json_path.name}"])
+    write_json(json_path, about | values)
+    return Outcome(about | values, [*lines, f"-> {output}, {json_path.name}"])
 
 
 Result = tuple[Any, dict[str, Any], list[str]]

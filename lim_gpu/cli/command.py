@@ -16,8 +16,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from lim_gpu.errors import InputError, LimGpuError, UsageError
-from lim_gpu.progress import Reporter, interrupt, one_line
+from lim_gpu.errors import EXIT_SKIPPED, InputError, LimGpuError, UsageError
+from lim_gpu.progress import Outcome, Reporter, interrupt, one_line
 
 DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
 _asked = {"json": False, "verbose": False}  # what an error that ends the program must know
@@ -37,15 +37,15 @@ class Run:
     as_json: bool
     reporter: Reporter
 
-    def done(self, result: dict[str, Any], *lines: str, code: int = 0) -> NoReturn:
-        """End the verb: `result` as one JSON object on stdout under --json, else `lines`; exit with `code`."""
+    def done(self, outcome: Outcome, code: int = 0) -> NoReturn:
+        """End the verb: its values as one JSON object on stdout under --json, else its lines; exit with `code`."""
         if self.as_json:
-            print(json.dumps(result, allow_nan=False))
+            print(json.dumps(outcome.values, allow_nan=False))
         else:
-            for line in lines:
+            for line in outcome.lines:
                 print(one_line(line))
         sys.stdout.flush()
-        raise SystemExit(code)
+        raise SystemExit(EXIT_SKIPPED if outcome.skipped else code)
 
 
 def common(function: Function, *, config: bool = True) -> Function:

@@ -12,7 +12,6 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH
-from lim_gpu.errors import EXIT_SKIPPED
 
 
 @click.command(short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
@@ -73,7 +72,7 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
 
     options["compression"] = None if options["compression"] == "none" else options["compression"]
     report = ingest_sources(sources, output, reporter=run.reporter, **options)
-    run.done(report.values(), *report.lines(), code=EXIT_SKIPPED if report.failures else 0)
+    run.done(report.outcome())
 
 
 @click.command(short_help="What a store, a selection or a checkpoint holds.")
@@ -89,11 +88,7 @@ def info(run: Run, path: Path, verify: bool, trust: bool) -> None:
     """
     from lim_gpu.cli.info import describe
 
-    description = describe(path, verify, run.reporter, trust)
-    for _name, cause in description.failures:
-        run.reporter.error(cause)
-    values = description.values | ({"failures": [list(f) for f in description.failures]} if verify else {})
-    run.done(values, *description.lines, code=EXIT_SKIPPED if description.failures else 0)
+    run.done(describe(path, verify, run.reporter, trust))
 
 
 @click.command(short_help="Near-duplicates within and between data sets.")
@@ -154,4 +149,4 @@ def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> 
     rule = Rule(options.pop("bits"), options.pop("candidates"), confirm, threshold)
     patients = options.pop("patient_column")
     result = find_leaks(sources, output, rule, patients=patients, reporter=run.reporter, **options)
-    run.done(result.values, *result.lines, code=EXIT_SKIPPED if result.found or result.failures else 0)
+    run.done(result)

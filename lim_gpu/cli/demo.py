@@ -11,7 +11,7 @@ from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
 from lim_gpu.phantom import DATA_SET, write_data_set
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.matrix_verb import write_matrix
 from lim_gpu.reduction.run import reduce
@@ -35,17 +35,9 @@ RUNS: tuple[tuple[str, dict[str, Any]], ...] = (
 WEIGHTS = "resnet50-random-seed-{seed}-not-imagenet.pth"
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """`values` for a program, `lines` for a person."""
-
-    values: dict[str, Any]
-    lines: list[str]
-
-
 def run_demo(
     folder: Path, seed: int, device: str, reporter: Reporter, *, overwrite: bool = False, dry_run: bool = False
-) -> DemoResult:
+) -> Outcome:
     """Make, ingest and reduce the data set under `folder`; what stands there already is not made again.
 
     Raises UsageError for a folder that holds anything but an earlier demo, unless `overwrite`.
@@ -55,7 +47,7 @@ def run_demo(
         raise UsageError(f"{folder}: holds other files. Choose a new -o, or give --overwrite")
     if dry_run:
         line = f"plan: {len(DATA_SET)} procedural volumes, a store, {len(RUNS)} selections and a report in {folder}"
-        return DemoResult({"dry_run": True, "folder": str(folder)}, [line])
+        return Outcome({"dry_run": True, "folder": str(folder)}, [line])
     reporter.note(f"making {len(DATA_SET)} procedural CT volumes in {folder}")
     write_data_set(folder / "sources", seed)
     weights = _seeded_weights(folder / WEIGHTS.format(seed=seed), seed)
@@ -81,7 +73,7 @@ def run_demo(
         ("picture", picture),
         ("report", report),
     )
-    return DemoResult(values, [*table, "", *(f"{what:12s}{path}" for what, path in places)])
+    return Outcome(values, [*table, "", *(f"{what:12s}{path}" for what, path in places)])
 
 
 @dataclass(frozen=True)

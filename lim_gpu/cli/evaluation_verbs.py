@@ -13,7 +13,7 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH
-from lim_gpu.errors import EXIT_SKIPPED
+from lim_gpu.progress import Outcome
 
 
 @click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
@@ -62,13 +62,12 @@ def analyse(
 
     target = output or Path(f"{kind}.png")
     if dry_run:
-        run.done(
-            {"dry_run": True, "output": str(target)}, f"plan: {kind} of {first} and {second} on {data} -> {target}"
-        )
+        line = f"plan: {kind} of {first} and {second} on {data} -> {target}"
+        run.done(Outcome({"dry_run": True, "output": str(target)}, [line]))
     result = compare_networks(
         kind, first, second, data, target, seed=run.seed, device=run.device, reporter=run.reporter, **options
     )
-    run.done(result.values, *result.lines)
+    run.done(result)
 
 
 @click.command(short_help="The paper's evaluations 0 and A to E.")
@@ -127,4 +126,4 @@ def evaluate(
         seed=run.seed,
         reporter=run.reporter,
     )
-    run.done(result.values, *result.lines, code=EXIT_SKIPPED if result.failures else 0)
+    run.done(result)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import VolumeEntry
@@ -16,16 +15,7 @@ from lim_gpu.weights.describe import describe_checkpoint
 from lim_gpu.weights.load import SUFFIXES
 
 
-@dataclass(frozen=True)
-class Description:
-    """`values` for a program, `lines` for a person, `failures` of --verify: (file, cause)."""
-
-    values: dict[str, Any]
-    lines: list[str]
-    failures: list[tuple[str, str]]
-
-
-def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) -> Description:
+def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) -> Outcome:
     """Describe the store folder, selection or checkpoint at `path`.
 
     verify: read every slice of a store and compare its SHA-256; trust: unpickle a checkpoint that is more than tensors.
@@ -38,11 +28,11 @@ def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) 
     if not path.exists():
         raise InputError(f"{path}: does not exist")
     if path.suffix in SUFFIXES:
-        return Description(*describe_checkpoint(path, trust=trust), [])
+        return Outcome(*describe_checkpoint(path, trust=trust))
     raise InputError(f"{path}: neither a store folder, a selection (.csv) nor a checkpoint ({', '.join(SUFFIXES)})")
 
 
-def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Description:
+def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
     with SliceStore(path) as store:
         entries = store.volumes
         slices = sum(entry.shape[0] for entry in entries)
@@ -77,9 +67,9 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Description
             lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
         failures = _verify(store, reporter) if verify else []
     if verify:
-        values["verified"] = len(entries) - len(failures)
+        values |= {"verified": len(entries) - len(failures), "failures": [list(failure) for failure in failures]}
         lines.append(f"verified {len(entries) - len(failures)} of {len(entries)} volumes: every slice has its SHA-256")
-    return Description(values, lines, failures)
+    return Outcome(values, lines, bool(failures))
 
 
 def _volume_line(entry: VolumeEntry) -> str:
@@ -95,6 +85,7 @@ def _verify(store: SliceStore, reporter: Reporter) -> list[tuple[str, str]]:
                 with volume:
                     volume.verify()
             except InputError as error:
+                reporter.error(error)
                 failures.append((volume.key, str(error)))
             advance(1)
     return failures
@@ -105,7 +96,7 @@ def _short(value: Any) -> Any:
     return " ".join(map(str, value.values())) if isinstance(value, dict) else value
 
 
-def _describe_selection(path: Path) -> Description:
+def _describe_selection(path: Path) -> Outcome:
     selection = Selection.load(path)
     record = selection.record
     counts = record["counts"]
@@ -125,4 +116,4 @@ def _describe_selection(path: Path) -> Description:
             + (f"  last removed at {at:.6g}" if at is not None else "")
         )
     lines += [f"left out: {failure['cause']}" for failure in record["failures"]]
-    return Description({"kind": "selection", "path": str(path)} | record, lines, [])
+    return Outcome({"kind": "selection", "path": str(path)} | record, lines)

@@ -12,7 +12,7 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import METHOD_HELP, PATH, criterion_options
-from lim_gpu.errors import EXIT_SKIPPED
+from lim_gpu.progress import Outcome
 
 
 @click.command(short_help="Select the slices that stay.")
@@ -98,7 +98,7 @@ def reduce(
         overwrite,
         run.reporter,
     )
-    run.done(outcome.values, *outcome.lines, code=EXIT_SKIPPED if outcome.skipped else 0)
+    run.done(outcome)
 
 
 @click.command(short_help="The matrix of one volume as an array or a picture.")
@@ -129,7 +129,7 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     from lim_gpu.reduction.matrix_verb import similarity_from_options
 
     outcome = similarity_from_options(store, volume, options | {"device": run.device}, output, run.reporter)
-    run.done(outcome.values, *outcome.lines)
+    run.done(outcome)
 
 
 @click.command(short_help="Selections or a run as one offline page with pictures.")
@@ -160,7 +160,7 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
 
     if not dry_run:
         write_report(paths, output, store=store, overwrite=overwrite, reporter=run.reporter)
-    run.done({"report": str(output), "dry_run": dry_run}, f"{'plan: ' if dry_run else ''}-> {output}")
+    run.done(Outcome({"report": str(output), "dry_run": dry_run}, [f"{'plan: ' if dry_run else ''}-> {output}"]))
 
 
 @click.command(short_help="Methods or selections of one store beside each other.")
@@ -216,4 +216,4 @@ def compare(
         reporter=run.reporter,
         **options,
     )
-    run.done(result.values, *result.lines)
+    run.done(result)

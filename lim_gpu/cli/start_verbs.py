@@ -12,6 +12,7 @@ import click
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH
 from lim_gpu.errors import NoGpuError
+from lim_gpu.progress import Outcome
 
 
 @click.command(short_help="Make procedural CT, ingest it, reduce it with every method.")
@@ -32,7 +33,7 @@ def demo(run: Run, output: Path, dry_run: bool, overwrite: bool) -> None:
     from lim_gpu.cli.demo import run_demo
 
     result = run_demo(output, run.seed, run.device, run.reporter, overwrite=overwrite, dry_run=dry_run)
-    run.done(result.values, *result.lines)
+    run.done(result)
 
 
 @click.command(short_help="Is this machine ready? If not, what to do.")
@@ -49,4 +50,4 @@ def doctor(run: Run) -> None:
     wanted = run.device.startswith("cuda") or any(check.state == BROKEN for check in checks)
     code = NoGpuError.exit_code if wanted and not gpu_usable(checks) else 0
     values = {"gpu_usable": gpu_usable(checks), "checks": [vars(check) for check in checks]}
-    run.done(values, *(check.line() for check in checks), code=code)
+    run.done(Outcome(values, [check.line() for check in checks]), code)

@@ -97,7 +97,7 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
         store, method, output=output, seed=run.seed, device=run.device, reporter=run.reporter, **options
     )
     if rank() == 0:
-        run.done(outcome.values, *outcome.lines)
+        run.done(outcome)
 
 
 @click.command(short_help="Fine-tune on labelled images, and evaluate.")
@@ -154,7 +154,7 @@ def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwr
     outcome = finetune_from_options(
         options | {"seed": run.seed}, output, run.device, run.reporter, against, overwrite, dry_run
     )
-    run.done(outcome.values, *outcome.lines)
+    run.done(outcome)
 
 
 @click.command(short_help="The backbone of a checkpoint for torchvision, timm and MONAI.")
@@ -182,4 +182,4 @@ def export(run: Run, checkpoint: Path, output: Path, trust: bool, dry_run: bool,
     from lim_gpu.weights.export import export as export_checkpoint
 
     exported = export_checkpoint(checkpoint, output, trust=trust, overwrite=overwrite, dry_run=dry_run)
-    run.done(exported.values, *exported.lines)
+    run.done(exported)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
 from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
-from lim_gpu.files import locked, write_text
-from lim_gpu.progress import Reporter
+from lim_gpu.files import locked, write_json, write_text
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.store.slices import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
 FINETUNE = {"runs": 5, "epochs": 70}
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """`values` for a program, `lines` for a person; `failures` of jobs that could not be done."""
-
-    values: dict[str, Any]
-    lines: list[str]
-    failures: list[tuple[str, str]]
 
 
 def evaluate(
@@ -40,7 +29,7 @@ def evaluate(
     device: str = "auto",
     seed: int = 0,
     reporter: Reporter | None = None,
-) -> Evaluated:
+) -> Outcome:
     """Run evaluations "0", "A".."E" into the folder `output`: one folder a job, resumable, nothing done twice.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
@@ -69,7 +58,7 @@ def evaluate(
         from lim_gpu.evaluate.estimate import estimate
 
         values, lines = estimate(todo, grid, output, device, seed)
-        return Evaluated(values, lines, [])
+        return Outcome(values, lines)
     with locked(output):
         failures = _do(todo, grid, output, device, seed, reporter)
     tables = {name: table(name, grid, output) for name in asked}
@@ -79,10 +68,10 @@ def evaluate(
     values = {"format": "lim-gpu-evaluation", "version": 1, "tables": tables, "caveats": notes, "failures": failures}
     values |= {"versions": {name: version(name) for name in ("lim-gpu", "torch", "torchvision")}}
     write_evaluation(output, tables, grid, found, values)
-    write_text(output / "evaluation.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(output / "evaluation.json", values)
     write_text(output / "evaluation.md", text)
     where = f"-> {output / 'evaluation.md'}, evaluation.html, evaluation.json"
-    return Evaluated(values, [*text.splitlines(), where], failures)
+    return Outcome(values, [*text.splitlines(), where], bool(failures))
 
 
 def _check_paths(grid: Grid, stores: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from lim_gpu.analyse import analyse
 from lim_gpu.errors import InputError
 from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce, equal_steps
-from lim_gpu.files import read_json, write_text
+from lim_gpu.files import read_json, write_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.run import Request, finetune
 from lim_gpu.pretrain.config import METHODS
@@ -43,7 +42,7 @@ class Worker:
         if values.get("unchanged") and record.exists():
             return
         about = {"seconds": round(time.perf_counter() - start, 3)} | values
-        write_text(record, json.dumps(about, indent=1, allow_nan=False) + "\n")
+        write_json(record, about)
 
     def _result(self, job: Job) -> dict[str, Any]:
         if isinstance(job, Reduce):

@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
-from lim_gpu.files import file_sha256, fingerprint, locked, read_json, remove_stale, replacing, write_text
+from lim_gpu.files import (
+    file_sha256,
+    fingerprint,
+    json_text,
+    locked,
+    read_json,
+    remove_stale,
+    replacing,
+    write_json,
+    write_text,
+)
 from lim_gpu.finetune.metrics import MAIN, Predictions, bootstrap, paired, scores, summary
 from lim_gpu.finetune.protocol import Protocol, protocol
 from lim_gpu.finetune.report import NAMES, predictions_csv, results_markdown, save_roc, score_text
 from lim_gpu.finetune.splits import Split, make_splits
 from lim_gpu.labelled.table import PARTS, Table, read_table
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 
 if TYPE_CHECKING:
     from lim_gpu.finetune.training import Start
@@ -74,14 +84,6 @@ class Request:
             "seed": self.seed,
         }
         return values | {"positive": self.positive, "protocol": self.protocol.describe()}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`values` for a program, `lines` for a person."""
-
-    values: dict[str, Any]
-    lines: list[str]
 
 
 def finetune_from_options(
@@ -141,7 +143,7 @@ def finetune(
     values = results | {"output": str(output), "unchanged": finished}
     if against is not None:
         compared = compare(output, against)
-        write_text(output / "comparison.json", json.dumps(compared, indent=1, allow_nan=False) + "\n")
+        write_json(output / "comparison.json", compared)
         values["comparison"] = compared
         lines += _comparison_lines(compared)
     return Outcome(values, lines)
@@ -324,7 +326,7 @@ class _Run:
                 "torchvision": torchvision.__version__,
             },
         }
-        write_text(self.output / "config.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(self.output / "config.json", record)
 
     def _folder(self, run: int, number: int) -> Path:
         return self.output / "runs" / str(run) / f"candidate-{number}"
@@ -369,7 +371,7 @@ class _Run:
             "val_loss": trained.loss,
         }
         record |= {"normalisation": normalisation.describe(), "history": trained.history}
-        write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(path, record)
         best = f"best epoch {trained.epoch}, validation accuracy {trained.accuracy:.4f}"
         self.reporter.note(f"run {split.run}, seed {split.seed}, {start.name}: {best}")
         return record
@@ -411,7 +413,7 @@ class _Run:
                 torch.save({"state_dict": state, "epoch": epoch, "lim_gpu": about}, temporary)
             except RuntimeError as error:  # what torch makes of a full disk
                 raise OSError(str(error).split("\n")[0]) from error
-        write_text(checkpoint.sidecar(path), json.dumps(about, indent=1, allow_nan=False) + "\n")
+        write_json(checkpoint.sidecar(path), about)
 
     def _choose(self, trained: list[list[dict[str, Any]]]) -> list[int]:
         """The candidate of every run, by validation accuracy, then the lower validation loss, then the order given.
@@ -499,7 +501,7 @@ class _Run:
         write_text(self.output / "predictions.csv", predictions_csv(self.table, order))
         save_roc(self.output / "roc.png", tested, classes, self.positive, results)
         write_text(self.output / "results.md", results_markdown(results))
-        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        text = json_text(results)
         write_text(self.output / "results.json", text)  # last: it says that the run is finished
 
 

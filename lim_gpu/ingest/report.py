@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.ingest.failures import Failure
+from lim_gpu.progress import Outcome
 
 
 @dataclass
@@ -27,6 +28,10 @@ class IngestReport:
     planned: list[tuple[str, tuple[int, int, int]]] = field(default_factory=list)
     unchanged: bool = False
     dry_run: bool = False
+
+    def outcome(self) -> Outcome:
+        """For the command line."""
+        return Outcome(self.values(), self.lines(), bool(self.failures))
 
     def values(self) -> dict[str, Any]:
         """The report as plain values for JSON."""

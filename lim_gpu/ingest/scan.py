@@ -16,7 +16,7 @@ from lim_gpu.ingest.nifti import read_nifti
 from lim_gpu.ingest.part10 import silence
 from lim_gpu.ingest.pictures import SIGNATURES, read_picture
 from lim_gpu.ingest.records import Counted, Found, Scanned, SourceError
-from lim_gpu.workers import Outcome, run_in_children
+from lim_gpu.workers import TaskResult, run_in_children
 
 CHUNK = 32  # files a task
 SECONDS = 120  # for a chunk
@@ -124,7 +124,7 @@ def read_headers(
     return [done[found.path] for found in files]
 
 
-def _scanning(tasks: Sequence[tuple[Sequence[Found], str, bool]], workers: int) -> Iterator[Outcome]:
+def _scanning(tasks: Sequence[tuple[Sequence[Found], str, bool]], workers: int) -> Iterator[TaskResult]:
     return run_in_children(scan_files, tasks, workers=workers, timeout=SECONDS, memory_limit=MEMORY)
 
 

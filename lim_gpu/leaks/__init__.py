@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import write_text
+from lim_gpu.files import write_json, write_text
 from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images, read_list
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.report.page import image_uri, write_page
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
 SHOWN = 200  # pairs in the gallery
 SIDE = 256  # pixels of its pictures
 ORDER = ("across collections", "across splits", "within")
-
-
-@dataclass(frozen=True)
-class Leaks:
-    """`values` for a program, `lines` for a person; `found` when any pair or patient leaks."""
-
-    values: dict[str, Any]
-    lines: list[str]
-    found: bool
-    failures: list[tuple[str, str]]
 
 
 def leaks(
@@ -46,7 +35,7 @@ def leaks(
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter,
-) -> Leaks:
+) -> Outcome:
     """Search `sources` (stores, folders of pictures, lists) and write OUTPUT (.csv), and .json and .html beside it.
 
     across       leave out pairs within one split of one source
@@ -56,7 +45,7 @@ def leaks(
     paths = _outputs(sources, output, write_split, overwrite)
     if dry_run:
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
-        return Leaks({"dry_run": True, "outputs": [str(path) for path in paths]}, [line], False, [])
+        return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
     images = Images.joined([read_images(source, patients, reporter) for source in sources])
     pairs = find_pairs(images, rule, across)
     shared = split_patients(images.items)
@@ -80,9 +69,9 @@ def leaks(
         "versions": {"lim-gpu": version("lim-gpu")},
     }
     _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
-    write_text(output.with_suffix(".json"), json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(output.with_suffix(".json"), values)
     write_text(output, _csv(images.items, pairs))
-    return Leaks(values, _lines(values, output, write_split), bool(pairs or shared), images.failures)
+    return Outcome(values, _lines(values, output, write_split), bool(pairs or shared or images.failures))
 
 
 def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, overwrite: bool) -> list[Path]:

@@ -5,7 +5,6 @@ Only the first process writes. Whatever the processes decide, they decide togeth
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -19,7 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lim_gpu.errors import LimGpuError
-from lim_gpu.files import write_text
+from lim_gpu.files import write_json
 from lim_gpu.pretrain.checkpoints import restore, save_checkpoint, training_state, unsound_parameters
 from lim_gpu.pretrain.collectives import maximum, total, world
 from lim_gpu.pretrain.folder import RunFolder
@@ -169,7 +168,7 @@ class Recorder(Callback):
                 "unsound": unsound_parameters(pl_module),
                 "last_rows": [{name: _number(value) for name, value in old.items()} for old in self._recent],
             }
-            write_text(dump, json.dumps(values, indent=1, allow_nan=False) + "\n")
+            write_json(dump, values)
         raise LimGpuError(
             f"{self.folder.path}: the loss is {row['loss']} at epoch {row['epoch']}, step {row['step']}, with lr "
             f"{row['lr']:.3g}. Lower it with --set lr=..., or lengthen the warm-up; what led there is in {dump.name}"

@@ -8,7 +8,6 @@ the run is the number of steps, and everything else follows from it.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ from lightning import Trainer
 
 import lim_gpu
 from lim_gpu.errors import InputError
-from lim_gpu.files import file_sha256, read_json, replacing, write_text
+from lim_gpu.files import file_sha256, read_json, replacing, write_json
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.weights.load import FORMAT, VERSION, preprocess, sidecar
@@ -63,7 +62,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], plan: Plan) -> None:
                 raise
             raise file.error from None
     digest = file.sha256.hexdigest()
-    write_text(sidecar(path), json.dumps(describe(state, plan, digest), indent=1, allow_nan=False) + "\n")
+    write_json(sidecar(path), describe(state, plan, digest))
 
 
 class _HashedFile:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
-from lim_gpu.files import parse_json, read_json, write_text
+from lim_gpu.files import parse_json, read_json, write_json, write_text
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.weights.load import sidecar
 
@@ -105,7 +105,7 @@ class RunFolder:
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         record = {"format": FORMAT, "version": VERSION, "fingerprint": plan.fingerprint}
         record |= {"config": plan.config.to_dict(), "data": plan.data, "plan": plan.values()} | values
-        write_text(self._config, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(self._config, record)
         write_text(self.path / "plan.txt", "".join(f"{line}\n" for line in plan.lines()))
 
     def add_speed(self, plan: Plan, line: str) -> None:

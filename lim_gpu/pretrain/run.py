@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,8 @@ from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.store.slices import SliceStore
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`values` for a program, `lines` for a person."""
-
-    values: dict[str, Any]
-    lines: list[str]
 
 
 def pretrain(

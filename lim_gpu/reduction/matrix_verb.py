@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import read_json, replacing, write_text
+from lim_gpu.files import read_json, replacing, write_json
 from lim_gpu.intensity import Intensity
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.request import SIMILARITIES
-from lim_gpu.reduction.verb import Outcome, _criterion, parse_keep
+from lim_gpu.reduction.verb import _criterion, parse_keep
 from lim_gpu.store.slices import SliceStore
 
 
@@ -44,7 +44,7 @@ def similarity_from_options(
             return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
         matrix = write_matrix(store, key, criterion, options["device"], keep, output)
         sidecar = {"sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "record": record}
-        write_text(_sidecar(output), json.dumps(sidecar, indent=1) + "\n")
+        write_json(_sidecar(output), sidecar)
     low, high = float(matrix.min()), float(matrix.max())
     return Outcome(record, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
 

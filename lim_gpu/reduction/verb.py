@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
 from lim_gpu.intensity import Intensity
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.plan import make_plan
@@ -23,15 +23,6 @@ from lim_gpu.store.private import read_sources
 from lim_gpu.store.slices import SliceStore
 
 AUTO = "auto"  # --threshold: found from the data
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`values` for a program, `lines` for a person; `skipped` when something was left out and listed."""
-
-    values: dict[str, Any]
-    lines: list[str]
-    skipped: bool = False
 
 
 def parse_keep(text: str | None) -> float | None:

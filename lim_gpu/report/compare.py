@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import replacing, write_text
+from lim_gpu.files import replacing, write_json, write_text
 from lim_gpu.intensity import Intensity
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.pruning.rules import every_n, random_choice, to_numpy
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
@@ -62,14 +61,6 @@ class Compared:
             self.coverage.setdefault(metric, []).append(float(matrix[np.ix_(dropped, kept)].max(axis=1).min()))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """`values` for a program, `lines` for a person."""
-
-    values: dict[str, Any]
-    lines: list[str]
-
-
 def compare(
     selections: Sequence[Path],
     output: Path,
@@ -84,7 +75,7 @@ def compare(
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter,
-) -> Comparison:
+) -> Outcome:
     """Compare selections of one store, or what `methods` select from `store`; write OUTPUT (.csv), .json and .png.
 
     The metrics are SSIM, MI and HASH, and DeepNet where `weights` are given. What `methods` select is kept in
@@ -101,7 +92,7 @@ def compare(
     if dry_run:
         said = ", ".join([*map(str, selections), *methods])
         outputs = [str(path) for path in paths]
-        return Comparison({"dry_run": True, "outputs": outputs}, [f"plan: {said} -> {', '.join(outputs)}"])
+        return Outcome({"dry_run": True, "outputs": outputs}, [f"plan: {said} -> {', '.join(outputs)}"])
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")
@@ -120,9 +111,9 @@ def compare(
     values = _values(compared, metrics, seed)
     with replacing(paths[2]) as temporary:
         _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
-    write_text(paths[1], json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(paths[1], values)
     write_text(output, _csv(values))
-    return Comparison(values, [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"])
+    return Outcome(values, [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"])
 
 
 def _store(loaded: dict[str, Selection], paths: Sequence[Path], store: Path | None) -> SliceStore:

@@ -7,7 +7,6 @@ slices.private/             mode 0700: the key of the hashes, and where every sl
 
 from __future__ import annotations
 
-import json
 import operator
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import fingerprint, read_json, write_text
+from lim_gpu.files import fingerprint, read_json, write_json
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.header import KEY
 from lim_gpu.store.volume import AGAIN, Volume, VolumeEntry
@@ -136,7 +135,7 @@ def write_index(
         "skipped": skipped,
         "volumes": [asdict(entry) for entry in volumes],
     }
-    write_text(store / "store.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(store / "store.json", values)
 
 
 def standing_volume(store: Path, key: str, origin: str) -> VolumeEntry | None:

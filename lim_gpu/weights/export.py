@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import file_sha256, read_json, replacing, write_text
+from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.progress import Outcome
 from lim_gpu.weights.load import VERSION, Backbone, as_text, load_backbone, sidecar
 
 WEIGHTS_FORMAT = "lim-gpu-weights"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """`values` for a program, `lines` for a person."""
-
-    values: dict[str, Any]
-    lines: list[str]
-
-
-def export(
-    path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False
-) -> Exported:
+def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False) -> Outcome:
     """Write the backbone of a checkpoint as safetensors with torchvision's names, and NAME.safetensors.json beside it.
 
     What stands at `output` and was made of the same file is left. Raises UsageError when something else stands there.
@@ -37,9 +26,9 @@ def export(
     standing = _standing_export(output, digest, overwrite)
     if dry_run:
         line = f"unchanged: {output}" if standing else f"plan: backbone of {path} -> {output}, {sidecar(output).name}"
-        return Exported(plan | {"dry_run": True, "unchanged": standing is not None}, [line])
+        return Outcome(plan | {"dry_run": True, "unchanged": standing is not None}, [line])
     if standing is not None:
-        return Exported(
+        return Outcome(
             standing | plan | {"unchanged": True}, [f"unchanged: {output}", *loading_lines(standing, output)]
         )
     from safetensors import SafetensorError
@@ -53,9 +42,9 @@ def export(
             raise OSError(str(error).split("\n")[0]) from error
         written = file_sha256(temporary)
         record = _export_record(path, backbone, written)
-        write_text(sidecar(output), json.dumps(record, indent=1, allow_nan=False) + "\n")
+        write_json(sidecar(output), record)
     first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}) -> {output}"
-    return Exported(
+    return Outcome(
         plan | record, [first, f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
     )
 

@@ -24,7 +24,7 @@ def test_a_store_is_described_and_verified(store_path):
     assert description.values["verified"] == 4
     assert "4 volumes" in description.lines[0]
     assert "2 patients" in description.lines[0]
-    assert not description.failures
+    assert not description.skipped
 
 
 def test_a_selection_is_described(store_path, tmp_path):
@@ -40,7 +40,7 @@ def test_a_changed_volume_is_found(store_path):
     whole = file.read_bytes()
     try:
         file.write_bytes(whole[:-1000] + bytes(1000))
-        assert [name for name, _cause in describe(store_path, True, QUIET).failures] == [file.stem]
+        assert [name for name, _cause in describe(store_path, True, QUIET).values["failures"]] == [file.stem]
     finally:
         file.write_bytes(whole)
 

@@ -23,7 +23,7 @@ from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.ingest import convert_all, ingest
 from lim_gpu.store.private import read_sources
 from lim_gpu.store.slices import SliceStore
-from lim_gpu.workers import Outcome
+from lim_gpu.workers import TaskResult
 
 
 def make_sources(folder: Path, volumes: int = 2, slices: int = 3) -> Path:
@@ -182,7 +182,7 @@ def test_one_crashed_child_costs_one_volume(tmp_path, monkeypatch):
     def crashing(function, tasks, **options):
         for outcome in real(function, tasks, **options):
             dead = tasks[outcome.task][0].kind == "nifti"
-            yield Outcome(outcome.task, error="the child process crashed (SIGSEGV)") if dead else outcome
+            yield TaskResult(outcome.task, error="the child process crashed (SIGSEGV)") if dead else outcome
 
     monkeypatch.setattr(convert_all, "run_in_children", crashing)
     report = ingest([sources], store, workers=1)
@@ -203,7 +203,8 @@ def test_a_full_disk_stops_cleanly(tmp_path, monkeypatch):
 
     def full(function, tasks, **options):
         list(real(function, tasks, **options))
-        yield Outcome(0, error="x.h5: cannot be written: No space left on device. Free some disk space and run again")
+        full_disk = "x.h5: cannot be written: No space left on device. Free some disk space and run again"
+        yield TaskResult(0, error=full_disk)
 
     monkeypatch.setattr(convert_all, "run_in_children", full)
     with pytest.raises(LimGpuError, match="No space left on device"):

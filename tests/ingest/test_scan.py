@@ -14,7 +14,7 @@ from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.ingest import ingest
 from lim_gpu.ingest.records import Counted, Found, Scanned
 from lim_gpu.ingest.scan import natural_key, read_headers, walk
-from lim_gpu.workers import Outcome
+from lim_gpu.workers import TaskResult
 
 
 def names(*sources, leave_out=()):
@@ -143,9 +143,9 @@ def test_a_file_that_kills_its_reader_is_scanned_alone_and_named(monkeypatch):
     def children(function, tasks, **options):
         for number, (chunk, *_) in enumerate(tasks):
             if any(found.order == 40 for found in chunk):
-                yield Outcome(number, error="the child process crashed (SIGSEGV)")
+                yield TaskResult(number, error="the child process crashed (SIGSEGV)")
             else:
-                yield Outcome(number, [Scanned(found, Counted("ok")) for found in chunk])
+                yield TaskResult(number, [Scanned(found, Counted("ok")) for found in chunk])
 
     monkeypatch.setattr("lim_gpu.ingest.scan.run_in_children", children)
     steps = []

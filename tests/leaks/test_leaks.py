@@ -51,7 +51,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_resized_copy_across_splits_is_found_with_its_label(data_set, tmp_path):
     result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
-    assert result.found
+    assert result.skipped
     (row,) = rows_of(tmp_path / "pairs.csv")
     assert (row["a"], row["b"], row["relation"], row["evidence"]) == ("a.png", "copy.jpg", "across splits", "both")
     assert result.values["different_labels"] == 1
@@ -69,7 +69,7 @@ def test_a_clean_set_finds_nothing(data_set, tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
-    assert not result.found
+    assert not result.skipped
     assert rows_of(tmp_path / "pairs.csv") == []
     page = (tmp_path / "pairs.html").read_text()
     assert "No near-duplicate pairs" in page
@@ -179,15 +179,15 @@ def test_blank_images_are_counted_and_not_compared(tmp_path):
         Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / f"{name}.png")
     result = leaks([tmp_path], tmp_path / "pairs.csv", RULE, reporter=QUIET)
     assert result.values["flat_images"] == 2
-    assert not result.found
+    assert not result.skipped
 
 
 def test_one_damaged_picture_is_named_and_the_rest_goes_on(data_set, tmp_path, capsys):
     (data_set / "b.png").write_bytes((data_set / "b.png").read_bytes()[:50])
     result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
-    assert [name for name, _ in result.failures] == ["b.png"]
+    assert [name for name, _ in result.values["failures"]] == ["b.png"]
     assert "b.png" in capsys.readouterr().err
-    assert result.found
+    assert result.skipped
 
 
 def test_bad_input_is_one_line(data_set, tmp_path):
