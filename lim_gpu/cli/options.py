@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from lim_gpu.errors import UsageError
 
 PATH = click.Path(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
@@ -57,3 +60,16 @@ def criterion_options(function: Any) -> Any:
     ):
         option(function)
     return function
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
+    """The --set options NAME=VALUE as a mapping. Raises UsageError for another form, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {text!r} is not NAME=VALUE, such as --set swav.queue=3840")
+        if name.strip() in found:
+            raise UsageError(f"--set {name.strip()} is given twice")
+        found[name.strip()] = value.strip()
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH
+from lim_gpu.cli.options import PATH, parse_overrides
 
 
 @click.command(short_help="Pre-train a backbone on the slices of a store.")
@@ -87,7 +87,6 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
               torchrun --nproc-per-node 4 -m lim_gpu.cli pretrain slices --method swav --batch-size 512
     """
     from lim_gpu.intensity import Intensity
-    from lim_gpu.pretrain.config import parse_overrides
     from lim_gpu.pretrain.plan import rank
     from lim_gpu.pretrain.run import pretrain as run_pretraining
 

@@ -12,7 +12,7 @@ from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretra
 from lim_gpu.files import read_json, write_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.run import Request, finetune
-from lim_gpu.pretrain.config import METHODS
+from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.run import reduce
