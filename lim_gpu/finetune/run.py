@@ -436,14 +436,15 @@ class _Run:
         import torch
 
         from lim_gpu.finetune.training import Classifier, logits
-        from lim_gpu.weights.load import read_checkpoint
+        from lim_gpu.weights.file import CheckpointFile
 
         path = self.output / "runs" / str(split.run) / "test.json"
         standing = self._part(path)
         if standing is None or standing["candidate"] != number:
             start = starts[number]
             network = Classifier(start.backbone, start.channels, len(self.table.classes))
-            network.load_state_dict(read_checkpoint(self._checkpoint(split.run, number))["state_dict"])
+            with CheckpointFile(self._checkpoint(split.run, number)) as file:
+                network.load_state_dict(file.read()["state_dict"])
             network.to(images.pixels.device)
             outputs = logits(
                 network, images, split.test, self.request.protocol, self._normalisation(start, images, split)
