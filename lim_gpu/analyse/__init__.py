@@ -65,7 +65,7 @@ def analyse(
     checkpoints = [
         {"path": str(path), "sha256": network.sha256} for path, network in zip((first, second), networks, strict=True)
     ]
-    about = {"analysis": kind, "checkpoints": checkpoints, "data": str(data), "part": part}
+    about: dict[str, Any] = {"analysis": kind, "checkpoints": checkpoints, "data": str(data), "part": part}
     about |= {"images": len(probe.labels), "size": size}
     if kind == "cka":
         result = _cka(networks, probe, batch_size, layers)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lim_gpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from lim_gpu.finetune.request import Request as FinetuneRequest
 
 PATH = click.Path(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
@@ -62,6 +65,14 @@ def criterion_options(function: Any) -> Any:
     return function
 
 
+def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of `lim_gpu.pretrain.run.pretrain`: --window and --hu-range become an intensity, --set a mapping."""
+    from lim_gpu.intensity import Intensity
+
+    intensity = Intensity.parse(window=options.pop("window"), hu_range=options.pop("hu_range"))
+    return options | {"intensity": intensity, "overrides": parse_overrides(options["overrides"])}
+
+
 def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
     """The --set options NAME=VALUE as a mapping. Raises UsageError for another form, and for a name given twice."""
     found: dict[str, str] = {}
@@ -73,3 +84,14 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--set {name.strip()} is given twice")
         found[name.strip()] = value.strip()
     return found
+
+
+def finetuning_request(options: dict[str, Any], seed: int) -> FinetuneRequest:
+    """What `lim_gpu.finetune.run.finetune` is asked for."""
+    from lim_gpu.finetune.protocol import mirrors, protocol
+    from lim_gpu.finetune.request import Request
+
+    changes = {name: options.pop(name) for name in ("epochs", "head_epochs", "batch_size", "lr", "size", "flip")}
+    if changes["flip"] is None:
+        changes["flip"] = mirrors(options["data"])
+    return Request(protocol=protocol(options.pop("protocol"), **changes), **options, seed=seed)

@@ -8,6 +8,7 @@ import pickletools
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +26,7 @@ class CheckpointFile:
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         self.path, self.trust = path, trust
         try:
-            self._file: BinaryIO = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
+            self._file: BufferedReader = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -6,7 +6,10 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from lim_gpu.weights.backbone import resnet
 
 
 @pytest.fixture
@@ -53,3 +56,15 @@ def draw():
 def two_classes():
     """60 rows, every second one with a disc."""
     return [{"file": f"i{n:02d}.png", "label": ("disc", "none")[n % 2]} for n in range(60)]
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Two checkpoints of ours."""
+    paths = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        paths.append(tmp_path / f"epoch={seed}.ckpt")
+        state = {f"encoder.{name}": value for name, value in resnet("resnet18").state_dict().items()}
+        torch.save({"state_dict": state, "lim_gpu": {"preprocess": {"mean": [0.18], "std": [0.19]}}}, paths[-1])
+    return paths
