@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lim_gpu import augment
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.pretrain.method import Pretraining
+from lim_gpu.pretrain.method import Meter, Pretraining
 from lim_gpu.pretrain.plan import Plan
 
 NEIGHBOURS = 20
@@ -29,6 +29,7 @@ MOST_IMAGES = 5000  # more belong to `lim-gpu finetune`
 MOST_PIXELS = 4096**2
 FORMATS = ("PNG", "JPEG")
 ENDINGS = (".png", ".jpg", ".jpeg")
+METERS = {"knn_accuracy": Meter("share", "of the probe's images that nearest neighbours classify, mean over classes")}
 
 
 def load_probe(path: Path, plan: Plan, device: torch.device) -> Callable[[Pretraining], dict[str, float]]:
