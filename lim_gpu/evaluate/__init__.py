@@ -42,25 +42,33 @@ def evaluate(
     asked = tuple(name for name in EVALUATIONS if name in evaluations)
     if unknown := sorted(set(evaluations) - set(EVALUATIONS)):
         raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
-    if smoke == (config is not None):
-        raise UsageError("give --config grid.toml or --preset smoke")
-    if smoke:
-        from lim_gpu.evaluate.smoke import smoke_grid
-
-        grid = smoke_grid(output / "data", seed, reporter)
-    else:
-        assert config is not None
-        grid = read_grid(config)
-    grid = replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
+    grid = _grid(config, smoke, output, seed, reporter)
     todo = jobs(asked, grid)
     _check_paths(grid, stores=asked != ("0",))
     if plan:
         from lim_gpu.evaluate.estimate import estimate
 
-        values, lines = estimate(todo, grid, output, device, seed)
-        return Outcome(values, lines)
+        return Outcome(*estimate(todo, grid, output, device, seed))
     with locked(output):
         failures = _do(todo, grid, output, device, seed, reporter)
+    return _written(asked, grid, output, seed, failures)
+
+
+def _grid(config: Path | None, smoke: bool, output: Path, seed: int, reporter: Reporter) -> Grid:
+    """The grid of the configuration, or of procedural data that are made below `output`, with every option set."""
+    if smoke == (config is not None):
+        raise UsageError("give --config grid.toml or --preset smoke")
+    if config is None:
+        from lim_gpu.evaluate.smoke import smoke_grid
+
+        grid = smoke_grid(output / "data", seed, reporter)
+    else:
+        grid = read_grid(config)
+    return replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
+
+
+def _written(asked: Sequence[str], grid: Grid, output: Path, seed: int, failures: list[tuple[str, str]]) -> Outcome:
+    """Write the tables, and what must be known of them, as a page, as text and as JSON."""
     tables = {name: table(name, grid, output) for name in asked}
     found = found_analyses(grid, output) if "D" in asked else []
     notes = caveats(grid, {"pretrain": grid.pretrain, "finetune": grid.finetune, "seed": seed})
