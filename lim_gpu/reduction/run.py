@@ -84,7 +84,23 @@ def reduce(
     if standing is not None:
         reporter.note(f"unchanged: {csv_path}")
         return standing
-    parts = csv_path.with_suffix(".parts")
+    return write_selection(store, request, csv_path, device, reporter, threshold_rule)
+
+
+def write_selection(
+    store: SliceStore,
+    request: Request,
+    csv_path: Path,
+    device: str,
+    reporter: Reporter,
+    threshold_rule: dict[str, Any] | None = None,
+) -> Selection:
+    """Reduce as asked and write `csv_path`, with NAME.json and NAME.parts, from which an interrupted run goes on.
+
+    threshold_rule: how the threshold was found, for the record alone. What stood there is replaced: see
+    `standing_selection`. Raises as `reduce`.
+    """
+    parts = parts_folder(csv_path)
     with locked(parts):
         remove_stale(parts)
         selection = _run(store, request, device, parts, reporter)
@@ -92,6 +108,11 @@ def reduce(
         selection.record["threshold_rule"] = threshold_rule
         selection.save(csv_path)
     return selection
+
+
+def parts_folder(csv_path: Path) -> Path:
+    """Where the results of single units stand, beside their selection."""
+    return csv_path.with_suffix(".parts")
 
 
 def standing_selection(store: SliceStore, request: Request, csv_path: Path, overwrite: bool) -> Selection | None:
