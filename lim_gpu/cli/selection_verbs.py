@@ -97,9 +97,10 @@ def reduce(
               lim-gpu reduce slices --method hash --threshold 6 --rule leader -o hash6.csv
     """
     from lim_gpu.reduction.verb import Targets, reduce_verb
+    from lim_gpu.selection import selection_paths
 
     request, views = reduction_request(options, run.seed)
-    targets = Targets(output, write_to, kept_list, overwrite)
+    targets = Targets(selection_paths(output)[0], write_to, kept_list, overwrite)
     how: dict[str, Any] = {"device": run.device, "dry_run": dry_run, "reporter": run.reporter}
     run.done(reduce_verb(store, request, targets, views=views, **how))
 
