@@ -370,7 +370,8 @@ def test_the_record_names_every_device_that_worked(store, several_engines, monke
 
 SLOW_READING = """
 import os, sys, time, torch
-from lim_gpu import cli, similarity, volume
+from lim_gpu import cli, similarity
+from lim_gpu.store import volume
 similarity.resolve_devices = lambda device: [torch.device("cpu")] * int(os.environ["ENGINES"])
 read = volume.Volume.read
 def slowly(self, *arguments):
