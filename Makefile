@@ -17,8 +17,11 @@ $(VENV)/.installed: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+# What is installed there stays as it is, a wheel too: -P keeps this folder out of the search.
 installed-editable:
-	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -P -c 'import lim_gpu, lim_gpu.kernels; print("lim_gpu as installed:", lim_gpu.__path__[0])' 2>/dev/null \
+	|| { echo "no lim_gpu in $(PYTHON): installing this checkout, editable"; \
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .; }
 
 demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and a report; under a minute
 	$(PYTHON) -m lim_gpu.cli demo -o demo

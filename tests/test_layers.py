@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -107,3 +108,10 @@ def test_every_folder_is_packaged():
     folders = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     assert set(project["tool"]["setuptools"]["packages"]) == folders | {"lim_gpu.kernels"}
+
+
+def test_hooks_and_checks_use_the_same_versions():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    pinned = {tool for tool in project["project"]["optional-dependencies"]["check"] if "==" in tool}
+    hooks = (PACKAGE.parent / ".pre-commit-config.yaml").read_text()
+    assert {tool for tool in re.findall(r'"(\S+==\S+)"', hooks)} == {t for t in pinned if not t.startswith("mypy")}
