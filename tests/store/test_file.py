@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from volumes import forked, header, pixels, read_all, write_volume
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import remove_stale
 from lim_gpu.store import file as volume_file
 from lim_gpu.store.file import COMPRESSIONS, VolumeFile, VolumeWriter, volume_digest
+from volumes import forked, header, pixels, read_all, write_volume
 
 KEY = "0" * 16
 
@@ -256,7 +256,7 @@ for limit in (0, 500, 3000, 60_000, 200_000, 600_000, 1_000_000):
 def test_a_full_disk_leaves_nothing_says_so_and_crashes_nothing(tmp_path):
     """HDF5 2.0 crashes at the next call or at exit when it meets a full disk itself."""
     result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parents[1])], capture_output=True, text=True
     )
     lines = result.stdout.splitlines()
     text = f"LimGpuError {tmp_path}/{KEY}.h5: cannot be written (File too large). Free some disk space and run again []"
