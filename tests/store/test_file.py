@@ -29,6 +29,7 @@ def written(tmp_path):
     return tmp_path / f"{KEY}.h5"
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("compression", [None, *COMPRESSIONS])
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
 def test_round_trip(tmp_path, compression, dtype):
@@ -50,6 +51,7 @@ def test_compression_changes_no_digest(tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.usefixtures("way")
 def test_fewer_slices_than_announced(tmp_path):
     volume = pixels(3)
     with VolumeWriter(tmp_path, KEY, 5, 12, 9, "int16", None) as writer:
@@ -80,6 +82,7 @@ def test_more_slices_than_announced_and_positions_that_are_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("way")
 def test_random_damage_gives_an_error_or_the_right_pixels(written):
     whole = written.read_bytes()
     rng = np.random.default_rng(0)
@@ -111,6 +114,7 @@ def test_random_damage_gives_an_error_or_the_right_pixels(written):
     assert refused > 300
 
 
+@pytest.mark.usefixtures("way")
 def test_verify_finds_what_fletcher32_does_not(tmp_path):
     """fletcher32 sums modulo 65,535, so 0x0000 and 0xFFFF (int16 -1) look alike to it."""
     volume = pixels()
@@ -128,6 +132,7 @@ def test_verify_finds_what_fletcher32_does_not(tmp_path):
             file.verify()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
 @pytest.mark.parametrize("byte", [0, 255])
 def test_a_lost_block_is_found_when_it_is_read(tmp_path, dtype, byte):
@@ -145,6 +150,7 @@ def test_a_lost_block_is_found_when_it_is_read(tmp_path, dtype, byte):
             file.read()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
 def test_blank_slices_are_read(tmp_path, dtype):
     volume = np.stack([np.full((12, 9), value) for value in (0, -1, 1)]).astype(dtype)
