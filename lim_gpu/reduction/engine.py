@@ -95,16 +95,33 @@ class StoredMatrix:
         self._ahead.expect(piece for group in groups for volume in group for piece in pieces(volume))
         self._coming.extend(volumes)
 
-    def compute(self, volumes: Sequence[Volume], threshold: float | None = None) -> tuple[torch.Tensor, int]:
-        """The matrix (n, n) of all slices of `volumes`, in order, and the number of borderline pairs.
+    def compute(self, volumes: Sequence[Volume]) -> torch.Tensor:
+        """The matrix (n, n) of all slices of `volumes`, in order: float32, on the engine's device.
 
-        float32, on the engine's device. Pairs of unequal shape are -inf for SSIM and MI. With a `threshold` (a
-        similarity), pairs within 1e-4 of it are recomputed in float64 on the CPU, so that both sides of it hold the
-        same pairs on every device. Raises UnreadableVolumeError for a volume that cannot be read.
+        Pairs of unequal shape are -inf for SSIM and MI. Raises UnreadableVolumeError for a volume that cannot be read.
         """
         if self.criterion.method == "hash":
-            return self._from_hashes(volumes), 0
-        return (self._from_embeddings if self.criterion.method == "deepnet" else self._from_pixels)(volumes, threshold)
+            return self._from_hashes(volumes)
+        return self._from_embeddings(volumes) if self.criterion.method == "deepnet" else self._from_pixels(volumes)
+
+    def refined(
+        self, matrix: torch.Tensor, volumes: Sequence[Volume], threshold: float | None
+    ) -> tuple[torch.Tensor, int]:
+        """The matrix with the pairs within 1e-4 of `threshold` recomputed in float64 on the CPU, and their number.
+
+        So both sides of a threshold (a similarity) hold the same pairs on every device. Raises as `compute`.
+        """
+        from lim_gpu.similarity import refine
+
+        if threshold is None or self.criterion.method == "hash":
+            return matrix, 0
+        places = [(volume, i) for volume in volumes for i in range(volume.entry.shape[0])]
+        how: dict[str, Any] = {"bins": self.criterion.bins, "features": self.criterion.features}
+        if self.criterion.method == "deepnet":
+            how["model"] = self._network()
+        return refine(
+            matrix, lambda i: self.images(places[i][0], [places[i][1]])[0], self.criterion.method, threshold, **how
+        )
 
     def hashes(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """The difference hashes (n,) of all slices of `volumes`, in order: int64 with the bits of uint64."""
@@ -129,49 +146,35 @@ class StoredMatrix:
 
         return torch.from_numpy(matrix_of_hashes(hashes.numpy().view(np.uint64)))
 
-    def _from_embeddings(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[torch.Tensor, int]:
+    def _from_embeddings(self, volumes: Sequence[Volume]) -> torch.Tensor:
         import torch
 
-        from lim_gpu.similarity import deepnet, refine
+        from lim_gpu.similarity import deepnet
 
-        matrix = deepnet.cosine_matrix(torch.cat([self._features_of(volume) for volume in volumes]))
-        if threshold is None:
-            return matrix, 0
-        places = [(volume, i) for volume in volumes for i in range(volume.entry.shape[0])]
-        return refine(
-            matrix,
-            lambda i: self.images(places[i][0], [places[i][1]])[0],
-            "deepnet",
-            threshold,
-            model=self._network(),
-            features=self.criterion.features,
-        )
+        return deepnet.cosine_matrix(torch.cat([self._features_of(volume) for volume in volumes]))
 
-    def _from_pixels(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[torch.Tensor, int]:
+    def _from_pixels(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """SSIM and MI: slices of one shape are compared with each other."""
         import torch
 
-        from lim_gpu.similarity import refine, similarity_matrix
+        from lim_gpu.similarity import similarity_matrix
 
         starts = np.cumsum([0, *(volume.entry.shape[0] for volume in volumes)])
         where = dict(zip(volumes, starts[:-1].tolist(), strict=True))
-        matrix, borderline = None, 0
+        matrix = None
         for group in by_shape(volumes):
             slices = self._pixels(group)
             with_bins: dict[str, Any] = {"bins": self.criterion.bins} if self.criterion.method == "mi" else {}
             values = similarity_matrix(slices, self.criterion.method, device=str(self.device), **with_bins)
-            if threshold is not None:
-                values, near = refine(values, slices, self.criterion.method, threshold, **with_bins)
-                borderline += near
             if len(group) == len(volumes):
-                return values, borderline
+                return values
             if matrix is None:
                 matrix = torch.full((int(starts[-1]),) * 2, -torch.inf, device=values.device)
             places = torch.cat([torch.arange(volume.entry.shape[0]) + where[volume] for volume in group])
             places = places.to(values.device)
             matrix[places[:, None], places] = values
         assert matrix is not None
-        return matrix, borderline
+        return matrix
 
     def _pixels(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """All slices (n, H, W) of volumes of one shape as uint8, on the device where they fit there."""

@@ -82,7 +82,7 @@ def write_matrix(
 
     engine = StoredMatrix(criterion, resolve_device(device))
     with store[key] as volume:
-        matrix = engine.compute([volume])[0].cpu().numpy()
+        matrix = engine.compute([volume]).cpu().numpy()
         if output.suffix == ".npy":
             with replacing(output) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, matrix, allow_pickle=False)

@@ -25,6 +25,7 @@ from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.reduction.choice import choose
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import READ_AHEAD, StoredMatrix, UnreadableVolumeError
+from lim_gpu.reduction.measure import is_measured
 from lim_gpu.reduction.parts import UnitResult, load_part, save_part
 from lim_gpu.reduction.request import ALGORITHM, BASELINES, SIMILARITIES, Request
 from lim_gpu.reduction.unit import Unit, units_of
@@ -161,9 +162,16 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
             reporter.note(f"{len(done)} of {len(units)} units were done already")
         del engines[max(1, len(left)) :]
 
+        def expect_with(engine: StoredMatrix | None) -> Callable[[Unit], None]:
+            def expect(unit: Unit) -> None:
+                if engine and not is_measured(unit, request, parts):
+                    engine.expect([store[entry.key] for entry in unit.volumes])
+
+            return expect
+
         def reduce_share(engine: StoredMatrix | None) -> Finished:
             with engine.reading_ahead() if engine else nullcontext():
-                for unit in _share(left, store, engine, len(engines)):
+                for unit in _share(left, expect_with(engine), len(engines)):
                     yield _reduce_unit(store, unit, request, engine, parts, reporter)
 
         with closing(_by_all(engines, reduce_share)) as finished:
@@ -201,11 +209,11 @@ def _engines(request: Request, device: str) -> list[StoredMatrix | None]:
     return [StoredMatrix(request.criterion, place) for place in resolve_devices(device)]
 
 
-def _share(left: deque[Unit], store: SliceStore, engine: StoredMatrix | None, engines: int) -> Iterator[Unit]:
+def _share(left: deque[Unit], expect: Callable[[Unit], None], engines: int) -> Iterator[Unit]:
     """The units that one of `engines` takes out of those that are `left`, one after another.
 
     It takes some before their turn, so that they are read while it works: as many as fill its memory for that, but
-    never more than its part of those that are left.
+    never more than its part of those that are left. `expect` is told which.
     """
     mine: deque[Unit] = deque()
     while left or mine:
@@ -214,8 +222,7 @@ def _share(left: deque[Unit], store: SliceStore, engine: StoredMatrix | None, en
                 mine.append(left.popleft())
             except IndexError:  # another engine was faster
                 break
-            if engine:
-                engine.expect([store[entry.key] for entry in mine[-1].volumes])
+            expect(mine[-1])
         if mine:
             yield mine.popleft()
 
@@ -301,7 +308,7 @@ def _reduce_unit(
         while entries:
             remaining = Unit(unit.name, unit.place, entries)
             try:
-                result = choose(remaining, [store[entry.key] for entry in entries], request, engine)
+                result = choose(remaining, [store[entry.key] for entry in entries], request, engine, parts)
             except UnreadableVolumeError as error:
                 reporter.error(error)
                 failures.append({"volume": error.key, "cause": str(error)})

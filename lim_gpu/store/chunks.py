@@ -70,7 +70,7 @@ class Chunks:
         first = 0
         for end in ends:
             run = range(first, end)
-            buffers = [memoryview(part).cast("B") for i in run for part in (out[i], checksums[i : i + 1])]
+            buffers = [part.data.cast("B") for i in run for part in (out[i], checksums[i : i + 1])]
             _read_all(descriptor, buffers, int(offsets[first]))
             first = end
 

@@ -34,7 +34,8 @@ def of_slices(slices: NDArray[Any]) -> NDArray[np.uint32]:
 
 def reduced(checksums: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Checksums as HDF5 stores them, each half in 0..65,534."""
-    return (checksums >> 16) % MODULUS << 16 | (checksums & 0xFFFF) % MODULUS
+    halves = np.asarray(checksums, np.uint32)
+    return np.asarray((halves >> 16) % MODULUS << 16 | (halves & 0xFFFF) % MODULUS, np.uint32)
 
 
 @njit(cache=True, nogil=True)

@@ -80,19 +80,18 @@ def test_every_unit_is_read_once_ahead_and_equals_the_matrix_of_its_slices(store
     with computing.reading_ahead():
         for unit in units:
             computing.expect(unit)
-        matrices = [computing.compute(unit)[0] for unit in units]
+        matrices = [computing.compute(unit) for unit in units]
     assert loads == [(p.volume.key, p.start) for unit in units for volume in unit for p in pieces(volume)]
     for unit, matrix in zip(units, matrices, strict=True):
         slices = np.concatenate([grey(volume) for volume in unit])
         assert torch.equal(matrix, similarity_matrix(slices, method, device="cpu"))
-        assert torch.equal(matrix, engine(method).compute(unit)[0])
+        assert torch.equal(matrix, engine(method).compute(unit))
 
 
 @pytest.mark.parametrize("method", ["ssim", "mi"])
 def test_slices_of_unequal_shape_are_minus_infinity(store, method):
     volumes = list(store)
-    matrix, borderline = engine(method).compute(volumes, threshold=5.0)
-    assert borderline == 0
+    matrix = engine(method).compute(volumes)
     shape = np.repeat([volume.entry.shape[1] for volume in volumes], [volume.entry.shape[0] for volume in volumes])
     comparable = torch.from_numpy(shape[:, None] == shape)
     assert torch.equal(matrix.isneginf(), ~comparable)
@@ -157,7 +156,7 @@ def test_an_unreadable_volume_surfaces_in_its_own_unit(damaged, monkeypatch, met
                 assert caught.value.key == volume.key
             else:
                 expected = similarity_matrix(grey(volume), method, device="cpu")
-                assert torch.equal(computing.compute([volume])[0], expected)
+                assert torch.equal(computing.compute([volume]), expected)
 
 
 @pytest.mark.parametrize("method", ["ssim", "hash"])
@@ -169,8 +168,8 @@ def test_a_unit_begins_again_without_the_volume_that_cannot_be_read(damaged, sma
         with pytest.raises(UnreadableVolumeError):
             computing.compute(volumes[:4])
         rest = [volumes[i] for i in (0, 1, 3)]
-        assert torch.equal(computing.compute(rest)[0], engine(method).compute(rest)[0])
-        assert torch.equal(computing.compute(volumes[4:])[0], engine(method).compute(volumes[4:])[0])
+        assert torch.equal(computing.compute(rest), engine(method).compute(rest))
+        assert torch.equal(computing.compute(volumes[4:]), engine(method).compute(volumes[4:]))
 
 
 def test_pieces_that_do_not_fit_on_the_gpu_go_there_in_halves(monkeypatch):
@@ -219,9 +218,9 @@ def test_the_gpu_reads_ahead_to_the_same_matrices(store, small_blocks, method):
         for volume in store:
             computing.expect([volume])
         for volume in store:
-            matrix, _ = computing.compute([volume])
+            matrix = computing.compute([volume])
             assert matrix.is_cuda
-            torch.testing.assert_close(matrix.cpu(), engine(method).compute([volume])[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(matrix.cpu(), engine(method).compute([volume]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -227,6 +227,67 @@ def test_a_damaged_part_is_done_again_and_a_whole_one_is_not(store, tmp_path, ca
     assert out.read_bytes() == expected
 
 
+FIRST = {"hash": {"threshold": 6}, "ssim": {"keep": 0.5}, "mi": {"keep": 0.5}}
+THEN = [{"keep": 0.2}, {"keep_count": 2}, {"threshold": {"hash": 3, "ssim": 0.9, "mi": 1.3}}, {"rule": "leader"}]
+
+
+@pytest.mark.parametrize("then", THEN, ids=lambda then: "-".join(then))
+@pytest.mark.parametrize("method", FIRST)
+def test_another_budget_reads_no_pixels_and_gives_the_same_files(store, tmp_path, monkeypatch, method, then):
+    how = {name: value[method] if isinstance(value, dict) else value for name, value in then.items()}
+    if "rule" in how:
+        how["threshold"] = THEN[2]["threshold"][method]
+    lim_gpu.reduce(store, method, **FIRST[method], device="cpu", output=tmp_path / "s.csv")
+    lim_gpu.reduce(store, method, **how, device="cpu", output=tmp_path / "fresh.csv")
+
+    def unread(*_):
+        raise AssertionError("pixels were read again")
+
+    for name in ("hashes", "compute", "_load"):
+        monkeypatch.setattr(StoredMatrix, name, unread)
+    lim_gpu.reduce(store, method, **how, device="cpu", output=tmp_path / "s.csv", overwrite=True)
+    assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+    record, fresh = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("s", "fresh"))
+    for name in ("borderline", "resolved_threshold", "fingerprint", "counts"):
+        assert record[name] == fresh[name]
+
+
+def test_pairs_near_another_threshold_are_decided_anew(store, tmp_path):
+    """A threshold that two slices' own float32 similarity gives exactly: float64 has to tell."""
+    selection = lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
+    near = next(unit["resolved_threshold"] for unit in selection.record["units"] if unit["resolved_threshold"])
+    again = lim_gpu.reduce(store, "ssim", threshold=near, device="cpu", output=tmp_path / "s.csv", overwrite=True)
+    assert again.record["borderline"] > 0
+    assert kept_of(again) == kept_of(lim_gpu.reduce(store, "ssim", threshold=near, device="cpu"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other", "empty"])
+def test_a_damaged_measure_is_measured_again(store, tmp_path, damage):
+    lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
+    files = sorted((tmp_path / "s.parts").glob("*.npz"))
+    assert len(files) == len(store)
+    for file in files:
+        data = bytearray(file.read_bytes())
+        if damage == "cut":
+            del data[len(data) // 2 :]
+        elif damage == "changed":  # within the matrix, which comes last
+            data[data.rindex(b"PK\x01\x02", 0, data.rindex(b"fingerprint.npy")) - 8] ^= 1
+        elif damage == "other":
+            data = bytearray(files[0].read_bytes())
+        else:
+            data.clear()
+        file.write_bytes(data)
+    again = lim_gpu.reduce(store, "ssim", keep=0.2, device="cpu", output=tmp_path / "s.csv", overwrite=True)
+    assert kept_of(again) == kept_of(lim_gpu.reduce(store, "ssim", keep=0.2, device="cpu"))
+
+
+def test_a_large_matrix_is_not_kept(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("lim_gpu.reduction.measure.MOST_BYTES", 100)
+    lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
+    kept = {file.stem for file in (tmp_path / "s.parts").glob("*.npz")}
+    assert kept == {volume.key for volume in store if 4 * volume.entry.shape[0] ** 2 <= 100}
+
+
 def test_killed_runs_resume_to_the_same_selection(tmp_path):
     path = make_store(tmp_path, tuple(("chest", 6, 24, 24) for _ in range(40)))
     program = (
@@ -297,11 +358,11 @@ def test_every_engine_gets_units_and_no_unit_goes_to_two(store, several_engines,
     by_engine, compute = {}, StoredMatrix.compute
     together = threading.Barrier(3)
 
-    def noted(self, volumes, threshold=None):
+    def noted(self, volumes):
         if self not in by_engine:
             together.wait(10)  # breaks unless three engines work at the same time
         by_engine.setdefault(self, []).extend(volume.key for volume in volumes)
-        return compute(self, volumes, threshold)
+        return compute(self, volumes)
 
     monkeypatch.setattr(StoredMatrix, "compute", noted)
     lim_gpu.reduce(store, "ssim", keep=0.3, device="cuda")
@@ -310,7 +371,7 @@ def test_every_engine_gets_units_and_no_unit_goes_to_two(store, several_engines,
 
 
 def test_an_error_of_one_engine_ends_all(store, several_engines, monkeypatch):
-    def fail(self, volumes, threshold=None):
+    def fail(self, volumes):
         raise LimGpuError("cuda:1: broken")
 
     monkeypatch.setattr(StoredMatrix, "compute", fail)
@@ -353,9 +414,9 @@ def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
         begun[piece.volume.key].set()
         return load(self, piece)
 
-    def compute_beside_reading(self, volumes, threshold=None):
+    def compute_beside_reading(self, volumes):
         assert begun[after[volumes[0].key]].wait(10)
-        return compute(self, volumes, threshold)
+        return compute(self, volumes)
 
     monkeypatch.setattr(StoredMatrix, "_load", noted)
     monkeypatch.setattr(StoredMatrix, "compute", compute_beside_reading)
