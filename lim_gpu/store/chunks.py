@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError
 from lim_gpu.store.guards import CHECKSUM, Storage
 
-AT_ONCE = 256  # chunks of one call: a call takes at most 1,024 buffers, two a chunk
+AT_ONCE = 4 << 20  # bytes that are read and then summed, while they are in the cache
+MOST_BUFFERS = 1024  # of one call, two a chunk
 
 
 class Chunks:
@@ -44,12 +45,10 @@ class Chunks:
 
         Raises InputError for a checksum that does not match, or a file that has become shorter.
         """
-        checksums = np.empty(len(out), "<u4")
+        step = min(max(1, AT_ONCE // out[0].nbytes), MOST_BUFFERS // 2)
         with self._descriptor() as descriptor:
-            for first in range(0, len(out), AT_ONCE):
-                some = slice(first, first + AT_ONCE)
-                self._fill(descriptor, start + first, out[some], checksums[some])
-        _compare(start, out, checksums)
+            for first in range(0, len(out), step):
+                self._read_some(descriptor, start + first, out[first : first + step])
 
     @contextmanager
     def _descriptor(self) -> Iterator[int]:
@@ -62,8 +61,9 @@ class Chunks:
         finally:
             os.close(descriptor)
 
-    def _fill(self, descriptor: int, start: int, out: NDArray[Any], checksums: NDArray[np.uint32]) -> None:
+    def _read_some(self, descriptor: int, start: int, out: NDArray[Any]) -> None:
         """One call for each run of chunks that stand one behind the other, as a writer leaves them."""
+        checksums = np.empty(len(out), "<u4")
         offsets = self._offsets[start : start + len(out)]
         size = out[0].nbytes + CHECKSUM
         ends = [*(np.flatnonzero(np.diff(offsets) != size) + 1).tolist(), len(out)]
@@ -73,6 +73,7 @@ class Chunks:
             buffers = [part.data.cast("B") for i in run for part in (out[i], checksums[i : i + 1])]
             _read_all(descriptor, buffers, int(offsets[first]))
             first = end
+        _compare(start, out, checksums)
 
 
 def _compare(start: int, out: NDArray[Any], checksums: NDArray[np.uint32]) -> None:
