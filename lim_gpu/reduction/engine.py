@@ -1,11 +1,12 @@
 """The similarity matrix of volumes in a store: read in pieces, mapped to 8 bits, compared on the CPU or the GPU.
 
-While one unit is compared, a thread reads the next: into pinned memory, and on to the GPU on a stream of its own, where
+While one unit is compared, threads read the next: into pinned memory, and on to the GPU on a stream of its own, where
 the pieces are mapped. So a volume crosses the bus once, as it lies in the store.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from lim_gpu.reduction.criterion import Criterion
 
 BLOCK_BYTES = 64 << 20  # pixels read at a time, so that HASH and DeepNet hold a block and never a volume
 READ_AHEAD = 256 << 20  # 8-bit pixels that wait to be compared
+READERS = min(4, os.cpu_count() or 1)  # threads: what one reads, another maps or sends to the GPU
 
 
 class UnreadableVolumeError(InputError):
@@ -80,7 +82,7 @@ class StoredMatrix:
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
         """Within this context, what `expect` tells is read before it is asked for."""
-        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD) as self._ahead:
+        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD, READERS) as self._ahead:
             try:
                 yield
             finally:
