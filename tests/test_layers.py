@@ -24,7 +24,7 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "store pruning",
     "labelled similarity selection phantom",
     "files workers intensity augment cuda",
-    "errors progress",
+    "errors progress compiled",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
 from lim_gpu.intensity import Intensity
-from lim_gpu.similarity.blocks import compiled
 
 
 def to_uint8(slices: NDArray[Any], intensity: Intensity) -> NDArray[np.uint8]:
