@@ -24,8 +24,9 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "ingest reduction dataset",
     "store pruning",
     "labelled similarity selection phantom",
-    "files workers intensity augment cuda",
-    "errors progress",
+    "intensity",
+    "files workers augment cuda",
+    "errors progress compiled",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))
@@ -78,6 +79,7 @@ def at_run_time(path: Path) -> Iterator[str]:
 
 LIGHT = (
     "import lim_gpu",
+    "import numpy; from lim_gpu.intensity import Intensity; Intensity().to_uint8(numpy.zeros((1, 9, 9), numpy.int16))",
     "from lim_gpu.cli import cli; cli.main(['--help'], standalone_mode=False)",
     "from lim_gpu.cli import cli; cli.main(['reduce', '--help'], standalone_mode=False)",
     "import lim_gpu.store.slices, lim_gpu.ingest, lim_gpu.selection, lim_gpu.cli.info, lim_gpu.reduction.run",

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
 from lim_gpu.pruning.rules import Indices, Ranking
-from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.similarity.blocks import Threads
 from lim_gpu.similarity.hash import BITS, distance
 
 if TYPE_CHECKING:

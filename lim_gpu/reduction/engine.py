@@ -274,9 +274,7 @@ class StoredMatrix:
         volume, start, stop = piece
         if self.device.type != "cuda":
             with reading(volume):
-                from lim_gpu.similarity.intensity import to_uint8
-
-                return torch.from_numpy(to_uint8(volume.read(start, stop), self.criterion.intensity)), None
+                return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
         shape = (stop - start, *volume.entry.shape[1:])
         stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
         with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
@@ -289,9 +287,7 @@ class StoredMatrix:
                 return host, None
 
     def _on_device(self, host: torch.Tensor) -> torch.Tensor:
-        from lim_gpu.similarity.cuda.intensity import to_uint8
-
-        return to_uint8(host.to(self.device, non_blocking=True), self.criterion.intensity)
+        return self.criterion.intensity.to_uint8(host.to(self.device, non_blocking=True))
 
     def _in_halves(self, host: torch.Tensor) -> Iterator[torch.Tensor]:
         """What did not fit at once, as uint8 on the GPU, in halves of halves where need be."""

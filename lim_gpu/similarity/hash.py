@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.compiled import compiled
+from lim_gpu.similarity.blocks import Threads
 from lim_gpu.similarity.lanczos import ACROSS, DOWN, PRECISION, lanczos_weights, rows_first
 
 BITS = (ACROSS - 1) * DOWN

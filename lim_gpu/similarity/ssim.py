@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
 from lim_gpu.errors import InputError
-from lim_gpu.similarity.blocks import Threads, aligned, compiled, pair_blocks, scratch, symmetric
+from lim_gpu.similarity.blocks import Threads, aligned, pair_blocks, scratch, symmetric
 
 RADIUS, SIGMA, K1, K2 = 5, 1.5, 0.01, 0.03
 WINDOW = 2 * RADIUS + 1

@@ -15,8 +15,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from lim_gpu.compiled import compiled
 
 MODULUS = 65535
 LANES = 32  # pairs of words side by side
@@ -40,7 +41,7 @@ def reduced(checksums: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return np.asarray((halves >> 16) % MODULUS << 16 | (halves & 0xFFFF) % MODULUS, np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _sums(pairs, whole, words, last, turn):  # type: ignore[no-untyped-def]
     """words: (m, N), of which the first `whole`, in blocks, stand in `pairs` (m, N / 2) too; last: (m,) or (0,)."""
     found = np.empty(len(words), np.uint32)
@@ -61,7 +62,7 @@ def _sums(pairs, whole, words, last, turn):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(inline="always")
+@compiled(inline="always")
 def _block(pairs):  # type: ignore[no-untyped-def]
     """Sum, and sum weighted BLOCK .. 1, of the words in `pairs` (BLOCK / 2,): four rows of LANES, multiplied at once.
 

@@ -173,17 +173,15 @@ def test_a_unit_begins_again_without_the_volume_that_cannot_be_read(damaged, sma
 
 
 def test_pieces_that_do_not_fit_on_the_gpu_go_there_in_halves(monkeypatch):
-    from lim_gpu.similarity.cuda import intensity
+    sizes, on_device = [], StoredMatrix._on_device
 
-    sizes = []
-
-    def short_of_memory(slices, mapping):
+    def short_of_memory(self, slices):
         sizes.append(len(slices))
         if len(slices) > 2:
             raise torch.OutOfMemoryError
-        return torch.from_numpy(mapping.to_uint8(slices.numpy()))
+        return on_device(self, slices)
 
-    monkeypatch.setattr(intensity, "to_uint8", short_of_memory)
+    monkeypatch.setattr(StoredMatrix, "_on_device", short_of_memory)
     slices = pixels(7, 20, 24)
     found = torch.cat(list(engine("hash")._in_halves(torch.from_numpy(slices))))
     np.testing.assert_array_equal(found, Intensity.parse().to_uint8(slices))
@@ -191,12 +189,10 @@ def test_pieces_that_do_not_fit_on_the_gpu_go_there_in_halves(monkeypatch):
 
 
 def test_no_memory_for_one_slice_is_one_line(monkeypatch):
-    from lim_gpu.similarity.cuda import intensity
-
-    def none_left(slices, mapping):
+    def none_left(self, slices):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(intensity, "to_uint8", none_left)
+    monkeypatch.setattr(StoredMatrix, "_on_device", none_left)
     with pytest.raises(LimGpuError, match="^cpu: out of memory for one slice. Free memory, or use --device cpu$"):
         list(engine("hash")._in_halves(torch.zeros((3, 4, 4), dtype=torch.int16)))
 

@@ -11,11 +11,10 @@ import torch
 
 from emulation import EmulatedModule, EmulationError, emulate
 from lim_gpu.cuda.module import source
-from lim_gpu.intensity import Intensity
+from lim_gpu.intensity.cuda import to_uint8
 from lim_gpu.pruning import cuda as prune
 from lim_gpu.pruning import hashes as hash_pruning
 from lim_gpu.similarity.cuda.hash import Search
-from lim_gpu.similarity.cuda.intensity import to_uint8
 from lim_gpu.similarity.cuda.mi import mi_matrix, mi_matrix_plain
 from lim_gpu.similarity.cuda.ssim import ssim_matrix, ssim_matrix_plain
 
@@ -52,7 +51,7 @@ RUNS = {
         ssim_matrix_plain(SMALL, 255, module=module),
     ),
     "mi": lambda module: (mi_matrix(SMALL, 200, module=module), mi_matrix_plain(SMALL, 100, module=module)),
-    "intensity": lambda module: (to_uint8(HU, Intensity(), module=module),),
+    "intensity": lambda module: (to_uint8(HU, None, module=module),),
     "prune": pruned,
     "hash": swept,
 }
