@@ -30,13 +30,16 @@ MOST = 2  # values that are set right
 HALVES = (0.5, 0.5 + 2.0**-15, 0.5 - 2.0**-15)  # what rounds to the nearest: some settle ties as half-even does
 
 
-def to_uint8(slices: NDArray[np.int16], limits: Limits) -> NDArray[np.uint8]:
-    """Map slices (n, H, W) by `limits`; a slice whose own limits are one value gives 0."""
+def to_uint8(slices: NDArray[np.int16], limits: Limits, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Map slices (n, H, W) by `limits`; a slice whose own limits are one value gives 0.
+
+    out: C-contiguous, of the shape of `slices`, where the result goes if it is given.
+    """
     slices = np.ascontiguousarray(slices)
-    mapped = np.empty(slices.shape, dtype=np.uint8)
+    mapped = np.empty(slices.shape, dtype=np.uint8) if out is None else out
     low, high = limits or (1.0, 0.0)  # an empty range stands for each slice's own
-    for pixels, out in zip(slices, mapped, strict=True):
-        _map(pixels.ravel(), float(low), float(high), out.ravel())
+    for pixels, target in zip(slices, mapped, strict=True):
+        _map(pixels.ravel(), float(low), float(high), target.ravel())
     return mapped
 
 
@@ -73,7 +76,7 @@ def _scale(pixels, low, high, out):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _fewest_wrong(low, high):  # type: ignore[no-untyped-def]
-    """Of HALVES the one for which float32 is wrong for the fewest values; how many, the first MOST, and what is right."""
+    """Of HALVES the one with which float32 errs for the fewest values; how many, the first MOST, and what is right."""
     best_half, fewest = np.float32(HALVES[0]), -1
     best_values, best_results = np.zeros(MOST, np.int16), np.zeros(MOST, np.uint8)
     for half in HALVES:
@@ -93,7 +96,7 @@ def _wrong(low, high, half):  # type: ignore[no-untyped-def]
     count, seen = 0, -(1 << 40)
     for level in range(LEVELS):
         step = np.int64(np.floor(low + (high - low) * (2 * level + 1) / (2 * LEVELS)))  # between level and level + 1
-        for value in range(max(step - 1, seen + 1, -32768), min(step + 3, 32768)):
+        for value in range(max(step - 1, seen + 1, -32768), min(step + 3, 32768)):  # type: ignore[call-overload]
             seen = value
             right = _exact(value, low, high)
             if _in_float32(value, low32, high32, factor, half) != right:

@@ -6,7 +6,9 @@ the pieces are mapped. So a volume crosses the bus once, as it lies in the store
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 from lim_gpu.reduction.criterion import Criterion
 
 BLOCK_BYTES = 64 << 20  # pixels read at a time, so that HASH and DeepNet hold a block and never a volume
+CACHED_BYTES = 4 << 20  # the same where a thread reads, maps and hashes: what stays in its cache meanwhile
 READ_AHEAD = 256 << 20  # 8-bit pixels that wait to be compared
 READERS = min(4, os.cpu_count() or 1)  # threads: what one reads, another maps or sends to the GPU
 
@@ -60,10 +63,10 @@ class Piece(NamedTuple):
         return (self.stop - self.start) * height * width
 
 
-def pieces(volume: Volume) -> list[Piece]:
-    """The volume in order, BLOCK_BYTES of HU at a time."""
+def pieces(volume: Volume, size: int) -> list[Piece]:
+    """The volume in order, `size` bytes of HU at a time."""
     n, height, width = volume.entry.shape
-    step = max(1, BLOCK_BYTES // (2 * height * width))
+    step = max(1, size // (2 * height * width))
     return [Piece(volume, start, min(n, start + step)) for start in range(0, n, step)]
 
 
@@ -76,13 +79,14 @@ class StoredMatrix:
         self._model: Any = None
         self._copies: Any = None  # the stream on which pieces reach the GPU
         self._ahead: ReadAhead[Piece, tuple[torch.Tensor, Any]] | None = None
+        self._kept = threading.local()  # arrays of the threads that hash while they read
         self._coming: deque[Volume] = deque()  # whose features are asked for next
         self._features: dict[str, torch.Tensor | UnreadableVolumeError] = {}  # of the last batch of small volumes
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
         """Within this context, what `expect` tells is read before it is asked for."""
-        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD, READERS) as self._ahead:
+        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD, self._readers()) as self._ahead:
             try:
                 yield
             finally:
@@ -94,7 +98,7 @@ class StoredMatrix:
         if self._ahead is None:
             return
         groups = [list(volumes)] if self.criterion.method in ("hash", "deepnet") else by_shape(volumes)
-        self._ahead.expect(piece for group in groups for volume in group for piece in pieces(volume))
+        self._ahead.expect(piece for group in groups for volume in group for piece in self._pieces(volume))
         self._coming.extend(volumes)
 
     def compute(self, volumes: Sequence[Volume]) -> torch.Tensor:
@@ -221,6 +225,8 @@ class StoredMatrix:
     def _features_of_batch(self, volumes: Sequence[Volume]) -> dict[str, torch.Tensor | UnreadableVolumeError]:
         """The features of each volume by its key, or why it cannot be read. A single volume is never held whole."""
 
+        if self._hashes_while_reading:
+            return {volume.key: _joined([self._taken(p)[0] for p in self._pieces(volume)]) for volume in volumes}
         if len(volumes) == 1:
             return {volumes[0].key: _joined([self._features_of_block(block) for block in self._blocks(volumes[0])])}
         found: dict[str, torch.Tensor | UnreadableVolumeError] = {}
@@ -237,27 +243,21 @@ class StoredMatrix:
         return found
 
     def _features_of_block(self, block: torch.Tensor) -> torch.Tensor:
-        """Hashes, or embeddings, of slices (m, H, W) on the device."""
-        import torch
-
+        """Embeddings, or on a GPU hashes, of slices (m, H, W) on the device."""
         if self.criterion.method == "deepnet":
             from lim_gpu.similarity.deepnet import embed
 
             return embed(block, self._network(), self.criterion.features, precision=self.criterion.precision)
-        if self.device.type == "cuda":
-            from lim_gpu.similarity.cuda.hash import dhash as dhash_on_gpu
+        from lim_gpu.similarity.cuda.hash import dhash
 
-            return dhash_on_gpu(block)
-        from lim_gpu.similarity.hash import dhash
-
-        return torch.from_numpy(dhash(block.numpy()).view(np.int64))
+        return dhash(block)
 
     def _blocks(self, volume: Volume) -> Iterator[torch.Tensor]:
         """Blocks (m, H, W) of a volume as uint8 on the device."""
         import torch
 
-        for piece in pieces(volume):
-            block, copied = self._ahead.take(piece) if self._ahead else self._load(piece)
+        for piece in self._pieces(volume):
+            block, copied = self._taken(piece)
             if copied is not None:
                 stream = torch.cuda.current_stream(self.device)
                 stream.wait_event(copied)
@@ -267,12 +267,34 @@ class StoredMatrix:
             else:
                 yield from self._in_halves(block)
 
+    def _taken(self, piece: Piece) -> tuple[torch.Tensor, Any]:
+        return self._ahead.take(piece) if self._ahead else self._load(piece)
+
+    def _pieces(self, volume: Volume) -> list[Piece]:
+        return pieces(volume, CACHED_BYTES if self._hashes_while_reading else BLOCK_BYTES)
+
+    @property
+    def _hashes_while_reading(self) -> bool:
+        """On the CPU a hash is made where its slice is read: pixels never leave the cache of that core."""
+        return self.criterion.method == "hash" and self.device.type == "cpu"
+
+    def _readers(self) -> int:
+        """Threads that read ahead."""
+        from lim_gpu.similarity.blocks import thread_count
+
+        return thread_count() if self._hashes_while_reading else READERS
+
     def _load(self, piece: Piece) -> tuple[torch.Tensor, Any]:
-        """The piece as uint8 on the device, and what to wait for; as it was read where the GPU has no room for it."""
+        """The piece as uint8 on the device, and what to wait for; as it was read where the GPU has no room for it.
+
+        Its hashes where those are made while reading.
+        """
         import torch
 
         volume, start, stop = piece
         if self.device.type != "cuda":
+            if self._hashes_while_reading:
+                return torch.from_numpy(self._hashed(piece)), None
             with reading(volume):
                 return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
         shape = (stop - start, *volume.entry.shape[1:])
@@ -285,6 +307,28 @@ class StoredMatrix:
                 return self._on_device(host), stream.record_event()
             except torch.OutOfMemoryError:
                 return host, None
+
+    def _hashed(self, piece: Piece) -> NDArray[np.int64]:
+        """In arrays that the thread keeps: new memory from the system would take longer than what is done with it."""
+        from lim_gpu.intensity import compiled
+        from lim_gpu.similarity.hash import dhash
+
+        volume, start, stop = piece
+        shape = (stop - start, *volume.entry.shape[1:])
+        pixels = self._kept_array(shape, volume.entry.dtype)
+        with reading(volume):
+            volume.read(start, stop, out=pixels)
+        if pixels.dtype != np.uint8:
+            limits = self.criterion.intensity.limits
+            pixels = compiled.to_uint8(pixels, limits, self._kept_array(shape, "uint8"))
+        return dhash(pixels, threads=1).view(np.int64)
+
+    def _kept_array(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        kept = self._kept.__dict__.setdefault(dtype, np.empty(0, dtype))
+        size = math.prod(shape)
+        if kept.size < size:
+            kept = self._kept.__dict__[dtype] = np.empty(size, dtype)
+        return kept[:size].reshape(shape)
 
     def _on_device(self, host: torch.Tensor) -> torch.Tensor:
         return self.criterion.intensity.to_uint8(host.to(self.device, non_blocking=True))

@@ -51,6 +51,19 @@ def test_values_come_in_order_from_one_other_thread():
     assert threading.main_thread() not in loader.threads
 
 
+def test_several_threads_load_at_once_and_values_come_in_order():
+    together = threading.Barrier(3)
+
+    def load(key):
+        if key < 3:
+            together.wait(30)  # breaks unless three load at the same time
+        return key * key
+
+    with ReadAhead(load, lambda key: 1, 5, threads=3) as ahead:
+        ahead.expect(range(20))
+        assert [ahead.take(key) for key in range(20)] == [key * key for key in range(20)]
+
+
 def test_no_more_waits_than_the_limit():
     loader = Loader()
     with reader(loader) as ahead:

@@ -395,7 +395,8 @@ def test_reading_ahead_changes_nothing_even_beside_a_cut_volume(
         monkeypatch.setattr(StoredMatrix, "expect", lambda self, volumes: None)
         plain = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "plain.csv")
         monkeypatch.undo()
-        monkeypatch.setattr("lim_gpu.reduction.engine.BLOCK_BYTES", 2 * 3 * 48 * 40)  # three slices a piece
+        for name in ("BLOCK_BYTES", "CACHED_BYTES"):
+            monkeypatch.setattr(f"lim_gpu.reduction.engine.{name}", 2 * 3 * 48 * 40)  # three slices a piece
         monkeypatch.setattr("lim_gpu.similarity.resolve_devices", lambda device: [torch.device("cpu")] * engines)
         ahead = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "ahead.csv")
     assert [failure["volume"] for failure in ahead.record["failures"]] == [bad]
@@ -435,10 +436,10 @@ from lim_gpu import cli, similarity
 from lim_gpu.store import volume
 similarity.resolve_devices = lambda device: [torch.device("cpu")] * int(os.environ["ENGINES"])
 read = volume.Volume.read
-def slowly(self, *arguments):
+def slowly(self, *arguments, **named):
     print("reading", flush=True)
     time.sleep(0.3)
-    return read(self, *arguments)
+    return read(self, *arguments, **named)
 volume.Volume.read = slowly
 cli.main()
 """
