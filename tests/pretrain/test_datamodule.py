@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
-from volumes import pixels, write_store
 
 import lim_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.pretrain.datamodule import Epochs, SlicesDataModule, epoch_order
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices
+from volumes import pixels, write_store
 
 N, BATCH = 23, 4
 STEPS = N // BATCH

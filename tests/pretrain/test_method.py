@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from batches import batch, slices
 from lightning import Trainer
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from batches import batch, slices
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.method import Pretraining, spread, step_generator
 from lim_gpu.pretrain.moco import MoCo

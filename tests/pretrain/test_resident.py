@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from volumes import pixels, write_store
 
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError
@@ -17,6 +16,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain import resident
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices, placed
 from lim_gpu.progress import Reporter
+from volumes import pixels, write_store
 
 VOLUMES = (pixels(7, 12, 19), pixels(4, 20, 16, seed=1), pixels(5, 8, 8, seed=2, dtype="uint8"))
 KINDS = {"resident": ResidentSlices.load, "streamed": StreamedSlices}

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pretrainings import EPOCHS, STEPS, Killing, arguments, losses, rows
 
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError, NoGpuError, UsageError
@@ -27,6 +26,7 @@ from lim_gpu.pretrain.swav import SwAV
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.weights.load import load_backbone
+from pretrainings import EPOCHS, STEPS, Killing, arguments, losses, rows
 
 GOLDEN = Path(__file__).parent / "golden"
 METHODS = ("swav", "moco", "spark")

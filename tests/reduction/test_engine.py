@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from volumes import pixels, write_store
 
 from lim_gpu.errors import LimGpuError
 from lim_gpu.intensity import Intensity
@@ -17,6 +16,7 @@ from lim_gpu.reduction.engine import StoredMatrix, UnreadableVolumeError, by_sha
 from lim_gpu.similarity import hash as difference_hash
 from lim_gpu.similarity import similarity_matrix
 from lim_gpu.store.slices import SliceStore
+from volumes import pixels, write_store
 
 CPU = torch.device("cpu")
 SHAPES = ((7, 20, 24), (3, 16, 12), (9, 20, 24), (1, 20, 24), (4, 16, 12))

@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from volumes import forked, header, pixels, read_all, write_volume
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import remove_stale
 from lim_gpu.store import file as volume_file
 from lim_gpu.store.file import COMPRESSIONS, VolumeFile, VolumeWriter, volume_digest
+from volumes import forked, header, pixels, read_all, write_volume
 
 KEY = "0" * 16
 

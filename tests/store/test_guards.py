@@ -10,10 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from volumes import forked, pixels, read_all, write_volume
 
 from lim_gpu.errors import InputError
 from lim_gpu.store.file import VolumeFile
+from volumes import forked, pixels, read_all, write_volume
 
 KEY = "0" * 16
 
