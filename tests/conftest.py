@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; before torch loads OpenMP
 
-import numpy as np
 import pytest
-import torch
-
-from emulation import emulate
-from lim_gpu.cuda.module import Module, load
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
 
@@ -44,35 +37,11 @@ def nifti_folder() -> Path:
     return _real("nifti")
 
 
-@dataclass(frozen=True)
-class Engine:
-    """Where kernels run: their source on the CPU everywhere, and the real thing where there is a GPU."""
-
-    device: torch.device
-
-    def module(self, name: str) -> Module:
-        return load(name) if self.device.type == "cuda" else emulate(name)
-
-    def tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, device=self.device)
-
-
-EMULATED = pytest.param("cpu", marks=pytest.mark.emulated, id="emulated")
-GPU = pytest.param("cuda:0", marks=pytest.mark.gpu)
-
-
-@pytest.fixture(params=[EMULATED, GPU])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    device = torch.device(request.param)
-    if device.type == "cpu":  # fills what torch.empty gives with NaN and the largest number: reading it shows
-        torch.use_deterministic_algorithms(True)
-    yield Engine(device)
-    torch.use_deterministic_algorithms(False)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, with the reason."""
     from importlib.util import find_spec
+
+    import torch
 
     reason = None
     if not torch.cuda.is_available():

@@ -25,8 +25,8 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "store pruning",
     "labelled similarity selection phantom",
     "intensity",
-    "files workers augment cuda",
-    "errors progress compiled",
+    "files workers augment cuda pictures",
+    "errors progress compiled spread natural",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lim_gpu.labelled.images import Images, Normalisation
 
 FORMAT, VERSION = "lim-gpu-finetune", 1
-ALGORITHM = 1  # raised when a change of this program changes a result
+ALGORITHM = 2  # raised when a change of this program changes a result
 OWN = ("config.json", "results.json", "results.md", "predictions.csv", "roc.png", "comparison.json", "runs")
 INITS = ("random", "imagenet")
 DEFAULT_BACKBONE = "resnet50"

@@ -123,12 +123,13 @@ class NiftiVolume:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG or JPEG file."""
+    """A PNG or JPEG file: its size once it is upright, and whether it has to be turned for that."""
 
     found: Found
     rows: int
     columns: int
     sixteen_bit: bool
+    turned: bool
 
 
 Content = Counted | SourceError | BrokenInstance | tuple[Frame, ...] | NiftiVolume | Picture

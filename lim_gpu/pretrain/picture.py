@@ -13,6 +13,7 @@ from lim_gpu.files import replacing
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.pretrain.resident import StreamedSlices
+from lim_gpu.spread import spread_evenly
 
 SLICES = 6  # columns
 SIDE = 112  # pixels of a picture
@@ -23,7 +24,7 @@ def save_views(module: Pretraining, plan: Plan, path: Path) -> None:
     from PIL import Image
 
     slices = StreamedSlices(plan.store, plan.selection, intensity=plan.intensity)
-    places = torch.linspace(0, len(slices) - 1, min(SLICES, len(slices))).round().long().unique()
+    places = torch.from_numpy(spread_evenly(len(slices), SLICES))
     (batch,) = slices.batches([places])
     generator = torch.Generator().manual_seed(plan.config.seed)
     views = module.views(batch, generator)

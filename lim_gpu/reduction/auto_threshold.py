@@ -23,6 +23,7 @@ from lim_gpu.pruning.rules import to_numpy
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.request import HASH_BITS, SIMILARITIES
+from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
 
@@ -93,7 +94,7 @@ def auto_threshold(
         raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
     engine = StoredMatrix(criterion, resolve_device(device))
     entries = store.volumes
-    places = np.unique(np.linspace(0, len(entries) - 1, min(VOLUMES, len(entries))).round().astype(int))
+    places = spread_evenly(len(entries), VOLUMES)
     alike: list[float] = []  # two views of one slice
     neighbours: list[float] = []
     with reporter.track("threshold", len(places), "volumes") as advance:
@@ -114,7 +115,7 @@ def auto_threshold(
 def _sample(volume: Volume, engine: StoredMatrix, views: Views, seed: list[int]) -> tuple[list[float], list[float]]:
     """Similarities of two views of each of some slices, and of each of them and the next."""
     n = volume.entry.shape[0]
-    chosen = np.unique(np.linspace(0, max(0, n - 2), min(SLICES, n)).round().astype(int))
+    chosen = spread_evenly(max(1, n - 1), SLICES)
     images = engine.images(volume, chosen.tolist())
     first, second = two_views(images, views, int(np.random.default_rng(seed).integers(2**31)))
     following = engine.images(volume, np.minimum(chosen + 1, n - 1).tolist()) if n > 1 else images[:0]
