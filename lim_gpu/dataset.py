@@ -6,20 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
-from lim_gpu.selection import Selection
-from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.selected import SelectedSlices, open_selected
 
 
 class SliceDataset(Dataset[Any]):
     """One item a kept slice, in store order; all slices without a selection.
 
-    store      folder of a store
+    store      folder of a store; or slices that `open_selected` gave, selected already
     selection  NAME.csv of a selection made from that store; None: every slice
     transform  called with the item; without it the item is returned as it is
     intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W)
@@ -33,17 +30,15 @@ class SliceDataset(Dataset[Any]):
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | SelectedSlices,
         selection: str | Path | None = None,
         transform: Callable[[torch.Tensor], Any] | None = None,
         intensity: Intensity | None = None,
     ) -> None:
-        self.store = SliceStore(store)
+        self.slices = store if isinstance(store, SelectedSlices) else open_selected(store, selection)
+        self.store, self.places = self.slices.store, self.slices.places
         self.transform = transform
         self.intensity = intensity
-        places = self._all() if selection is None else self._selected(Path(selection))
-        # of a list, every forked worker would soon hold a copy
-        self.places = np.array(places, dtype=np.int32).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -58,21 +53,4 @@ class SliceDataset(Dataset[Any]):
 
     def place(self, index: int) -> tuple[str, int]:
         """(volume key, slice) of an item."""
-        volume, i = self.places[index]
-        return self.store.volumes[volume].key, int(i)
-
-    def _all(self) -> list[tuple[int, int]]:
-        return [(number, i) for number, entry in enumerate(self.store.volumes) for i in range(entry.shape[0])]
-
-    def _selected(self, path: Path) -> list[tuple[int, int]]:
-        selection = Selection.load(path)
-        if selection.store_fingerprint != self.store.fingerprint:
-            raise InputError(f"{path}: was made from another store than {self.store.path}. Run lim-gpu reduce on it")
-        known = {entry.key: (number, entry.shape[0]) for number, entry in enumerate(self.store.volumes)}
-        places = []
-        for key, i in selection.kept():
-            number, n = known.get(key, (0, 0))
-            if i >= n:
-                raise InputError(f"{path}: names slice {i} of volume {key}, which {self.store.path} does not hold")
-            places.append((number, i))
-        return places
+        return self.slices.place(index)

@@ -102,7 +102,7 @@ def _kill_at(where: str, step: int) -> None:
         if state["global_step"] == step and where == "torn":
             files.sync = lambda _path: die()
         if state["global_step"] == step and where == "written" and path.name == "last.ckpt":
-            checkpoints.write_text = lambda *_: die()
+            checkpoints.write_json = lambda *_: die()
         save(path, state, plan)
 
     callbacks.save_checkpoint = saved

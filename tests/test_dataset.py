@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 import lim_gpu
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
+from lim_gpu.store.selected import open_selected
 from volumes import pixels, write_store
 
 VOLUMES = [pixels(6, seed=3), pixels(4, seed=4)]
@@ -77,6 +78,14 @@ def test_a_damaged_volume_is_named_through_a_loader(path, workers):
     loader = DataLoader(lim_gpu.SliceDataset(path), batch_size=3, num_workers=workers)
     with pytest.raises(InputError, match=f"{1:016x}.h5: "):
         list(loader)
+
+
+def test_slices_that_were_selected_already(path, selection):
+    slices = open_selected(path, selection)
+    dataset = lim_gpu.SliceDataset(slices)
+    assert dataset.store is slices.store
+    np.testing.assert_array_equal(dataset.places, lim_gpu.SliceDataset(path, selection).places)
+    assert torch.equal(dataset[3], lim_gpu.SliceDataset(path, selection)[3])
 
 
 def test_places_from_the_end_and_beyond(path):

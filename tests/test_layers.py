@@ -68,10 +68,12 @@ def test_no_circle_within_a_folder(folder):
 
 
 def at_run_time(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            node.body = []
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    typing = [node for node in nodes if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"]
+    left_out = {id(inner) for node in typing for inner in ast.walk(node)}
+    for node in nodes:
+        if id(node) in left_out:
+            continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lim_gpu."):
             yield str(node.module)
             yield from (f"{node.module}.{name.name}" for name in node.names)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lim_gpu.evaluate.smoke import smoke_grid
 from lim_gpu.finetune.protocol import protocol
-from lim_gpu.finetune.run import Request, finetune
+from lim_gpu.finetune.request import Request
+from lim_gpu.finetune.run import finetune
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Reporter
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import file_sha256, replacing, write_json
+from lim_gpu.files import replacing, write_json
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.spread import spread_evenly
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lim_gpu.analyse.networks import Network, Probe
 
-KINDS = ("cka", "tsne", "gradcam")
+Result = tuple[Any, dict[str, Any], list[str]]  # figure, values for a program, lines for a person
 
 
 def analyse(
@@ -25,7 +25,7 @@ def analyse(
     first: Path,
     second: Path,
     data: Path,
-    output: Path,
+    output: Path | None = None,
     *,
     part: str = "test",
     images: int = 512,
@@ -38,49 +38,60 @@ def analyse(
     device: str = "auto",
     trust: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     reporter: Reporter,
 ) -> Outcome:
     """Compare two checkpoints on the images of a labelled data set; write OUTPUT (.png) and OUTPUT's .json.
 
     kind       "cka": how alike their layers are; "tsne": maps of their outputs; "gradcam": where they look
+    output     None: KIND.png
     images     at most so many of `part` ("train", "val", "test", "all"), spread evenly
     layers     of cka: "blocks" or "convolutions"
     threshold  of gradcam: where a heat map counts; shown: images in the picture
+    dry_run    only name the output
 
     Raises UsageError for an existing output without `overwrite`, InputError for what cannot be read.
     """
+    output = output or Path(f"{kind}.png")
+    if dry_run:
+        line = f"plan: {kind} of {first} and {second} on {data} -> {output}"
+        return Outcome({"dry_run": True, "output": str(output)}, [line])
+    _check_output(output, overwrite)
     from lim_gpu.analyse.networks import load_network, load_probe
     from lim_gpu.weights.backbone import training_device
 
-    json_path = output.with_suffix(".json")
-    if output.suffix != ".png":
-        raise UsageError(f"{output}: give a name that ends in .png")
-    if not overwrite and (standing := [path for path in (output, json_path) if path.exists()]):
-        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
     place = training_device(device)
     networks = [load_network(path, place, trust=trust) for path in (first, second)]
     probe = load_probe(data, part, images, size, place, reporter)
-    about = {
-        "analysis": kind,
-        "checkpoints": [{"path": str(path), "sha256": file_sha256(path)} for path in (first, second)],
-        "data": str(data),
-        "part": part,
-        "images": len(probe.labels),
-        "size": size,
-    }
+    checkpoints = [
+        {"path": str(path), "sha256": network.sha256} for path, network in zip((first, second), networks, strict=True)
+    ]
+    about: dict[str, Any] = {"analysis": kind, "checkpoints": checkpoints, "data": str(data), "part": part}
+    about |= {"images": len(probe.labels), "size": size}
     if kind == "cka":
-        figure, values, lines = _cka(networks, probe, batch_size, layers)
+        result = _cka(networks, probe, batch_size, layers)
     elif kind == "tsne":
-        figure, values, lines = _tsne(networks, probe, batch_size, seed, (_title(first), _title(second)))
+        result = _tsne(networks, probe, batch_size, seed, (_title(first), _title(second)))
     else:
-        figure, values, lines = _gradcam(networks, probe, batch_size, threshold, shown)
+        result = _gradcam(networks, probe, batch_size, threshold, shown)
+    return _written(output, about, result)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix != ".png":
+        raise UsageError(f"{output}: give a name that ends in .png")
+    if not overwrite and (standing := [path for path in (output, output.with_suffix(".json")) if path.exists()]):
+        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
+
+
+def _written(output: Path, about: dict[str, Any], result: Result) -> Outcome:
+    """Write the picture, and what it shows as numbers beside it."""
+    figure, values, lines = result
+    beside = output.with_suffix(".json")
     with replacing(output) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    write_json(json_path, about | values)
-    return Outcome(about | values, [*lines, f"-> {output}, {json_path.name}"])
-
-
-Result = tuple[Any, dict[str, Any], list[str]]
+    write_json(beside, about | values)
+    return Outcome(about | values, [*lines, f"-> {output}, {beside.name}"])
 
 
 def _title(checkpoint: Path) -> str:

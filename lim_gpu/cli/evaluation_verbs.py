@@ -13,7 +13,6 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH
-from lim_gpu.progress import Outcome
 
 
 @click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
@@ -47,9 +46,7 @@ from lim_gpu.progress import Outcome
 @click.option("--dry-run", is_flag=True, help="Name what would be written.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @common
-def analyse(
-    run: Run, kind: str, first: Path, second: Path, data: Path, output: Path | None, dry_run: bool, **options: Any
-) -> None:
+def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: Path | None, **options: Any) -> None:
     """Compare two checkpoints as the paper does, such as before and after fine-tuning, or ALL and reduced.
 
     cka: how alike the layers are (Figures 8, 9); tsne: maps of the outputs (10, 11); gradcam: where they look (12).
@@ -60,14 +57,10 @@ def analyse(
     """
     from lim_gpu.analyse import analyse as compare_networks
 
-    target = output or Path(f"{kind}.png")
-    if dry_run:
-        line = f"plan: {kind} of {first} and {second} on {data} -> {target}"
-        run.done(Outcome({"dry_run": True, "output": str(target)}, [line]))
-    result = compare_networks(
-        kind, first, second, data, target, seed=run.seed, device=run.device, reporter=run.reporter, **options
+    outcome = compare_networks(
+        kind, first, second, data, output, seed=run.seed, device=run.device, reporter=run.reporter, **options
     )
-    run.done(result)
+    run.done(outcome)
 
 
 @click.command(short_help="The paper's evaluations 0 and A to E.")

@@ -12,6 +12,7 @@ import click
 from lim_gpu.errors import UsageError
 
 if TYPE_CHECKING:
+    from lim_gpu.finetune.request import Request as FinetuneRequest
     from lim_gpu.intensity import Intensity
     from lim_gpu.reduction.auto_threshold import Views
     from lim_gpu.reduction.criterion import Criterion
@@ -149,3 +150,35 @@ def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]
     if folders and len(paths) > 1:
         raise UsageError(f"{folders[0]}: give one store, or selections alone")
     return ([], folders[0]) if folders else (list(paths), None)
+
+
+def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of `lim_gpu.pretrain.run.pretrain`: --window and --hu-range become an intensity, --set a mapping."""
+    from lim_gpu.intensity import Intensity
+
+    intensity = Intensity.parse(window=options.pop("window"), hu_range=options.pop("hu_range"))
+    return options | {"intensity": intensity, "overrides": parse_overrides(options["overrides"])}
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
+    """The --set options NAME=VALUE as a mapping. Raises UsageError for another form, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {text!r} is not NAME=VALUE, such as --set swav.queue=3840")
+        if name.strip() in found:
+            raise UsageError(f"--set {name.strip()} is given twice")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def finetuning_request(options: dict[str, Any], seed: int) -> FinetuneRequest:
+    """What `lim_gpu.finetune.run.finetune` is asked for."""
+    from lim_gpu.finetune.protocol import mirrors, protocol
+    from lim_gpu.finetune.request import Request
+
+    changes = {name: options.pop(name) for name in ("epochs", "head_epochs", "batch_size", "lr", "size", "flip")}
+    if changes["flip"] is None:
+        changes["flip"] = mirrors(options["data"])
+    return Request(protocol=protocol(options.pop("protocol"), **changes), **options, seed=seed)

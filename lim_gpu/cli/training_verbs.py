@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH
+from lim_gpu.cli.options import PATH, finetuning_request, pretraining_options
 
 
 @click.command(short_help="Pre-train a backbone on the slices of a store.")
@@ -86,15 +86,12 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
               lim-gpu pretrain slices --method moco --set moco.temperature=0.1 --set lr=0.03 --dry-run
               torchrun --nproc-per-node 4 -m lim_gpu.cli pretrain slices --method swav --batch-size 512
     """
-    from lim_gpu.intensity import Intensity
-    from lim_gpu.pretrain.config import parse_overrides
     from lim_gpu.pretrain.plan import rank
     from lim_gpu.pretrain.run import pretrain as run_pretraining
 
-    options["intensity"] = Intensity.parse(window=options.pop("window"), hu_range=options.pop("hu_range"))
-    options["overrides"] = parse_overrides(options["overrides"])
+    keywords = pretraining_options(options)
     outcome = run_pretraining(
-        store, method, output=output, seed=run.seed, device=run.device, reporter=run.reporter, **options
+        store, method, output=output, seed=run.seed, device=run.device, reporter=run.reporter, **keywords
     )
     if rank() == 0:
         run.done(outcome)
@@ -149,12 +146,10 @@ def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwr
     \b
     Example: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
     """
-    from lim_gpu.finetune.run import finetune_from_options
+    from lim_gpu.finetune.run import finetune as run_finetuning
 
-    outcome = finetune_from_options(
-        options | {"seed": run.seed}, output, run.device, run.reporter, against, overwrite, dry_run
-    )
-    run.done(outcome)
+    asked, how = finetuning_request(options, run.seed), {"overwrite": overwrite, "dry_run": dry_run}
+    run.done(run_finetuning(asked, output, run.device, run.reporter, against=against, **how))
 
 
 @click.command(short_help="The backbone of a checkpoint for torchvision, timm and MONAI.")

@@ -11,8 +11,9 @@ from lim_gpu.errors import InputError
 from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce, equal_steps
 from lim_gpu.files import read_json, write_json
 from lim_gpu.finetune.protocol import protocol
-from lim_gpu.finetune.run import Request, finetune
-from lim_gpu.pretrain.config import METHODS
+from lim_gpu.finetune.request import Request
+from lim_gpu.finetune.run import finetune
+from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.run import reduce

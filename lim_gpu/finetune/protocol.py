@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
@@ -61,6 +62,14 @@ PROTOCOLS = {
     "wolf2024-paper": Protocol("wolf2024-paper"),
     "wolf2024-code": Protocol("wolf2024-code", later_lr=2e-5, norm="adapts", resize="area", normalise="notebooks"),
 }
+
+
+def mirrors(data: Path) -> bool:
+    """Whether training images are mirrored where nothing else is asked for.
+
+    MedMNIST's are not: organs have a left and a right, and the authors' notebook does not mirror them.
+    """
+    return data.suffix != ".npz"
 
 
 def protocol(name: str, **changes: Any) -> Protocol:

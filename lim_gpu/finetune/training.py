@@ -38,29 +38,6 @@ class Classifier(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run begins: `name` for records; `state` of a backbone, None for random or (imagenet) torchvision's."""
-
-    name: str
-    backbone: str
-    channels: int
-    state: dict[str, Tensor] | None = None
-    imagenet: bool = False
-    normalisation: Normalisation | None = None  # of its pre-training
-
-    def network(self, classes: int, seed: int) -> Classifier:
-        """The network before its first step; starts of equal backbone and seed have equal heads."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = Classifier(self.backbone, self.channels, classes, self.imagenet)
-            torch.manual_seed(seed)
-            network.head.reset_parameters()
-        if self.state is not None:
-            network.encoder.load_state_dict(self.state, strict=True)
-        return network
-
-
-@dataclass(frozen=True)
 class Trained:
     """The best epoch (0-based) of a run, its validation accuracy and loss, its state (CPU), all epochs' records."""
 
@@ -84,47 +61,50 @@ def train(
 
     labels: (n,) int64 on the device of the images. Raises LimGpuError when the loss is not finite.
     """
-    parameters = [p for p in network.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=protocol.lr, weight_decay=protocol.weight_decay)
+    optimizer = torch.optim.Adam(network.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay)
     best: Trained | None = None
     history: list[dict[str, Any]] = []
     with _repeatable():
         for epoch in range(protocol.epochs):
-            _begin_epoch(network, optimizer, protocol, epoch)
-            generator = torch.Generator().manual_seed(_epoch_seed(split.seed, epoch))
-            order = split.train[torch.randperm(len(split.train), generator=generator).numpy()]
-            losses = []
-            for places in batches(order, protocol.batch_size):
-                chosen = places.to(images.pixels.device)
-                inputs = network_input(images.pixels[chosen], protocol.size, protocol.resize, normalisation)
-                inputs = flip(inputs, 0.5, generator) if protocol.flip else inputs
-                loss = cross_entropy(network(inputs), labels[chosen])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.detach())
-            mean_loss = float(torch.stack(losses).mean())
+            loss = _train_epoch(network, optimizer, images, labels, split, protocol, normalisation, epoch)
             accuracy, val_loss = _validate(network, images, labels, split.val, protocol, normalisation)
-            if not (math.isfinite(mean_loss) and math.isfinite(val_loss)):
+            if not (math.isfinite(loss) and math.isfinite(val_loss)):
                 raise LimGpuError(f"run {split.run}: the loss is not finite in epoch {epoch}. Give a lower --lr")
-            phase = "head" if protocol.head_only(epoch) else "all"
-            rate = protocol.learning_rate(epoch)
-            history.append(
-                {
-                    "epoch": epoch,
-                    "phase": phase,
-                    "lr": rate,
-                    "loss": mean_loss,
-                    "val_loss": val_loss,
-                    "val_acc": accuracy,
-                }
-            )
+            phase = {"phase": "head" if protocol.head_only(epoch) else "all", "lr": protocol.learning_rate(epoch)}
+            history.append({"epoch": epoch} | phase | {"loss": loss, "val_loss": val_loss, "val_acc": accuracy})
             if best is None or accuracy > best.accuracy:
                 state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
                 best = Trained(epoch, accuracy, val_loss, state, history)
             after_epoch(1)
     assert best is not None  # epochs is at least 1
     return best
+
+
+def _train_epoch(
+    network: Classifier,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    labels: Tensor,
+    split: Split,
+    protocol: Protocol,
+    normalisation: Normalisation,
+    epoch: int,
+) -> float:
+    """The mean loss over the batches of split.train, in an order that depends on the seed and the epoch alone."""
+    _begin_epoch(network, optimizer, protocol, epoch)
+    generator = torch.Generator().manual_seed(_epoch_seed(split.seed, epoch))
+    order = split.train[torch.randperm(len(split.train), generator=generator).numpy()]
+    losses = []
+    for places in batches(order, protocol.batch_size):
+        chosen = places.to(images.pixels.device)
+        inputs = network_input(images.pixels[chosen], protocol.size, protocol.resize, normalisation)
+        inputs = flip(inputs, 0.5, generator) if protocol.flip else inputs
+        loss = cross_entropy(network(inputs), labels[chosen])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
 
 
 def _begin_epoch(network: Classifier, optimizer: torch.optim.Optimizer, protocol: Protocol, epoch: int) -> None:

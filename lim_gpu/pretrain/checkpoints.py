@@ -112,8 +112,8 @@ def describe(state: dict[str, Any], plan: Plan, digest: str) -> dict[str, Any]:
 def preprocessing(plan: Plan) -> dict[str, Any]:
     """How a slice becomes what the backbone was trained on, without what is random."""
     config = plan.config
-    size = {"swav": config.swav.large_size, "moco": config.moco.size, "spark": config.spark.size}[config.method]
-    return preprocess(config.mean, config.std, config.channels, size=size, intensity=plan.intensity.describe())
+    how = {"size": config.view_size, "intensity": plan.intensity.describe()}
+    return preprocess(config.mean, config.std, config.channels, **how)
 
 
 def load_state(path: Path, plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from lim_gpu.errors import UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.resident import ResidentSlices, SliceBatch, StreamedSlices, placed
 from lim_gpu.progress import Reporter
+from lim_gpu.store.selected import SelectedSlices
 
 
 def epoch_order(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Tensor:
@@ -67,24 +67,22 @@ class Epochs:
 
 
 class SlicesDataModule(LightningDataModule):
-    """The slices of a store, or of a selection, for pre-training; whether they lie on the device or stream is hidden.
+    """Slices of a store for pre-training; whether they lie on the device or stream is hidden.
 
-    store, selection  as `lim_gpu.SliceDataset`; intensity: how they become 0..255, by default each by its own range
-    batch_size        slices of a step over all processes
-    budget            bytes of the device for them; None: half of what is free, 0: they always stream
-    position          batches that a training which goes on has seen; Lightning's checkpoints hold it
+    slices      which; intensity: how they become 0..255, by default each by its own range
+    batch_size  slices of a step over all processes
+    budget      bytes of the device for them; None: half of what is free, 0: they always stream
+    position    batches that a training which goes on has seen; Lightning's checkpoints hold it
 
-    Its `len` is the number of slices. They are read at `setup`, onto the trainer's device. Raises InputError for a
-    store or a selection that cannot be used, UsageError for a batch that is larger than the set, or that the processes
-    cannot share.
+    Its `len` is the number of slices. They are read at `setup`, onto the trainer's device. Raises InputError where
+    there is no slice, UsageError for a batch that is larger than the set, or that the processes cannot share.
     """
 
     def __init__(
         self,
-        store: str | Path,
+        slices: SelectedSlices,
         batch_size: int,
         seed: int = 0,
-        selection: str | Path | None = None,
         *,
         intensity: Intensity | None = None,
         budget: int | None = None,
@@ -92,14 +90,14 @@ class SlicesDataModule(LightningDataModule):
         reporter: Reporter | None = None,
     ) -> None:
         super().__init__()
-        self.streamed = StreamedSlices(store, selection, "cpu", intensity)
+        self.streamed = StreamedSlices(slices, "cpu", intensity)
         self.batch_size, self.seed, self.budget, self.position = batch_size, seed, budget, position
         self.reporter = reporter
         self.slices: ResidentSlices | StreamedSlices | None = None
         self.epochs: Epochs | None = None
         if batch_size > len(self):
             raise UsageError(
-                f"batch-size {batch_size} is larger than the {len(self)} slices of {selection or store}. "
+                f"batch-size {batch_size} is larger than the {len(self)} slices of {slices.source}. "
                 f"Give --batch-size {len(self)} or less"
             )
 

@@ -40,8 +40,6 @@ class RunFolder:
         A run that saved no checkpoint is nothing: there is nothing to go on from, nor to lose. Raises UsageError where
         something else stands, or an unfinished run and neither way on was chosen, InputError where last.ckpt is gone.
         """
-        if resume and overwrite:
-            raise UsageError("--resume and --overwrite exclude each other. Give one of them")
         if not self._config.exists():
             if not overwrite and self.path.exists() and self._foreign():
                 raise UsageError(f"{self.path}: holds other files. Give --overwrite, or another -o")

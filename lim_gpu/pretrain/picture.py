@@ -11,7 +11,6 @@ from torch.nn.functional import interpolate
 
 from lim_gpu.files import replacing
 from lim_gpu.pretrain.method import Pretraining
-from lim_gpu.pretrain.plan import Plan
 from lim_gpu.pretrain.resident import StreamedSlices
 from lim_gpu.spread import spread_evenly
 
@@ -19,19 +18,19 @@ SLICES = 6  # columns
 SIDE = 112  # pixels of a picture
 
 
-def save_views(module: Pretraining, plan: Plan, path: Path) -> None:
+def save_views(module: Pretraining, slices: StreamedSlices, path: Path) -> None:
     """Draw PATH (.png): a column for each of some slices spread over the data, a row for each view of it."""
     from PIL import Image
 
-    slices = StreamedSlices(plan.store, plan.selection, intensity=plan.intensity)
+    config = module.config
     places = torch.from_numpy(spread_evenly(len(slices), SLICES))
     (batch,) = slices.batches([places])
-    generator = torch.Generator().manual_seed(plan.config.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     views = module.views(batch, generator)
     rows = [chunk for view in views for chunk in _pictures(view, len(places))]
     if (masks := [view for view in views if view.ndim == 4 and view.dtype == torch.bool]) and rows:
         rows.append(interpolate(masks[0].float(), rows[0].shape[-2:]) * rows[0])
-    mean, std = (torch.tensor(values).mean() for values in (plan.config.mean, plan.config.std))
+    mean, std = (torch.tensor(values).mean() for values in (config.mean, config.std))
     grey = torch.cat([torch.cat(list(_shrunk(row * std + mean)), dim=-1) for row in rows])
     pixels = (grey * 255).round().clamp(0, 255).to(torch.uint8).numpy()
     with replacing(path) as temporary:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
-from lim_gpu.selection import Selection
-from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.selected import SelectedSlices
 
 ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 
@@ -96,37 +97,31 @@ class Plan:
         return lines
 
 
-def make_plan(config: PretrainConfig, store: SliceStore, selection: Path | None, intensity: Intensity) -> Plan:
-    """Count the slices and check that the run can be made.
+def make_plan(config: PretrainConfig, slices: SelectedSlices, intensity: Intensity) -> Plan:
+    """Check that the run can be made of these slices.
 
-    Raises InputError for an empty selection or one of another store, UsageError for a batch that the data or the
-    processes do not fit.
+    Raises InputError where there is none, UsageError for a batch that the data or the processes do not fit.
     """
-    data: dict[str, Any] = {"store": store.fingerprint, "selection": None, "intensity": intensity.describe()}
-    if selection is None:
-        slices, volumes = sum(entry.shape[0] for entry in store.volumes), len(store.volumes)
-        where: Path = store.path
-    else:
-        chosen = Selection.load(selection)
-        if chosen.store_fingerprint != store.fingerprint:
-            raise InputError(f"{selection}: was made from another store than {store.path}. Run lim-gpu reduce on it")
-        kept = chosen.kept()
-        slices, volumes = len(kept), len({key for key, _ in kept})
-        data["selection"] = fingerprint([[key, i] for key, i in kept])
-        where = selection
-    if not slices:
-        raise InputError(f"{where}: keeps no slice. Make another selection with lim-gpu reduce")
-    if config.batch_size > slices:
+    if not len(slices):
+        raise InputError(f"{slices.source}: keeps no slice. Make another selection with lim-gpu reduce")
+    _check_batch(config.batch_size, slices)
+    selection = None if slices.selection is None else fingerprint([slices.place(i) for i in range(len(slices))])
+    data = {"store": slices.store.fingerprint, "selection": selection, "intensity": intensity.describe()}
+    volumes = len(np.unique(slices.places[:, 0]))
+    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data)
+
+
+def _check_batch(batch_size: int, slices: SelectedSlices) -> None:
+    if batch_size > len(slices):
         raise UsageError(
-            f"--batch-size {config.batch_size} is more than the {slices} slices of {where}. Give a smaller one"
+            f"--batch-size {batch_size} is more than the {len(slices)} slices of {slices.source}. Give a smaller one"
         )
     processes = world_size()
-    if config.batch_size % processes or config.batch_size // processes < 2:
+    if batch_size % processes or batch_size // processes < 2:
         raise UsageError(
-            f"--batch-size {config.batch_size} does not divide among {processes} processes. "
+            f"--batch-size {batch_size} does not divide among {processes} processes. "
             f"Give a multiple of {processes}, at least {2 * processes}"
         )
-    return Plan(config, store.path, selection, intensity, slices, volumes, data)
 
 
 def world_size() -> int:

@@ -43,8 +43,7 @@ def load_probe(path: Path, plan: Plan, device: torch.device) -> Callable[[Pretra
         raise InputError(f"{path}: has one class only. A probe needs two or more")
     if len(files) > MOST_IMAGES:
         raise UsageError(f"{path}: {len(files)} images are too many for every epoch. Give at most {MOST_IMAGES}")
-    size = {"swav": plan.config.swav.large_size, "moco": plan.config.moco.size, "spark": plan.config.spark.size}
-    images = torch.cat([_image(file, size[plan.config.method]) for file in files])
+    images = torch.cat([_image(file, plan.config.view_size) for file in files])
     classes = torch.tensor([names.index(label) for label in labels])
     votes = torch.tensor(judged) if any(judged) else None
 

@@ -19,6 +19,7 @@ from lim_gpu.dataset import SliceDataset
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
+from lim_gpu.store.selected import SelectedSlices
 
 AHEAD = 3  # batches that are read before they are needed
 LOADED_AT_ONCE = 64  # slices
@@ -43,21 +44,19 @@ class SliceBatch(NamedTuple):
 class StreamedSlices:
     """Slices that stay in their store: threads read them a few batches ahead, into pinned memory where there is a GPU.
 
-    Mapped to 0..255 by `intensity`. Raises InputError for a store or a selection without slices, or a selection of
-    another store; `batches` raises it for a damaged file.
+    Mapped to 0..255 by `intensity`. Raises InputError where there is no slice; `batches` raises it for a damaged file.
     """
 
     def __init__(
         self,
-        store: str | Path,
-        selection: str | Path | None = None,
+        slices: SelectedSlices,
         device: torch.device | str = "cpu",
         intensity: Intensity | None = None,
     ) -> None:
-        self.dataset = SliceDataset(store, selection, intensity=intensity or Intensity())
-        if not len(self.dataset):
-            remedy = f"Run lim-gpu {'ingest' if selection is None else 'reduce'} again, so that it keeps some"
-            raise InputError(f"{selection or store}: holds no slice to train on. {remedy}")
+        self.dataset = SliceDataset(slices, intensity=intensity or Intensity())
+        if not len(slices):
+            remedy = f"Run lim-gpu {'ingest' if slices.selection is None else 'reduce'} again, so that it keeps some"
+            raise InputError(f"{slices.source}: holds no slice to train on. {remedy}")
         self.device = torch.device(device)
         self.volumes = torch.from_numpy(self.dataset.places[:, 0]).long()
         shapes = torch.tensor([entry.shape[1:] for entry in self.dataset.store.volumes])
@@ -116,20 +115,8 @@ class ResidentSlices:
         return len(self.pixels)
 
     @classmethod
-    def load(
-        cls,
-        store: str | Path,
-        selection: str | Path | None = None,
-        device: torch.device | str = "cpu",
-        intensity: Intensity | None = None,
-        reporter: Reporter | None = None,
-    ) -> ResidentSlices:
-        """Read the slices of a store, or of a selection. Raises as `StreamedSlices`, LimGpuError without the memory."""
-        return cls.of(StreamedSlices(store, selection, device, intensity), reporter)
-
-    @classmethod
     def of(cls, streamed: StreamedSlices, reporter: Reporter | None = None) -> ResidentSlices:
-        """The same slices, read."""
+        """The same slices, read. Raises LimGpuError without the memory for them."""
         try:
             pixels = torch.empty(streamed.shape, dtype=torch.uint8, device=streamed.device)
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's is no more than that

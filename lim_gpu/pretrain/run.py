@@ -7,14 +7,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import LimGpuError, UsageError
+from lim_gpu.errors import LimGpuError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
-from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
+from lim_gpu.pretrain.request import Request, configuration
 from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.store.selected import open_selected
 from lim_gpu.store.slices import SliceStore
 
 
@@ -64,40 +65,56 @@ def pretrain(
     something else, InputError for a store or selection that cannot be used, NoGpuError when `device` asks for a GPU
     that is not there, LimGpuError when the loss is no finite number or the disk refuses.
     """
-    reporter = (reporter or Reporter(quiet=True)) if rank() == 0 else Reporter(quiet=True)
-    for name, value in (("checkpoint-every", checkpoint_every), ("log-every", log_every)):
-        if value < 1:
-            raise UsageError(f"--{name} {value} is too small. Give 1 or more")
-    given = {"epochs": epochs, "batch_size": batch_size, "backbone": backbone, "channels": channels}
-    asked = {name: value for name, value in given.items() if value is not None}
-    if compile:
-        asked["compile"] = True
-    if twice := sorted(set(asked) & set(overrides or {})):
-        raise UsageError(f"{twice[0]} is given twice, by its option and by --set")
-    config = resolve(method, preset, {"seed": seed} | asked | dict(overrides or {}))
-    with store if isinstance(store, SliceStore) else SliceStore(store) as opened:
-        chosen = Path(selection) if selection is not None else None
-        plan = make_plan(config, opened, chosen, intensity or Intensity.parse())
-    folder = RunFolder(Path(output))
-    if dry_run:
-        standing = folder.standing(plan, resume, overwrite)
-        values = plan.values() | {"config": config.to_dict(), "run": str(output), "standing": standing}
-        return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])
-    with _together(device):
-        standing = _decided(plan, folder, resume, overwrite)
-        if standing == "finished":
-            return Outcome(plan.values() | {"run": str(output), "unchanged": True}, [f"unchanged: {output}"])
-        with locked(folder.path) if rank() == 0 else nullcontext():
-            from lim_gpu.pretrain.training import Options, train
-
-            remove_stale(folder.path)
-            options = Options(checkpoint_every, log_every, Path(probe) if probe is not None else None, wandb, stream)
-            values = train(plan, folder, standing == "unfinished", device, options, reporter)
-    loss = f", loss {values['loss']:.4f}" if values["loss"] is not None else ""
-    line = (
-        f"{method}: {plan.total_steps:,} steps{loss}, {values['seconds']:.0f} s on {values['device']} -> {folder.last}"
+    chosen = {"epochs": epochs, "batch_size": batch_size, "backbone": backbone, "channels": channels}
+    request = Request(
+        store=store,
+        selection=Path(selection) if selection is not None else None,
+        config=configuration(method, preset, chosen | {"compile": compile or None}, overrides, seed),
+        intensity=intensity or Intensity(),
+        output=Path(output),
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        probe=Path(probe) if probe is not None else None,
+        wandb=wandb,
+        stream=stream,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        device=device,
     )
-    return Outcome(plan.values() | values | {"run": str(output), "unchanged": False}, [line])
+    return _run(request, reporter if reporter is not None and rank() == 0 else Reporter(quiet=True))
+
+
+def _run(request: Request, reporter: Reporter) -> Outcome:
+    folder = RunFolder(request.output)
+    with open_selected(request.store, request.selection) as slices:
+        plan = make_plan(request.config, slices, request.intensity)
+        if request.dry_run:
+            return _planned(request, plan, folder)
+        with _together(request.device):
+            standing = _decided(request, plan, folder)
+            if standing == "finished":
+                lines = [f"unchanged: {folder.path}"]
+                return Outcome(plan.values() | {"run": str(folder.path), "unchanged": True}, lines)
+            with locked(folder.path) if rank() == 0 else nullcontext():
+                from lim_gpu.pretrain.training import train
+
+                remove_stale(folder.path)
+                values = train(request, plan, slices, folder, standing == "unfinished", reporter)
+    return _trained(plan, folder, values)
+
+
+def _planned(request: Request, plan: Plan, folder: RunFolder) -> Outcome:
+    standing = folder.standing(plan, request.resume, request.overwrite)
+    values = plan.values() | {"config": plan.config.to_dict(), "run": str(folder.path), "standing": standing}
+    return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])
+
+
+def _trained(plan: Plan, folder: RunFolder, values: dict[str, Any]) -> Outcome:
+    loss = f", loss {values['loss']:.4f}" if values["loss"] is not None else ""
+    took = f"{values['seconds']:.0f} s on {values['device']} -> {folder.last}"
+    line = f"{plan.config.method}: {plan.total_steps:,} steps{loss}, {took}"
+    return Outcome(plan.values() | values | {"run": str(folder.path), "unchanged": False}, [line])
 
 
 @contextmanager
@@ -115,17 +132,17 @@ def _together(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _decided(plan: Plan, folder: RunFolder, resume: bool, overwrite: bool) -> str:
+def _decided(request: Request, plan: Plan, folder: RunFolder) -> str:
     """What stands in the folder, as the first process saw it before it wrote anything."""
     if world_size() == 1:
-        return folder.standing(plan, resume, overwrite)
+        return folder.standing(plan, request.resume, request.overwrite)
     import torch
     import torch.distributed as dist
 
     found: list[Any] = [None]
     if rank() == 0:
         try:
-            found = [folder.standing(plan, resume, overwrite)]
+            found = [folder.standing(plan, request.resume, request.overwrite)]
         except LimGpuError as error:
             found = [error]
     dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))

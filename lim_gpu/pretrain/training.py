@@ -9,9 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,66 +29,43 @@ from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.probe import load_probe
+from lim_gpu.pretrain.request import Request
 from lim_gpu.progress import Reporter
+from lim_gpu.store.selected import SelectedSlices
 from lim_gpu.weights.backbone import training_device
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a run takes that changes nothing of its losses."""
-
-    checkpoint_every: int = 50
-    log_every: int = 1
-    probe: Path | None = None
-    wandb: str | None = None
-    stream: bool = False
-
-
 def train(
-    plan: Plan, folder: RunFolder, resume: bool, device: str, options: Options, reporter: Reporter
+    request: Request, plan: Plan, slices: SelectedSlices, folder: RunFolder, resume: bool, reporter: Reporter
 ) -> dict[str, Any]:
     """Train to the end of `plan`, from the state that `folder` holds when `resume`, and return what came out.
 
     On SIGTERM and SIGINT the state is saved first; then the signal is delivered to who handled it before.
     """
-    place = training_device(device, int(os.environ["LOCAL_RANK"]) if world_size() > 1 else None)
+    place = training_device(request.device, int(os.environ["LOCAL_RANK"]) if world_size() > 1 else None)
     precision = resolve_precision(plan.config.precision, place, reporter)
     state = load_state(folder.last, plan) if resume and folder.last.exists() else None
     begun = time.perf_counter()
     with _quiet_lightning():
         module = build_method(plan)
-        data = SlicesDataModule(
-            plan.store,
-            plan.config.batch_size,
-            plan.config.seed,
-            plan.selection,
-            intensity=plan.intensity,
-            budget=0 if options.stream else None,
-            position=state["global_step"] if state else 0,
-            reporter=reporter,
-        )
-        probe = load_probe(options.probe, plan, place) if options.probe is not None else None
+        data = _data(request, plan, slices, state, reporter)
+        probe = load_probe(request.probe, plan, place) if request.probe is not None else None
         if rank() == 0:
             record = {"device": str(place), "precision": precision, "versions": _versions()}
             _begin(plan, folder, state, record, reporter)
             if state is None:
-                save_views(module, plan, folder.path / "views.png")
+                save_views(module, data.streamed, folder.path / "views.png")
         if state is not None and state["global_step"] >= plan.total_steps:  # killed before the last sidecar was written
             if rank() == 0:
                 save_checkpoint(folder.last, state, plan)
             return {"loss": None, "seconds": 0.0, "device": str(place)}
-        writers = _writers(plan, folder, options, state) if rank() == 0 else []
-        recorder = Recorder(plan, folder, reporter, [write for write, _ in writers], probe, options.log_every)
-        keeper = Keeper(plan, folder, options.checkpoint_every, state)
+        writers = _writers(plan, folder, request.wandb, state) if rank() == 0 else []
+        recorder = Recorder(plan, folder, reporter, [write for write, _ in writers], probe, request.log_every)
+        keeper = Keeper(plan, folder, request.checkpoint_every, state)
         stopper = Stopper(recorder, keeper)
         trainer = build_trainer(plan, place, precision, [keeper, recorder, stopper])
         try:
-            trainer.fit(module, datamodule=data)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-        except torch.OutOfMemoryError:
-            step = f"a step of {plan.config.batch_size} slices does not fit in its memory"
-            raise LimGpuError(f"{place}: {step}. Give a smaller --batch-size, or --stream") from None
+            _fit(trainer, module, data, place)
         finally:
             stopper.release()
             recorder.close()
@@ -100,6 +75,31 @@ def train(
         reporter.note(f"saved after {trainer.global_step} steps: {folder.last}. Go on with --resume")
         signal.raise_signal(stopper.caught)
     return {"loss": recorder.loss, "seconds": round(time.perf_counter() - begun, 3), "device": str(place)}
+
+
+def _data(
+    request: Request, plan: Plan, slices: SelectedSlices, state: dict[str, Any] | None, reporter: Reporter
+) -> SlicesDataModule:
+    return SlicesDataModule(
+        slices,
+        plan.config.batch_size,
+        plan.config.seed,
+        intensity=plan.intensity,
+        budget=0 if request.stream else None,
+        position=state["global_step"] if state else 0,
+        reporter=reporter,
+    )
+
+
+def _fit(trainer: Trainer, module: Pretraining, data: SlicesDataModule, place: torch.device) -> None:
+    """Lightning's training, with its ways to end told as ours."""
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError:
+        step = f"a step of {data.batch_size} slices does not fit in its memory"
+        raise LimGpuError(f"{place}: {step}. Give a smaller --batch-size, or --stream") from None
 
 
 def build_method(plan: Plan) -> Pretraining:
@@ -183,7 +183,7 @@ def _versions() -> dict[str, str]:
 
 
 def _writers(
-    plan: Plan, folder: RunFolder, options: Options, state: dict[str, Any] | None
+    plan: Plan, folder: RunFolder, project: str | None, state: dict[str, Any] | None
 ) -> list[tuple[Writer, Callable[[], None]]]:
     """Where the numbers go beside metrics.jsonl: a function that writes them, and one that closes it."""
     from torch.utils.tensorboard import SummaryWriter
@@ -196,13 +196,13 @@ def _writers(
             board.add_scalar(name, row[name], step)
 
     writers: list[tuple[Writer, Callable[[], None]]] = [(to_board, board.close)]
-    if options.wandb is not None:
+    if project is not None:
         try:
             import wandb
         except ImportError:
             raise UsageError("--wandb needs Weights & Biases: pip install 'lim-gpu[wandb]'") from None
         name = fingerprint([plan.fingerprint, str(folder.path.resolve())])[:16]
-        run = wandb.init(project=options.wandb, dir=folder.path, id=name, resume="allow", config=plan.config.to_dict())
+        run = wandb.init(project=project, dir=folder.path, id=name, resume="allow", config=plan.config.to_dict())
         writers.append((lambda row, step: run.log(row, step=step), run.finish))
     return writers
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import file_sha256, read_json
+from lim_gpu.files import read_json
 from lim_gpu.weights.export import WEIGHTS_FORMAT
-from lim_gpu.weights.load import FORMAT, as_text, match, read_checkpoint, sidecar, vote
+from lim_gpu.weights.file import CheckpointFile
+from lim_gpu.weights.load import FORMAT, as_text, match, sidecar, vote
 
 
 def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -23,8 +24,8 @@ def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, A
             if not path.is_file():
                 raise InputError(f"{path}: does not exist, only the JSON beside it")
             return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
-    digest = file_sha256(path)
-    content = read_checkpoint(path, trust=trust)
+    with CheckpointFile(path, trust=trust) as file:
+        digest, content = file.sha256, file.read()
     layout, found = vote(path, content)
     values: dict[str, Any] = {"kind": "checkpoint", "path": str(path), "sha256": digest, "source": layout.source}
     lines = [f"checkpoint {path}: {layout.source}, backbone at {layout.prefix!r}", f"sha256 {digest}"]

@@ -9,7 +9,8 @@ from typing import Any
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import file_sha256, read_json, replacing, write_json
 from lim_gpu.progress import Outcome
-from lim_gpu.weights.load import VERSION, Backbone, as_text, load_backbone, sidecar
+from lim_gpu.weights.file import CheckpointFile
+from lim_gpu.weights.load import VERSION, Backbone, as_text, find_backbone, sidecar
 
 WEIGHTS_FORMAT = "lim-gpu-weights"
 
@@ -21,32 +22,36 @@ def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = F
     """
     if output.suffix != ".safetensors":
         raise UsageError(f"{output}: give a name that ends in .safetensors")
-    digest = file_sha256(path)
-    plan = {"checkpoint": str(path), "checkpoint_sha256": digest, "output": str(output)}
-    standing = _standing_export(output, digest, overwrite)
-    if dry_run:
-        line = f"unchanged: {output}" if standing else f"plan: backbone of {path} -> {output}, {sidecar(output).name}"
-        return Outcome(plan | {"dry_run": True, "unchanged": standing is not None}, [line])
-    if standing is not None:
-        return Outcome(
-            standing | plan | {"unchanged": True}, [f"unchanged: {output}", *loading_lines(standing, output)]
-        )
+    with CheckpointFile(path, trust=trust) as file:
+        plan = {"checkpoint": str(path), "checkpoint_sha256": file.sha256, "output": str(output)}
+        standing = _standing_export(output, file.sha256, overwrite)
+        if dry_run:
+            line = f"plan: backbone of {path} -> {output}, {sidecar(output).name}"
+            line = f"unchanged: {output}" if standing else line
+            return Outcome(plan | {"dry_run": True, "unchanged": standing is not None}, [line])
+        if standing is not None:
+            lines = [f"unchanged: {output}", *loading_lines(standing, output)]
+            return Outcome(standing | plan | {"unchanged": True}, lines)
+        backbone = find_backbone(file, file.read())
+    record = _write(backbone, path, output)
+    first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}) -> {output}"
+    lines = [first, f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
+    return Outcome(plan | record, lines)
+
+
+def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
+    """Write the weights and their record, which is returned."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    backbone = load_backbone(path, trust=trust)
     with replacing(output) as temporary:
         try:
             save_file(backbone.state, temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error).split("\n")[0]) from error
-        written = file_sha256(temporary)
-        record = _export_record(path, backbone, written)
+        record = _export_record(path, backbone, file_sha256(temporary))
         write_json(sidecar(output), record)
-    first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}) -> {output}"
-    return Outcome(
-        plan | record, [first, f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
-    )
+    return record
 
 
 def _export_record(path: Path, backbone: Backbone, written: str) -> dict[str, Any]:

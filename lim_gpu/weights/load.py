@@ -1,24 +1,20 @@
 """Backbones out of checkpoints of many makers, under torchvision's names.
 
-A file is read without running anything it holds (`weights_only`), unless the caller trusts it. Which maker's layout it
-has is decided by vote: the anchored prefix under which most backbone tensors stand. Then every tensor must match a
-torchvision ResNet in name and shape: 318 of 318 for resnet50.
+Which maker's layout a file has is decided by vote: the anchored prefix under which most backbone tensors stand. Then
+every tensor must match a torchvision ResNet in name and shape: 318 of 318 for resnet50.
 """
 
 from __future__ import annotations
 
 import functools
-import pickle
-import pickletools
 import re
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import file_sha256, read_json
+from lim_gpu.files import read_json
+from lim_gpu.weights.file import CheckpointFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,83 +115,22 @@ def load_backbone(path: Path, *, trust: bool = False, expected: str | None = Non
     trust: unpickle what is not tensors too, which runs what the file says; expected: the name the backbone must have.
     Raises InputError that lists what is missing or unexpected, or what a pickle would run.
     """
-    digest = file_sha256(path)
-    content = read_checkpoint(path, trust=trust)
-    layout, found = vote(path, content)
-    name, channels = match(path, layout, found, expected)
+    with CheckpointFile(path, trust=trust) as file:
+        return find_backbone(file, file.read(), expected)
+
+
+def find_backbone(file: CheckpointFile, content: dict[str, Any], expected: str | None = None) -> Backbone:
+    """The backbone in the `content` of a file, as `load_backbone`."""
+    layout, found = vote(file.path, content)
+    name, channels = match(file.path, layout, found, expected)
     state = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
     state = {key: value.detach().clone().contiguous() for key, value in state.items()}
     for key, value in state.items():
         if not bool(value.isfinite().all()):
-            raise InputError(f"{path}: {key} holds values that are not finite. Give an earlier checkpoint")
-    stated = _stated_preprocess(path, content)
+            raise InputError(f"{file.path}: {key} holds values that are not finite. Give an earlier checkpoint")
+    stated = _stated_preprocess(file.path, content)
     prepared = stated or preprocess(*layout.normalisation, channels, stated=False)
-    return Backbone(state, name, channels, layout.source, prepared, digest)
-
-
-def read_checkpoint(path: Path, *, trust: bool = False) -> dict[str, Any]:
-    """What torch.save or safetensors wrote at `path`, on the CPU.
-
-    Raises InputError for a damaged file, and for one that would run code when it is not trusted: the error names what.
-    """
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on TorchScript and old pickles: what matters is said here
-            content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except Exception as error:  # a damaged file raises nearly anything: OSError, RuntimeError, EOFError, KeyError, ...
-        if not trust and isinstance(error, pickle.UnpicklingError) and (runs := unsafe_globals(path)):
-            raise InputError(
-                f"{path}: is more than tensors: reading it would run {', '.join(runs)}. "
-                "Give --trust only if you trust who made the file"
-            ) from None
-        if trust and isinstance(error, ImportError | AttributeError):
-            raise InputError(
-                f"{path}: names what is not installed ({error}). Install the library it was made with"
-            ) from None
-        raise InputError(f"{path}: cannot be read as a checkpoint ({_cause(error)}). Copy it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a state_dict. Save model.state_dict()")
-    return content
-
-
-def unsafe_globals(path: Path) -> list[str]:
-    """Functions and classes that unpickling the file would call, beyond torch's own safe ones. Runs nothing."""
-    from torch.serialization import get_unsafe_globals_in_checkpoint
-
-    try:
-        return sorted(get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # not the zip that torch writes since 1.6: several pickles one after the other
-        safe = ("torch.", "collections.OrderedDict")
-        return sorted({name for name in _pickled_globals(path) if not name.startswith(safe)})
-
-
-def _pickled_globals(path: Path) -> Iterator[str]:
-    """The names of globals in a file of pickles, read without unpickling, up to where the pickles end."""
-    with open(path, "rb") as file:
-        try:
-            while True:
-                texts: list[str] = []
-                for code, argument, _place in pickletools.genops(file):
-                    if code.name in ("GLOBAL", "INST"):
-                        yield str(argument).replace(" ", ".")
-                    elif code.name == "STACK_GLOBAL":
-                        yield ".".join(texts[-2:])
-                    elif isinstance(argument, str):
-                        texts.append(argument)
-        except Exception:  # the raw numbers behind the last pickle
-            return
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):  # torch tells of its weights_only over many lines
-        return "not what torch.save wrote"
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0].strip()[:160]
+    return Backbone(state, name, channels, layout.source, prepared, file.sha256)
 
 
 def vote(path: Path, content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:

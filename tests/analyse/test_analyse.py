@@ -8,12 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from counted import count_loaded, count_opened
 from PIL import Image
 
 from lim_gpu.analyse import analyse
 from lim_gpu.analyse.gradcam import intersection_over_union
 from lim_gpu.analyse.tsne import correlation, embed, silhouette
 from lim_gpu.errors import UsageError
+from lim_gpu.files import file_sha256
 from lim_gpu.progress import Reporter
 from lim_gpu.weights.backbone import resnet
 
@@ -83,6 +85,24 @@ def test_heat_maps(folder, tmp_path):
     values = run(folder, "gradcam", tmp_path / "cam.png", images=4, shown=2).values
     assert len(values["iou"]) == 4
     assert values["mean_iou"] is None or 0 <= values["mean_iou"] <= 1
+
+
+def test_each_checkpoint_is_read_once_and_named_by_what_was_read(folder, tmp_path, monkeypatch):
+    opened, loaded = count_opened(monkeypatch), count_loaded(monkeypatch)
+    values = run(folder, "tsne", tmp_path / "tsne.png").values
+    assert [opened[folder / f"{name}.ckpt"] for name in ("before", "after")] == [1, 1]
+    assert len(loaded) == 2
+    monkeypatch.undo()
+    digests = [file_sha256(folder / f"{name}.ckpt") for name in ("before", "after")]
+    assert [one["sha256"] for one in values["checkpoints"]] == digests
+
+
+def test_a_dry_run_names_the_output_and_reads_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = (tmp_path / "a.ckpt", tmp_path / "b.ckpt", tmp_path / "data")
+    outcome = analyse("cka", *missing, dry_run=True, reporter=QUIET)
+    assert outcome.values == {"dry_run": True, "output": "cka.png"}
+    assert outcome.lines == [f"plan: cka of {missing[0]} and {missing[1]} on {missing[2]} -> cka.png"]
 
 
 def test_what_is_there_stays(folder, tmp_path):

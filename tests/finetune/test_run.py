@@ -10,41 +10,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+from counted import count_loaded, count_opened
+from finetunings import QUICK, QUIET, read, request
 from PIL import Image
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.finetune import training
 from lim_gpu.finetune.protocol import protocol
-from lim_gpu.finetune.run import Request, compare, finetune
+from lim_gpu.finetune.request import Request
+from lim_gpu.finetune.run import finetune
 from lim_gpu.progress import Reporter
-from lim_gpu.weights import load as checkpoint
-from lim_gpu.weights.backbone import resnet
-
-QUIET = Reporter(quiet=True)
-QUICK = {"epochs": 2, "head_epochs": 1, "size": 32, "batch_size": 16}
-
-
-def request(data, checkpoints=(), **options):
-    settings = QUICK | {name: options.pop(name) for name in list(options) if name in (*QUICK, "lr", "flip")}
-    backbone = None if checkpoints else "resnet18"
-    options = {"backbone": backbone, "folds": 2} | options
-    return Request(data, protocol("wolf2024-paper", **settings), tuple(checkpoints), **options)
-
-
-def read(path):
-    return json.loads(path.read_text())
-
-
-@pytest.fixture
-def weights(tmp_path):
-    """Two checkpoints of ours."""
-    paths = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        paths.append(tmp_path / f"epoch={seed}.ckpt")
-        state = {f"encoder.{name}": value for name, value in resnet("resnet18").state_dict().items()}
-        torch.save({"state_dict": state, "lim_gpu": {"preprocess": {"mean": [0.18], "std": [0.19]}}}, paths[-1])
-    return paths
+from lim_gpu.weights.describe import describe_checkpoint
+from lim_gpu.weights.load import load_backbone
 
 
 def test_it_learns_and_every_file_says_so(make_folder, two_classes, tmp_path):
@@ -75,10 +52,10 @@ def test_it_learns_and_every_file_says_so(make_folder, two_classes, tmp_path):
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
     best = tmp_path / "run/runs/1/candidate-0/best.ckpt"
     assert results["runs"][1]["checkpoint"] == "runs/1/candidate-0/best.ckpt"
-    tuned = checkpoint.load_backbone(best)
+    tuned = load_backbone(best)
     assert tuned.name == "resnet18"
     assert tuned.preprocess["mean"] == results["runs"][1]["normalisation"]["mean"]
-    values, _ = checkpoint.describe_checkpoint(best)
+    values, _ = describe_checkpoint(best)
     assert (values["method"], values["classes"]) == ("finetune", ["disc", "none"])
 
 
@@ -166,9 +143,21 @@ def test_checkpoints_bring_their_normalisation_and_their_weights(make_folder, tw
     finetune(request(folder, weights[:1], epochs=1), tmp_path / "run", "cpu", QUIET)
     results = read(tmp_path / "run/results.json")
     assert results["runs"][0]["normalisation"] == {"mean": [0.18] * 3, "std": [0.19] * 3}
-    tuned = checkpoint.load_backbone(tmp_path / "run/runs/0/candidate-0/best.ckpt")
-    given = checkpoint.load_backbone(weights[0])
+    tuned = load_backbone(tmp_path / "run/runs/0/candidate-0/best.ckpt")
+    given = load_backbone(weights[0])
     assert all(torch.equal(tuned.state[name], value) for name, value in given.state.items())  # head phase alone
+
+
+def test_each_checkpoint_is_read_once(make_folder, two_classes, weights, tmp_path, monkeypatch):
+    folder = make_folder(two_classes)
+    opened, loaded = count_opened(monkeypatch), count_loaded(monkeypatch)
+    finetune(request(folder, weights), tmp_path / "run", "cpu", QUIET)
+    assert [opened[path] for path in weights] == [1, 1]
+    assert len(loaded) == len(weights) + 2  # and the best epoch of each fold
+    opened.clear(), loaded.clear()
+    assert finetune(request(folder, weights), tmp_path / "run", "cpu", QUIET).values["unchanged"]
+    assert [opened[path] for path in weights] == [1, 1]  # to be hashed
+    assert loaded == []
 
 
 def test_many_classes_and_medmnist(draw, tmp_path):
@@ -190,26 +179,6 @@ def test_many_classes_and_medmnist(draw, tmp_path):
     assert read(tmp_path / "code/results.json")["runs"][0]["normalisation"] == {"mean": [0.5] * 3, "std": [0.5] * 3}
     with pytest.raises(UsageError, match="only two classes"):
         finetune(request(path, folds=None, runs=1, positive="1"), tmp_path / "other", "cpu", QUIET)
-
-
-def test_two_runs_are_compared_seed_by_seed(make_folder, two_classes, weights, tmp_path):
-    folder = make_folder(two_classes)
-    finetune(request(folder), tmp_path / "a", "cpu", QUIET)
-    outcome = finetune(request(folder, weights[:1]), tmp_path / "b", "cpu", QUIET, against=tmp_path / "a")
-    found = outcome.values["comparison"]
-    a, b = (read(tmp_path / name / "results.json") for name in "ab")
-    for name in ("auc", "f1", "acc"):
-        expected = [x - y for x, y in zip(b[name]["runs"], a[name]["runs"], strict=True)]
-        assert found[name]["runs"] == pytest.approx(expected)
-        assert found[name]["interval"][0] <= found[name]["interval"][1]
-    assert read(tmp_path / "b/comparison.json") == found
-    assert any("less" in line for line in outcome.lines)
-    assert compare(tmp_path / "a", tmp_path / "a")["acc"]["mean"] == 0
-    finetune(request(folder, seed=3), tmp_path / "c", "cpu", QUIET)
-    with pytest.raises(UsageError, match="differ in their seeds"):
-        compare(tmp_path / "a", tmp_path / "c")
-    with pytest.raises(InputError, match="no finished fine-tuning"):
-        finetune(request(folder), tmp_path / "a", "cpu", QUIET, against=tmp_path / "nowhere")
 
 
 def test_a_dry_run_writes_nothing_and_loads_no_torch(make_folder, two_classes, tmp_path):

@@ -11,7 +11,8 @@ import torch
 from lim_gpu.errors import LimGpuError
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.splits import Split
-from lim_gpu.finetune.training import Start, logits, train
+from lim_gpu.finetune.starts import Start
+from lim_gpu.finetune.training import logits, train
 from lim_gpu.labelled.images import Images, Normalisation
 
 PLACES = np.arange(24)

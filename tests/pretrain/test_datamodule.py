@@ -8,10 +8,10 @@ import lightning
 import pytest
 import torch
 
-import lim_gpu
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.datamodule import Epochs, SlicesDataModule, epoch_order
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices
+from lim_gpu.store.selected import open_selected
 from volumes import pixels, write_store
 
 N, BATCH = 23, 4
@@ -57,6 +57,10 @@ def trained(module, data, epochs, folder, resume=None, **options):
     return module.seen
 
 
+def data_of(store, **options):
+    return SlicesDataModule(open_selected(store), BATCH, seed=3, **options)
+
+
 def orders(epochs, seed=3):
     return [row for epoch in range(epochs) for row in epoch_order(N, BATCH, seed, epoch).tolist()]
 
@@ -88,7 +92,7 @@ def test_processes_share_the_batch_of_one(world):
 
 @pytest.mark.parametrize(("budget", "kind"), [(None, ResidentSlices), (0, StreamedSlices)])
 def test_a_training_sees_every_epoch_in_its_order(store, tmp_path, budget, kind):
-    data = SlicesDataModule(store, BATCH, seed=3, budget=budget)
+    data = data_of(store, budget=budget)
     assert len(data) == N
     assert trained(Noting(), data, 3, tmp_path) == orders(3)
     assert isinstance(data.slices, kind)
@@ -97,7 +101,7 @@ def test_a_training_sees_every_epoch_in_its_order(store, tmp_path, budget, kind)
 def test_streamed_and_resident_batches_are_the_same_bits(store):
     batches = []
     for budget in (0, None):
-        data = SlicesDataModule(store, BATCH, seed=3, budget=budget)
+        data = data_of(store, budget=budget)
         data.setup()
         batches.append(list(data.train_dataloader()))
     for one, other in zip(*batches, strict=True):
@@ -112,9 +116,20 @@ def test_a_checkpoint_goes_on_within_its_epoch(store, tmp_path, steps):
     )
     killed = Noting(until=steps + 1)
     with pytest.raises(RuntimeError, match="killed"):
-        trained(killed, SlicesDataModule(store, BATCH, 3), 3, tmp_path, callbacks=[saving], enable_checkpointing=True)
+        trained(
+            killed,
+            data_of(store),
+            3,
+            tmp_path,
+            callbacks=[saving],
+            enable_checkpointing=True,
+        )
     resumed = trained(
-        Noting(), SlicesDataModule(store, BATCH, 3), 3, tmp_path, resume=tmp_path / f"after-step={steps}.ckpt"
+        Noting(),
+        data_of(store),
+        3,
+        tmp_path,
+        resume=tmp_path / f"after-step={steps}.ckpt",
     )
     assert killed.seen[:steps] + resumed == orders(3)
 
@@ -123,15 +138,20 @@ def test_a_checkpoint_goes_on_within_its_epoch(store, tmp_path, steps):
 def test_a_checkpoint_of_an_epochs_end_goes_on_with_the_next(store, tmp_path, epochs):
     saving = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True)
     first = trained(
-        Noting(), SlicesDataModule(store, BATCH, 3), epochs, tmp_path, callbacks=[saving], enable_checkpointing=True
+        Noting(),
+        data_of(store),
+        epochs,
+        tmp_path,
+        callbacks=[saving],
+        enable_checkpointing=True,
     )
-    resumed = trained(Noting(), SlicesDataModule(store, BATCH, 3), 3, tmp_path, resume=tmp_path / "end.ckpt")
+    resumed = trained(Noting(), data_of(store), 3, tmp_path, resume=tmp_path / "end.ckpt")
     assert first + resumed == orders(3)
 
 
 @pytest.mark.parametrize("position", [0, 3, STEPS, STEPS + 1])
 def test_the_position_can_be_given(store, position):
-    data = SlicesDataModule(store, BATCH, seed=3, position=position)
+    data = data_of(store, position=position)
     data.setup()
     loader = data.train_dataloader()
     assert len(loader) == STEPS
@@ -143,13 +163,13 @@ def test_the_position_can_be_given(store, position):
 
 def test_the_position_counts_what_was_handed_out(store):
     """Not what was read ahead."""
-    loader = Epochs(StreamedSlices(store), BATCH, 3)
+    loader = Epochs(StreamedSlices(open_selected(store)), BATCH, 3)
     batches = iter(loader)
     next(batches)
     next(batches)
     assert loader.state_dict() == {"position": 2}
     batches.close()
-    again = Epochs(StreamedSlices(store), BATCH, 3)
+    again = Epochs(StreamedSlices(open_selected(store)), BATCH, 3)
     again.load_state_dict(loader.state_dict())
     assert next(iter(again)).ids.tolist() == orders(1)[2]
 
@@ -158,12 +178,12 @@ def test_a_batch_larger_than_the_set_is_refused(store):
     with pytest.raises(
         UsageError, match=r"batch-size 24 is larger than the 23 slices of .*slices. Give --batch-size 23"
     ):
-        SlicesDataModule(store, 24)
-    assert len(SlicesDataModule(store, 23)) == 23
+        SlicesDataModule(open_selected(store), 24)
+    assert len(SlicesDataModule(open_selected(store), 23)) == 23
 
 
 def of_two_processes(store, batch_size, rank):
-    data = SlicesDataModule(store, batch_size)
+    data = SlicesDataModule(open_selected(store), batch_size)
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     data.trainer = SimpleNamespace(world_size=2, global_rank=rank, strategy=strategy)
     return data
@@ -183,11 +203,3 @@ def test_a_batch_that_cannot_be_shared_is_refused(store):
     data = of_two_processes(store, 3, 0)
     with pytest.raises(UsageError, match="batch-size 3 cannot be shared by 2 processes"):
         data.setup()
-
-
-def test_a_selection_of_another_store_is_refused_before_anything_is_read(store, tmp_path):
-    other = write_store(tmp_path / "other", [pixels(5, 12, 12)])
-    with lim_gpu.SliceStore(other) as opened:
-        lim_gpu.reduce(opened, method="every-n", keep=0.5, device="cpu").save(tmp_path / "other.csv")
-    with pytest.raises(InputError, match=r"other\.csv: was made from another store than"):
-        SlicesDataModule(store, BATCH, selection=tmp_path / "other.csv")

@@ -10,8 +10,9 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.picture import SIDE, save_views
 from lim_gpu.pretrain.plan import make_plan
+from lim_gpu.pretrain.resident import StreamedSlices
 from lim_gpu.pretrain.training import build_method
-from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.selected import open_selected
 from stores import make_store
 
 TINY = {
@@ -26,9 +27,9 @@ ROWS = {"swav": 4, "moco": 2, "spark": 2}
 def test_a_column_a_slice_and_a_row_a_view(method, tmp_path):
     store = make_store(tmp_path)
     config = resolve(method, "recommended", {"backbone": "resnet18", "batch_size": 4, "epochs": 1} | TINY[method])
-    with SliceStore(store) as opened:
-        plan = make_plan(config, opened, None, Intensity.parse())
-    save_views(build_method(plan), plan, tmp_path / "views.png")
+    with open_selected(store) as slices:
+        module = build_method(make_plan(config, slices, Intensity()))
+        save_views(module, StreamedSlices(slices), tmp_path / "views.png")
     picture = np.asarray(Image.open(tmp_path / "views.png"))
     assert picture.shape == (ROWS[method] * SIDE, 6 * SIDE)
     tiles = picture.reshape(ROWS[method], SIDE, 6, SIDE).transpose(0, 2, 1, 3).reshape(-1, SIDE * SIDE)

@@ -1,0 +1,77 @@
+"""The slices of a store that a selection keeps, by their places. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError
+from lim_gpu.selection import Selection
+from lim_gpu.store.slices import SliceStore
+
+
+@dataclass(frozen=True, eq=False)
+class SelectedSlices:
+    """Slices of an open store, in its order; leaving a `with` closes its files.
+
+    store      they are of
+    selection  NAME.csv that chose them; None: every slice
+    places     (n, 2), int32: volume number and slice of each
+    """
+
+    store: SliceStore
+    selection: Path | None
+    places: NDArray[np.int32]
+
+    def __enter__(self) -> SelectedSlices:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.__exit__()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def source(self) -> Path:
+        """What says which slices they are: the selection, or the store."""
+        return self.selection or self.store.path
+
+    def place(self, index: int) -> tuple[str, int]:
+        """(volume key, slice) of one of them."""
+        volume, i = self.places[index]
+        return self.store.volumes[volume].key, int(i)
+
+
+def open_selected(store: SliceStore | str | Path, selection: str | Path | None = None) -> SelectedSlices:
+    """The slices that a selection keeps of a store; without a selection every slice.
+
+    Raises InputError for a store or a selection that cannot be read, a selection of another store, or one that names a
+    slice that is not there.
+    """
+    opened = store if isinstance(store, SliceStore) else SliceStore(store)
+    chosen = None if selection is None else Path(selection)
+    places = _all(opened) if chosen is None else _selected(opened, chosen)
+    # an array: of a list, every forked worker would soon hold a copy
+    return SelectedSlices(opened, chosen, np.array(places, dtype=np.int32).reshape(-1, 2))
+
+
+def _all(store: SliceStore) -> list[tuple[int, int]]:
+    return [(number, i) for number, entry in enumerate(store.volumes) for i in range(entry.shape[0])]
+
+
+def _selected(store: SliceStore, path: Path) -> list[tuple[int, int]]:
+    selection = Selection.load(path)
+    if selection.store_fingerprint != store.fingerprint:
+        raise InputError(f"{path}: was made from another store than {store.path}. Run lim-gpu reduce on it")
+    known = {entry.key: (number, entry.shape[0]) for number, entry in enumerate(store.volumes)}
+    places = []
+    for key, i in selection.kept():
+        number, n = known.get(key, (0, 0))
+        if i >= n:
+            raise InputError(f"{path}: names slice {i} of volume {key}, which {store.path} does not hold")
+        places.append((number, i))
+    return places
