@@ -18,10 +18,9 @@ import numpy as np
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
-from lim_gpu.ingest.part10 import open_dicom, silence, text
 from lim_gpu.ingest.pictures import decode_picture
-from lim_gpu.ingest.pixels import decode
 from lim_gpu.ingest.plan import SliceSource, VolumePlan
+from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Decoded, SourceError
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.store import write_sources
@@ -135,6 +134,9 @@ def _dicom_slice(source: SliceSource, assume_hu: bool) -> Decoded | SourceError:
 
 def _dicom_frames(path: str, sources: list[SliceSource], assume_hu: bool) -> Iterator[Decoded | SourceError]:
     """The wanted frames of one file, which is opened once."""
+    from lim_gpu.ingest.part10 import open_dicom, text
+    from lim_gpu.ingest.pixels import decode
+
     done = 0
     try:
         with open_dicom(path) as file:
