@@ -26,8 +26,8 @@ demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and
 test: $(SETUP) ## all tests that need no GPU
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
-test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
-	$(PYTHON) -m pytest -q -m gpu tests
+test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path; one process a file
+	$(PYTHON) tests/file_by_file.py
 
 memcheck-gpu: $(SETUP) ## the kernels on the GPU under compute-sanitizer (of the CUDA toolkit)
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu tests/similarity/cuda
@@ -37,7 +37,7 @@ bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
 	$(PYTHON) -m pytest -q -r fE bench
 
 bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes
-	$(PYTHON) -m pytest -q -r fE -m gpu --minutes 9 bench
+	$(PYTHON) -m pytest -q -r fE -m gpu --seconds 540 bench
 
 docs: $(SETUP) ## the documentation as a site that reads without a network, into build/docs
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
