@@ -7,7 +7,7 @@ else
 SETUP := installed-editable
 endif
 
-.PHONY: help demo test test-gpu memcheck-gpu bench bench-gpu docs check format clean installed-editable
+.PHONY: help demo test test-gpu memcheck-gpu bench bench-gpu rehearse-gpu docs check format clean installed-editable
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
 
 bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes
 	$(PYTHON) -m pytest -q -r fE -m gpu --seconds 540 bench
+
+rehearse-gpu: $(SETUP) ## bench/first_run.sh without a GPU, on a bare copy of the checkout in build/rehearsal
+	PYTHON=$(PYTHON) bench/rehearse.sh
 
 docs: $(SETUP) ## the documentation as a site that reads without a network, into build/docs
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
