@@ -221,9 +221,9 @@ def _signed(hashes: list[int]) -> torch.Tensor:
 
 
 def imagehash_hashes(slices: torch.Tensor) -> torch.Tensor:
-    import imagehash
     from PIL import Image
 
+    imagehash = pytest.importorskip("imagehash")
     return _signed([int(str(imagehash.dhash(Image.fromarray(pixels))), 16) for pixels in slices.numpy()])
 
 
@@ -252,8 +252,7 @@ HASHES = (
 
 
 def imagehash_distances(hashes: torch.Tensor) -> torch.Tensor:
-    import imagehash
-
+    imagehash = pytest.importorskip("imagehash")
     objects = [imagehash.hex_to_hash(f"{value:016x}") for value in hashes.numpy().view(np.uint64).tolist()]
     return torch.tensor([[a - b for b in objects] for a in objects])
 

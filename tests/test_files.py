@@ -10,6 +10,9 @@ import sys
 import time
 
 import pytest
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given
 from hypothesis import strategies as st
 

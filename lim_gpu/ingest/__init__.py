@@ -1,6 +1,6 @@
 """DICOM trees, NIfTI files and folders of PNG/JPEG into a store.
 
-scan        the sources walked, every header read in child processes
+scan        the sources walked, every header read in child processes (quiet: they say nothing of their own)
 dicom       one DICOM header to the frames it holds (part10: the file format; pixels: decoding and HU)
 nifti       one NIfTI file; pictures: PNG and JPEG
 series      frames to volumes: grouped, ordered, duplicates resolved (geometry: where slices lie)

@@ -19,8 +19,7 @@ from lim_gpu.errors import InputError
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
-from lim_gpu.ingest.part10 import open_dicom, silence, text
-from lim_gpu.ingest.pixels import decode
+from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Decoded, SourceError
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan
@@ -136,6 +135,9 @@ def _dicom_slice(source: SliceSource, assume_hu: bool) -> Decoded | SourceError:
 
 def _dicom_frames(path: str, sources: list[SliceSource], assume_hu: bool) -> Iterator[Decoded | SourceError]:
     """The wanted frames of one file, which is opened once."""
+    from lim_gpu.ingest.part10 import open_dicom, text
+    from lim_gpu.ingest.pixels import decode
+
     done = 0
     try:
         with open_dicom(path) as file:

@@ -1,22 +1,18 @@
 """DICOM Part 10 files: the header, its elements as plain values, and where the pixel data lie.
 
-Everything here runs in a child process: `silence` changes pydicom for the whole process.
+Everything here runs in a child process: `open_dicom` changes pydicom for the whole process.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import math
-import multiprocessing
-import os
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, BinaryIO, TypeVar
 
 import pydicom.config
@@ -27,6 +23,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import SourceError
 
 Value = TypeVar("Value")
@@ -54,20 +51,6 @@ KEYWORDS = """
     RescaleSlope RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
 TAGS = [tag for name in (*KEYWORDS.split(), *(plain for plain, _ in SPLITS)) if (tag := tag_for_keyword(name))]
-
-
-@cache
-def silence() -> None:
-    """Keep this process quiet: warnings and log lines of pydicom quote tag values, which may name a patient.
-
-    In a child process stderr is closed as well: codecs write to it. Errors travel as exceptions.
-    """
-    if multiprocessing.parent_process() is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    warnings.simplefilter("ignore")
-    logging.getLogger("pydicom").addHandler(logging.NullHandler())
-    logging.getLogger("pydicom").propagate = False
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
 @dataclass(frozen=True)
@@ -137,6 +120,7 @@ class DicomFile:
 def open_dicom(path: str) -> Iterator[DicomFile]:
     """Read the header of a DICOM file, without its pixels. Raises `SourceError` for one that cannot be read."""
     silence()
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
         with open(path, "rb") as raw:
             yield _parse(raw)

@@ -30,11 +30,10 @@ from pydicom.uid import (
 )
 
 from lim_gpu.ingest.part10 import DicomFile, number, required, text, texts, whole
-from lim_gpu.ingest.records import Decoded, SourceError
+from lim_gpu.ingest.records import Decoded, SourceError, to_int16
 
 AIR = -1024  # HU, what padding becomes
 LIDC_PADDING = -2000  # stored outside the field of view by scanners that write no padding tag
-INT16 = np.iinfo(np.int16)
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 # Plugins of pydicom 3 in order of preference. GDCM, with its history of memory faults, only where nothing else decodes.
@@ -242,10 +241,3 @@ def _is_padding(values: np.ndarray, header: Dataset) -> np.ndarray:
         low, high = np.sort(np.array([first, first if limit is None else limit]).astype(kind))
         found |= (values >= low) & (values <= high)
     return found
-
-
-def to_int16(values: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
-    """Round half to even and clamp to int16; the second is how many were clamped."""
-    whole_numbers = np.rint(values) if values.dtype.kind == "f" else values
-    clamped = np.count_nonzero((whole_numbers < INT16.min) | (whole_numbers > INT16.max))
-    return np.clip(whole_numbers, INT16.min, INT16.max).astype(np.int16), Counter(clamped=int(clamped))

@@ -7,8 +7,12 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("pydicom")
+
+import pydicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file

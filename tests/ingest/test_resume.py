@@ -13,10 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("nibabel")
+
+import nibabel as nib
 
 from dicom_files import ct, save, series, stored_slice
 from lim_gpu.errors import InputError, LimGpuError, UsageError

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+
+pytest.importorskip("nibabel")
+
+import nibabel as nib
 
 from dicom_files import ct, save, series, stored_slice
 from lim_gpu.errors import InputError, LimGpuError, UsageError

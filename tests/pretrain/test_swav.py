@@ -6,11 +6,15 @@ import math
 
 import pytest
 import torch
-from lightly.loss.swav_loss import SwaVLoss
-from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from two_processes import scores
 
 from batches import batch
+
+pytest.importorskip("lightly")
+
+from lightly.loss.swav_loss import SwaVLoss
+from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
+
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.swav import IN_USE, Queue, SwAV, sinkhorn, swapped_prediction
 

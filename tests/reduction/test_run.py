@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 from itertools import chain
 
-import imagehash
 import numpy as np
 import pytest
 import torch
@@ -47,6 +46,7 @@ def pixels(store):
 
 
 def plain_hash_matrix(slices):
+    imagehash = pytest.importorskip("imagehash")
     hashes = [imagehash.dhash(Image.fromarray(image)) for image in slices]
     return [[1 - (a - b) / 64 for b in hashes] for a in hashes]
 

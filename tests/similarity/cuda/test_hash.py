@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import imagehash
 import numpy as np
 import PIL
 import pytest
@@ -25,6 +24,7 @@ def compute(engine, slices):
 
 
 def reference(slices):
+    imagehash = pytest.importorskip("imagehash")
     return [str(imagehash.dhash(Image.fromarray(pixels))) for pixels in slices]
 
 
