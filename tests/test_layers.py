@@ -59,7 +59,8 @@ LIGHT = (
 
 @pytest.mark.parametrize("program", LIGHT)
 def test_light_commands_load_neither_torch_nor_numba(program):
-    check = "import sys; heavy = {'torch', 'numba', 'cupy', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    heavy = {"torch", "numba", "cupy", "matplotlib", "sklearn", "lightning"}
+    check = f"import sys; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
 
 

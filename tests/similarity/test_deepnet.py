@@ -149,12 +149,12 @@ def test_the_users_tf32_setting_returns_when_the_last_thread_is_done(monkeypatch
     def other():
         with deepnet._full_precision:
             inside[0].set()
-            assert inside[1].wait(10)
+            assert inside[1].wait(60)
 
     thread = threading.Thread(target=other)
     with deepnet._full_precision:
         thread.start()
-        assert inside[0].wait(10)
+        assert inside[0].wait(60)
     assert setting == ["off"]
     inside[1].set()
     thread.join()
