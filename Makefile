@@ -7,7 +7,7 @@ else
 SETUP := installed-editable
 endif
 
-.PHONY: help demo test test-gpu memcheck-gpu bench bench-gpu rehearse-gpu docs check format clean installed-editable
+.PHONY: help demo test test-oldest test-gpu memcheck-gpu bench bench-gpu rehearse-gpu docs check format clean installed-editable
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,12 @@ demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and
 
 test: $(SETUP) ## all tests that need no GPU
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not gpu"
+
+test-oldest: ## the same with the oldest version of each library that pyproject.toml admits
+	python3 -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/oldest/bin/uv pip install --quiet --python build/oldest --resolution lowest-direct --editable '.[test]'
+	build/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
 test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path; one process a file
 	$(PYTHON) tests/file_by_file.py

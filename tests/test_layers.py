@@ -91,7 +91,7 @@ LIGHT = (
 
 @pytest.mark.parametrize("program", LIGHT)
 def test_light_commands_load_nothing_heavy(program):
-    heavy = {"torch", "numba", "cupy", "matplotlib", "pydicom", "nibabel"}
+    heavy = {"torch", "numba", "cupy", "matplotlib", "pydicom", "nibabel", "sklearn", "lightning"}
     check = f"import sys; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
 
