@@ -48,13 +48,13 @@ def test_every_test_is_collected_and_set_up_or_names_what_it_misses(tmp_path):
     cases = bare_tests(tmp_path, "-p", "set_up_without_gpu", "--setup-only", "tests")
     assert [reason for reason in reasons(cases) if not NAMED.search(reason)] == []
     set_up = {case.get("classname") for case in cases if not list(case)}
-    assert {"tests.similarity.cuda.test_ssim", "tests.test_stored_matrix", "tests.test_choice"} <= set_up
+    assert {"tests.similarity.cuda.test_ssim", "tests.reduction.test_engine", "tests.reduction.test_choice"} <= set_up
     assert set_up <= {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in file_by_file.files()}
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
 def test_without_a_gpu_that_is_the_reason(tmp_path):
-    found = list(reasons(bare_tests(tmp_path, "tests/similarity/cuda/test_intensity.py")))
+    found = list(reasons(bare_tests(tmp_path, "tests/intensity/test_cuda.py")))
     assert len(found) > 10
     assert all(reason.endswith("no NVIDIA GPU") for reason in found)
 
