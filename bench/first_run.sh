@@ -17,6 +17,7 @@ export PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.whl} WORK
 WORK=$(mktemp -d)
 out=$(realpath -m "${OUT:-build/first-run}") end=${LIMIT:-$([ "$again" ] && echo 410 || echo 330)} code=0
 export PYTHONUNBUFFERED=1 PYTHONPATH=$WORK/site${PYTHONPATH:+:$PYTHONPATH} NUMBA_CACHE_DIR=$WORK/numba
+unset PYTHONDONTWRITEBYTECODE # every file of tests is a process: what one compiles, the next has
 
 say() { echo "$SECONDS s: $*" | tee -a "$out/steps.txt"; }
 
@@ -27,7 +28,7 @@ step() { # NAME SECONDS: the function of that name, stopped after that time or a
     code=1
     return 0
   fi
-  LEFT=$((limit * 9 / 10)) timeout -k 5 "$limit" bash -c "$1" >>"$out/$1.log" 2>&1
+  LEFT=$((limit * 9 / 10)) timeout -s INT -k 10 "$limit" bash -c "$1" >>"$out/$1.log" 2>&1
   status=$?
   say "$1 ended with $status, in at most $limit s"
   tail -n 20 "$out/$1.log"
@@ -77,7 +78,7 @@ trap 'rm -rf "$WORK"' EXIT
 export -f install environment tests benchmark
 mkdir -p "$out" "$WORK/tests" bench/parts
 [ -z "${PARTS:-}" ] || tar xzf "$PARTS" bench/parts
-step environment 60
+step environment 80
 if [ -z "${REHEARSE:-}" ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   say "torch sees no GPU. REHEARSE=1 goes through the steps without one"
   exit 4

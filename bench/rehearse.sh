@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The first runs rehearsed without a GPU: on a bare copy of the checkout, without git, an index, or what a GPU machine lacks.
+# The first runs rehearsed without a GPU: on a bare copy of the checkout, without git, a network and optional packages.
 #
 #   bench/rehearse.sh    into build/rehearsal; PYTHON: .venv/bin/python; LIMIT, TESTS: as first_run.sh has them
 set -eu
