@@ -120,3 +120,8 @@ def test_hooks_and_checks_use_the_same_versions():
     pinned = {tool for tool in project["project"]["optional-dependencies"]["check"] if "==" in tool}
     hooks = (PACKAGE.parent / ".pre-commit-config.yaml").read_text()
     assert {tool for tool in re.findall(r'"(\S+==\S+)"', hooks)} == {t for t in pinned if not t.startswith("mypy")}
+
+
+def test_the_picture_in_contributing_is_this_house():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    assert "\n".join(f"    {'  '.join(rooms.split())}" for rooms in FLOORS) in text

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.pruning.rules import Indices, Ranking, every_n, leader, nearest_kept, on_gpu, random_choice, rank, to_numpy
-from lim_gpu.reduction.engine import StoredMatrix, reading
+from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.measure import measure_unit
 from lim_gpu.reduction.parts import UnitResult
 from lim_gpu.reduction.picture import matrix_thumbnail, thumbnail_places
+from lim_gpu.reduction.pieces import reading
 from lim_gpu.reduction.request import HASH_BITS, Request
 from lim_gpu.reduction.unit import Unit
 

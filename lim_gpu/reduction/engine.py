@@ -12,12 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.errors import LimGpuError
+from lim_gpu.reduction.pieces import Piece, UnreadableVolumeError, by_shape, pieces, reading
 from lim_gpu.reduction.prefetch import ReadAhead
 
 if TYPE_CHECKING:
@@ -30,44 +31,6 @@ BLOCK_BYTES = 64 << 20  # pixels read at a time, so that HASH and DeepNet hold a
 CACHED_BYTES = 4 << 20  # the same where a thread reads, maps and hashes: what stays in its cache meanwhile
 READ_AHEAD = 256 << 20  # 8-bit pixels that wait to be compared
 READERS = min(4, os.cpu_count() or 1)  # threads: what one reads, another maps or sends to the GPU
-
-
-class UnreadableVolumeError(InputError):
-    """A volume of a store that cannot be read; `key` tells which."""
-
-    def __init__(self, key: str, cause: object) -> None:
-        super().__init__(str(cause))
-        self.key = key
-
-
-@contextmanager
-def reading(volume: Volume) -> Iterator[None]:
-    """Name the volume in whatever goes wrong while it is read."""
-    try:
-        yield
-    except InputError as error:
-        raise UnreadableVolumeError(volume.key, error) from error
-
-
-class Piece(NamedTuple):
-    """Slices start .. stop - 1 of a volume."""
-
-    volume: Volume
-    start: int
-    stop: int
-
-    @property
-    def pixels(self) -> int:
-        """Of all its slices."""
-        _, height, width = self.volume.entry.shape
-        return (self.stop - self.start) * height * width
-
-
-def pieces(volume: Volume, size: int) -> list[Piece]:
-    """The volume in order, `size` bytes of HU at a time."""
-    n, height, width = volume.entry.shape
-    step = max(1, size // (2 * height * width))
-    return [Piece(volume, start, min(n, start + step)) for start in range(0, n, step)]
 
 
 class StoredMatrix:
@@ -355,14 +318,6 @@ class StoredMatrix:
 
             self._model = load_model(self.criterion.weights, self.device)
         return self._model
-
-
-def by_shape(volumes: Sequence[Volume]) -> list[list[Volume]]:
-    """The volumes in groups of equal height and width, in order of the first of each."""
-    groups: dict[tuple[int, ...], list[Volume]] = {}
-    for volume in volumes:
-        groups.setdefault(volume.entry.shape[1:], []).append(volume)
-    return list(groups.values())
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,7 +12,8 @@ from lim_gpu.errors import LimGpuError
 from lim_gpu.intensity import Intensity
 from lim_gpu.reduction import engine as stored_matrix
 from lim_gpu.reduction.criterion import Criterion
-from lim_gpu.reduction.engine import StoredMatrix, UnreadableVolumeError, by_shape, pieces
+from lim_gpu.reduction.engine import StoredMatrix
+from lim_gpu.reduction.pieces import UnreadableVolumeError, by_shape, pieces
 from lim_gpu.similarity import hash as difference_hash
 from lim_gpu.similarity import similarity_matrix
 from lim_gpu.store.slices import SliceStore

@@ -433,7 +433,7 @@ def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
 
 
 def test_the_record_names_every_device_that_worked(store, several_engines, monkeypatch):
-    monkeypatch.setattr("lim_gpu.reduction.run.choose", lambda *given: replace(choose(*given), device=next(names)))
+    monkeypatch.setattr("lim_gpu.reduction.share.choose", lambda *given: replace(choose(*given), device=next(names)))
     names = iter(["cuda:1", "cuda:0", "cuda:1", "cuda:0"])
     assert lim_gpu.reduce(store, "hash", device="cuda").record["device"] == "cuda:0, cuda:1"
 
