@@ -22,7 +22,7 @@ from lim_gpu.files import write_json
 from lim_gpu.pretrain.checkpoints import restore, save_checkpoint, training_state, unsound_parameters
 from lim_gpu.pretrain.collectives import maximum, total, world
 from lim_gpu.pretrain.folder import RunFolder
-from lim_gpu.pretrain.method import Pretraining
+from lim_gpu.pretrain.method import Meter, Pretraining
 from lim_gpu.pretrain.monitor import CollapseWatch
 from lim_gpu.pretrain.plan import Plan, duration
 from lim_gpu.progress import Advance, Reporter
@@ -32,6 +32,7 @@ AGREE = 10  # steps between two questions to the other processes whether one of 
 TIMED_STEPS = 20  # until the speed is told
 NOTE_SECONDS = 10.0  # between the notes of two epochs
 Writer = Callable[[dict[str, float], int], None]  # of the numbers of one step
+METERS = {"lr": Meter("", "the learning rate")}  # which the Recorder adds to those of the method
 
 
 class Keeper(Callback):

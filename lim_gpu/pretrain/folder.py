@@ -1,6 +1,7 @@
 """The folder of a run: what stands there already, and the files that are no checkpoints. Loads no torch.
 
-RUN/config.json           the resolved configuration, the data and the versions; with it a folder is a run
+RUN/config.json           the resolved configuration, the data, the versions, and what the numbers of metrics.jsonl are;
+                          with it a folder is a run
 RUN/plan.txt              the plan as it was printed, with the speed once that was measured
 RUN/views.png             what the network sees of a few slices
 RUN/metrics.jsonl         an object a step: epoch and step (both from 0), loss, lr and the method's meters

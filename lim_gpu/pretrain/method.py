@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 ASPECT = (3 / 4, 4 / 3)  # width / height of random crops: torchvision's default, which all three methods use
 
 
+class Meter(NamedTuple):
+    """What a number of metrics.jsonl is: its unit ("" for a pure number), and what it means to a person."""
+
+    unit: str
+    meaning: str
+
+
+SPREAD = {  # of `spread` below
+    "embedding_std": Meter(
+        "", "deviation of the embeddings, of length 1, in a dimension; 1 / sqrt(d) is spread, 0 is collapse"
+    ),
+    "effective_rank": Meter("dimensions", "that the embeddings use; 1 is collapse"),
+}
+
+
 class Pretraining(LightningModule):
     """A method of pre-training: `views` draws all that is random in a step, `loss` computes from it.
 
@@ -30,8 +46,11 @@ class Pretraining(LightningModule):
     slices  how many slices the data set has
 
     Randomness comes from (seed, step, rank) alone and rates from the step, so that neither has a state to save: a
-    resumed run repeats an uninterrupted one. `encoder` is a torchvision ResNet under its own names.
+    resumed run repeats an uninterrupted one. `encoder` is a torchvision ResNet under its own names; `meters` explains
+    what `loss` returns, name by name.
     """
+
+    meters: ClassVar[Mapping[str, Meter]]
 
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__()
@@ -89,7 +108,7 @@ def step_generator(seed: int, step: int, rank: int) -> torch.Generator:
 
 
 def spread(z: Tensor) -> dict[str, Tensor]:
-    """Meters of collapse of unit embeddings (n, d): both fall to their least value when all become alike.
+    """The meters SPREAD of unit embeddings (n, d): both fall to their least value when all become alike.
 
     embedding_std   mean standard deviation of a dimension, 0 to 1 / sqrt(d)
     effective_rank  trace(C)^2 / trace(C^2) of the covariance C, 1 to d: the participation ratio, an effective number

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from lim_gpu import augment
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.collectives import gather
 from lim_gpu.pretrain.config import PretrainConfig
-from lim_gpu.pretrain.method import ASPECT, Pretraining, spread
+from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ class MoCo(Pretraining):
     key stand among different images. Every process does so within its own batch: nothing is shuffled across processes,
     which only share their keys.
     """
+
+    meters: ClassVar[Mapping[str, Meter]] = {
+        "loss": Meter("nat", "cross-entropy of the own key among those of the queue; ln(1 + negatives) is chance"),
+        "pretext_top1": Meter("share", "of the queries: nearest to their own key; near 1 early, batch statistics leak"),
+        "own_negatives": Meter("keys", "of its own slice that a query meets in the queue, hidden or not"),
+        "queue_filled": Meter("share", "of the queue's places that hold a key"),
+    } | SPREAD
 
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__(config, slices)
@@ -91,7 +99,7 @@ class MoCo(Pretraining):
             self.queue.push(k, batch.ids, batch.volumes)
             meters = {
                 "pretext_top1": (logits.detach().argmax(1) == 0).float().mean(),
-                "own_negatives": own.sum(1).float().mean(),  # keys a query has of its own slice, hidden or not
+                "own_negatives": own.sum(1).float().mean(),
                 "queue_filled": (self.queue.ids >= 0).float().mean(),
             }
             return {"loss": loss} | meters | spread(q.detach())

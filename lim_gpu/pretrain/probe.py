@@ -18,7 +18,7 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.listed import read_list
 from lim_gpu.pictures import ENDINGS, decode_picture
-from lim_gpu.pretrain.method import Pretraining
+from lim_gpu.pretrain.method import Meter, Pretraining
 from lim_gpu.pretrain.plan import Plan
 
 NEIGHBOURS = 20
@@ -26,6 +26,7 @@ TEMPERATURE = 0.07  # of the votes, exp(cosine / T): as Wu et al. 2018
 BATCH = 64
 MOST_IMAGES = 5000  # more belong to `lim-gpu finetune`
 MOST_PIXELS = 4096**2
+METERS = {"knn_accuracy": Meter("share", "of the probe's images that nearest neighbours classify, mean over classes")}
 
 
 def load_probe(path: Path, plan: Plan, device: torch.device) -> Callable[[Pretraining], dict[str, float]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 from lim_gpu import augment
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.masked import STRIDE, Mask, batch_norm, blocks, draw_cells, maps
-from lim_gpu.pretrain.method import ASPECT, Pretraining, spread
+from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ class SparK(Pretraining):
     The masks, like everything random, are a view of the step. Under several processes each normalises over its own
     kept positions, as plain BatchNorm does.
     """
+
+    meters: ClassVar[Mapping[str, Meter]] = {
+        "loss": Meter("variances of a patch", "squared error of the masked patches, each normalised to its own"),
+        "baseline": Meter("variances of a patch", "the loss of painting nothing: 1 less the flat patches"),
+        "flat_share": Meter("share", "of the masked patches that vary by less than the floor"),
+    } | SPREAD
 
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__(config, slices)
@@ -69,7 +76,7 @@ class SparK(Pretraining):
             loss = ((patches(painted.float()) - target).square().mean(-1) * share).sum()
             return {
                 "loss": loss,
-                "baseline": (target.square().mean(-1) * share).sum(),  # of predicting nothing: 1 less the flat patches
+                "baseline": (target.square().mean(-1) * share).sum(),
                 "flat_share": ((variance < self.floor) * share).sum(),
             } | spread(functional.normalize(found[-1].detach().float().sum((2, 3)), dim=1))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 from lim_gpu import augment
 from lim_gpu.pretrain.collectives import gather, maximum, total, world
 from lim_gpu.pretrain.config import PretrainConfig
-from lim_gpu.pretrain.method import ASPECT, Pretraining, spread
+from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ class SwAV(Pretraining):
     processes, which each scores a share of, so that Sinkhorn sees enough of them; it is used once it is full.
     """
 
+    meters: ClassVar[Mapping[str, Meter]] = {
+        "loss": Meter("nat", "cross-entropy of a crop's code under what other crops predict; ln(prototypes) is chance"),
+        "effective_prototypes": Meter("prototypes", "that share one code, exp of its entropy; 1 is a hard assignment"),
+        "max_q": Meter("share", "of a code that its largest entry holds; 1 is a hard assignment"),
+        "usage_perplexity": Meter("prototypes", "in use in about the last hundred steps; a fall to 1 is collapse"),
+        "dead_share": Meter("share", "of the prototypes that nothing has chosen lately"),
+        "prototype_cosine": Meter("cosine", "between two prototypes, the mean; 1 is collapse"),
+    } | SPREAD
     usage: Tensor
 
     def __init__(self, config: PretrainConfig, slices: int) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lim_gpu.errors import LimGpuError, UsageError
 from lim_gpu.files import fingerprint
+from lim_gpu.pretrain import callbacks, probe
 from lim_gpu.pretrain.callbacks import Keeper, Recorder, Stopper, Writer
 from lim_gpu.pretrain.checkpoints import load_state, save_checkpoint
 from lim_gpu.pretrain.datamodule import SlicesDataModule
@@ -28,7 +29,6 @@ from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
-from lim_gpu.pretrain.probe import load_probe
 from lim_gpu.pretrain.request import Request
 from lim_gpu.progress import Reporter
 from lim_gpu.store.selected import SelectedSlices
@@ -49,9 +49,9 @@ def train(
     with _quiet_lightning():
         module = build_method(plan)
         data = _data(request, plan, slices, state, reporter)
-        probe = load_probe(request.probe, plan, place) if request.probe is not None else None
+        score = probe.load_probe(request.probe, plan, place) if request.probe is not None else None
         if rank() == 0:
-            record = {"device": str(place), "precision": precision, "versions": _versions()}
+            record = {"device": str(place), "precision": precision, "versions": _versions()} | _meters(module)
             _begin(plan, folder, state, record, reporter)
             if state is None:
                 save_views(module, data.streamed, folder.path / "views.png")
@@ -60,7 +60,7 @@ def train(
                 save_checkpoint(folder.last, state, plan)
             return {"loss": None, "seconds": 0.0, "device": str(place)}
         writers = _writers(plan, folder, request.wandb, state) if rank() == 0 else []
-        recorder = Recorder(plan, folder, reporter, [write for write, _ in writers], probe, request.log_every)
+        recorder = Recorder(plan, folder, reporter, [write for write, _ in writers], score, request.log_every)
         keeper = Keeper(plan, folder, request.checkpoint_every, state)
         stopper = Stopper(recorder, keeper)
         trainer = build_trainer(plan, place, precision, [keeper, recorder, stopper])
@@ -176,6 +176,12 @@ def _begin(
         reporter.warn(text)
     if state is not None:
         reporter.note(f"goes on after {state['global_step']:,} of {plan.total_steps:,} steps")
+
+
+def _meters(module: Pretraining) -> dict[str, Any]:
+    """What the numbers of metrics.jsonl are, for who reads them; a probe may be given at any --resume."""
+    explained = {**module.meters, **callbacks.METERS, **probe.METERS}
+    return {"meters": {name: meter._asdict() for name, meter in explained.items()}}
 
 
 def _versions() -> dict[str, str]:

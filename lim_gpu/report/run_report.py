@@ -14,23 +14,6 @@ from lim_gpu.report import figures
 from lim_gpu.report.page import file_uri, svg_text, write_page
 
 PRETRAINING = "lim-gpu-pretraining"
-# What each meter means, and where collapse begins (lim_gpu.pretrain.monitor).
-MEANING = {
-    "loss": "the training loss",
-    "lr": "the learning rate",
-    "effective_prototypes": "SwAV: prototypes that share one code, exp of its entropy; 1 is a hard assignment",
-    "max_q": "SwAV: mean of the largest entry of a code; 1 is a hard assignment",
-    "usage_perplexity": "SwAV: prototypes in use; a fall towards 1 is collapse",
-    "dead_share": "SwAV: share of the prototypes that nothing chooses",
-    "prototype_cosine": "SwAV: mean cosine between prototypes; 1 is collapse",
-    "embedding_std": "deviation of the normalised embeddings; 1 / sqrt(d) is spread, 0 is collapse",
-    "effective_rank": "dimensions that the embeddings use; 1 is collapse",
-    "top1": "MoCo: how often the right key is found; near 100 % early means batch statistics leak",
-    "own_negatives": "MoCo: share of the queue that is the query's own slice",
-    "flat_share": "SparK: share of the patches below the variance floor",
-    "knn_accuracy": "nearest neighbours on the probe set",
-    "knn_auc": "nearest neighbours on the probe set, AUC",
-}
 POINTS = 600  # of a curve
 
 
@@ -58,12 +41,13 @@ def _pretraining(folder: Path) -> dict[str, Any]:
     if not rows:
         raise InputError(f"{folder}: has written no numbers yet. Wait for its first epoch")
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("epoch", "step")))
-    curves = []
+    curves, meters = [], record.get("meters", {})  # unit and meaning; runs of earlier versions do not say
     for name in names:
         points = [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
         if points:
             drawn = svg_text(figures.curve(*_thinned(points), name, log=name == "lr" and min(y for _, y in points) > 0))
-            curves.append({"name": name, "svg": drawn, "meaning": MEANING.get(name, ""), "last": points[-1][1]})
+            about = {key: meters.get(name, {}).get(key, "") for key in ("unit", "meaning")}
+            curves.append({"name": name, "svg": drawn, "last": points[-1][1]} | about)
     return {
         "name": folder.name,
         "config": record["config"],

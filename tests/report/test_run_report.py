@@ -17,6 +17,9 @@ def run(tmp_path):
     config = {"method": "swav", "backbone": "resnet18"}
     record = {"format": "lim-gpu-pretraining", "version": 1, "config": config, "device": "cpu"}
     record |= {"plan": {"total_steps": 2000}, "versions": {"torch": "2"}}
+    record["meters"] = {
+        "loss": {"unit": "nat", "meaning": "cross-entropy <of codes>", "svg": "<script>alert(2)</script>"}
+    }
     (folder / "config.json").write_text(json.dumps(record))
     (folder / "plan.txt").write_text("swav <script>alert(1)</script>\n")
     rows = [{"epoch": i // 500, "step": i, "loss": 6 - i / 400, "lr": 0.1, "effective_rank": 9} for i in range(1500)]
@@ -32,6 +35,18 @@ def test_a_run_shows_its_curves_and_escapes_its_texts(run, tmp_path):
     assert "<script>alert" not in text
     assert "http" not in text
     assert len(text) < 400_000  # a long run is thinned
+
+
+def test_numbers_are_told_as_the_run_explains_them(run, tmp_path):
+    write_report([run], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "<b>loss</b>, last 2.252 (nat). cross-entropy &lt;of codes&gt;" in text
+    assert "<b>lr</b>, last 0.1. <" in text  # not explained
+    record = json.loads((run / "config.json").read_text())
+    del record["meters"]  # a run of an earlier version
+    (run / "config.json").write_text(json.dumps(record))
+    write_report([run], tmp_path / "old.html")
+    assert "<b>loss</b>, last 2.252. <" in (tmp_path / "old.html").read_text()
 
 
 def test_scores_stand_below(run, tmp_path):

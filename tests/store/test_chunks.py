@@ -10,6 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
