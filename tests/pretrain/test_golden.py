@@ -47,4 +47,3 @@ def test_the_losses_in_float64_are_the_golden_ones(store, tmp_path, method):
     found = [loss for _, _, loss in losses(tmp_path / "run")]
     assert len(found) == EPOCHS * STEPS
     assert found == pytest.approx(GOLDEN[method], rel=1e-6)
-
