@@ -171,7 +171,7 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     script.write_text(
         "import signal, time\n"
         "from lim_gpu.workers import run_in_children\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell began the tests with &
         "try:\n"
         "    for outcome in run_in_children(time.sleep, [(0,), (30,)], workers=1): print('started', flush=True)\n"
         "except KeyboardInterrupt:\n"
