@@ -181,7 +181,8 @@ def _filters(compression: str | None) -> dict[str, Any]:
 
 def slice_digest(pixels: NDArray[Any]) -> bytes:
     """SHA-256 of a slice's little-endian bytes, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).tobytes()).digest()
+    little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.data.cast("B")).digest()
 
 
 def volume_digest(header: bytes, z: NDArray[np.float64], digests: list[bytes]) -> str:
