@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import file_by_file
 import pytest
+
+import file_by_file
 
 ROOT = Path(__file__).parents[1]
 BARE = ROOT / "tests/bare"  # on PYTHONPATH: packages that such a machine may lack are hidden

@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from counted import count_loaded, count_opened
-from finetunings import QUICK, QUIET, read, request
 from PIL import Image
 
+from counted import count_loaded, count_opened
+from finetunings import QUICK, QUIET, read, request
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.finetune import training
 from lim_gpu.finetune.protocol import protocol
