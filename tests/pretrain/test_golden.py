@@ -1,7 +1,7 @@
 """Refactoring does not change a training: its losses are those on record.
 
-In float64: what AVX2 sums otherwise than plain code (1e-16) has grown to 8e-8 of MoCo's loss after twelve steps, and not
-at all of SwAV's. In float32 it is 8e-3 after three (`test_run.py`).
+In float64: what AVX2 sums otherwise than plain code (1e-16) has grown to 8e-8 of MoCo's loss after twelve steps, and
+not at all of SwAV's. In float32 it is 8e-3 after three (`test_run.py`).
 """
 
 from __future__ import annotations
