@@ -7,7 +7,7 @@ else
 SETUP := installed-editable
 endif
 
-.PHONY: help demo test test-gpu memcheck-gpu bench bench-gpu docs check format clean installed-editable
+.PHONY: help demo test test-oldest test-gpu memcheck-gpu bench bench-gpu rehearse-gpu docs check format clean installed-editable
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,8 +17,11 @@ $(VENV)/.installed: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+# What is installed there stays as it is, a wheel too: -P keeps this folder out of the search.
 installed-editable:
-	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(PYTHON) -P -c 'import lim_gpu, lim_gpu.kernels; print("lim_gpu as installed:", lim_gpu.__path__[0])' 2>/dev/null \
+	|| { echo "no lim_gpu in $(PYTHON): installing this checkout, editable"; \
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .; }
 
 demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and a report; under a minute
 	$(PYTHON) -m lim_gpu.cli demo -o demo
@@ -26,8 +29,14 @@ demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and
 test: $(SETUP) ## all tests that need no GPU
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal -m "not gpu"
 
-test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path
-	$(PYTHON) -m pytest -q -m gpu tests
+test-oldest: ## the same with the oldest version of each library that pyproject.toml admits
+	python3 -m venv build/oldest
+	build/oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/oldest/bin/uv pip install --quiet --python build/oldest --resolution lowest-direct --editable '.[test]'
+	build/oldest/bin/python -m pytest -q -n 2 --dist worksteal -m "not gpu"
+
+test-gpu: $(SETUP) ## every kernel on the GPU against scikit-image, imagehash and the CPU path; one process a file
+	$(PYTHON) tests/file_by_file.py
 
 memcheck-gpu: $(SETUP) ## the kernels on the GPU under compute-sanitizer (of the CUDA toolkit)
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu tests/similarity/cuda
@@ -37,7 +46,10 @@ bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
 	$(PYTHON) -m pytest -q -r fE bench
 
 bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes
-	$(PYTHON) -m pytest -q -r fE -m gpu --minutes 9 bench
+	$(PYTHON) -m pytest -q -r fE -m gpu --seconds 540 bench
+
+rehearse-gpu: $(SETUP) ## bench/first_run.sh without a GPU, on a bare copy of the checkout in build/rehearsal
+	PYTHON=$(PYTHON) bench/rehearse.sh
 
 docs: $(SETUP) ## the documentation as a site that reads without a network, into build/docs
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

@@ -3,6 +3,7 @@
     timed(job, unit, peer, function, count)     in a test: times `function`, which does `count` units of `job`
 
 Run it alone, not in one command with tests/: pytest gives these hooks every test there is.
+A part that failed, hung or took the process with it comes last in the next run, so that the others are measured first.
 After the run RESULTS.md and its plots are made of all parts, those of earlier runs and other machines too.
 """
 
@@ -21,15 +22,24 @@ from bench import inputs, parts, report
 from bench.parts import Row
 from bench.timing import seconds_of
 
-ORDER = "kernels pairs hash deepnet growth datasets reduce".split()  # what matters most first; then all others
+ORDER = [  # how the names of parts begin: what is worth most first; then all others
+    re.compile(name)
+    for name in (
+        "kernels-(ceiling|copy)", "kernels", "datasets-matrices-(SSIM|MI)-LIDC", "pretrain-step", "pretrain", "pairs",
+        "hash", "growth-.*-(1000|5000)$", "deepnet", "reduce", "growth",
+    )
+]  # fmt: skip
 BUDGET = 5.0  # s of a part, where it has no mark of its own
 RESUMED = "measured before"
+MOST = 160  # characters of what went wrong
+UNENDED = f"{parts.FAILED}the run ended within it"
+LOST = "a kernel has cost this process its GPU. Run it again: the others go on, and what failed comes last"
 ROWS = pytest.StashKey[list[Row]]()
 STARTED = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--minutes", type=float, help="start no part that would end later; the next run goes on")
+    parser.addoption("--seconds", type=float, help="start no part that would end later; the next run goes on")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_place)
+    items.sort(key=lambda item: place(part_name(item)))
     no_gpu = "no NVIDIA GPU" if not torch.cuda.is_available() else None if find_spec("cupy") else "no CuPy"
     for item in items:
         if no_gpu and item.get_closest_marker("gpu"):
@@ -47,10 +57,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    minutes = item.config.getoption("--minutes")
+    seconds, name = item.config.getoption("--seconds"), part_name(item)
     spent = time.monotonic() - item.config.stash[STARTED]
-    if minutes and spent + budget(item) > 60 * minutes:
-        pytest.skip(f"not within {minutes:g} minutes: run it again, it goes on here")
+    if seconds and spent + budget(item) > seconds:
+        pytest.skip(parts.failure(name) or f"not within {seconds:g} s: run it again, it goes on here")
+    parts.save_skip(name, UNENDED)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,6 +71,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         parts.save_skip(part_name(item), outcome.longrepr[2].removeprefix("Skipped: "))
     elif call.when == "call" and outcome.passed:
         parts.save(part_name(item), item.stash.get(ROWS, []))
+    elif outcome.failed:
+        parts.save_skip(part_name(item), parts.FAILED + first_line(call))
+        if item.get_closest_marker("gpu") and gpu_is_lost():
+            item.session.shouldstop = LOST
     return outcome
 
 
@@ -76,9 +91,24 @@ def part_name(item: pytest.Item) -> str:
     return re.sub(r"[^\w.]+", "-", text).strip("-")
 
 
-def _place(item: pytest.Item) -> int:
-    stem = item.path.stem.removeprefix("test_").removesuffix("_speed")
-    return ORDER.index(stem) if stem in ORDER else len(ORDER)
+def place(name: str) -> tuple[bool, int]:
+    """By which parts are sorted: what failed comes last, what is worth most first."""
+    worth = next((number for number, start in enumerate(ORDER) if start.match(name)), len(ORDER))
+    return bool(parts.failure(name)), worth
+
+
+def first_line(call: pytest.CallInfo[None]) -> str:
+    """What went wrong, as RESULTS.md shows it."""
+    return call.excinfo.exconly().partition("\n")[0][:MOST] if call.excinfo else ""
+
+
+def gpu_is_lost() -> bool:
+    """Whether a kernel went astray: CUDA then answers whatever this process asks with the same error."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def budget(item: pytest.Item) -> float:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from lim_gpu.cuda.module import Module
-from lim_gpu.intensity import Intensity
+from lim_gpu.intensity import cuda as cuda_intensity
+from lim_gpu.intensity import definition
 from lim_gpu.pruning import cuda as cuda_prune
 from lim_gpu.pruning.rules import rank
 from lim_gpu.similarity.cuda import hash as cuda_hash
-from lim_gpu.similarity.cuda import intensity as cuda_intensity
 from lim_gpu.similarity.cuda import mi as cuda_mi
 from lim_gpu.similarity.cuda import ssim as cuda_ssim
 from lim_gpu.similarity.hash import dhash, hamming_matrix
@@ -119,9 +119,9 @@ PRUNING = [
            lambda x: torch.from_numpy(rank(x.numpy()).dropped), _rank_work),
 ]  # fmt: skip
 INTENSITY = [
-    Kernel(name, "intensity", "slice", lambda x, m, how=how: cuda_intensity.to_uint8(x, how, module=m),
-           _numpy(how.to_uint8), _pixel_work(3))
-    for name, how in (("intensity_minmax", Intensity()), ("intensity_window", Intensity((-1024, 1024))))
+    Kernel(name, "intensity", "slice", lambda x, m, limits=limits: cuda_intensity.to_uint8(x, limits, module=m),
+           _numpy(definition.to_uint8, limits), _pixel_work(3))
+    for name, limits in (("intensity_minmax", None), ("intensity_window", (-1024, 1024)))
 ]  # fmt: skip
 
 

@@ -76,12 +76,17 @@ def _library(name: str) -> str:
 
 
 def _commit() -> str:
+    """As git says; LIM_GPU_COMMIT stands for it where there is no git, or a copy without its history."""
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        except FileNotFoundError:
+            return ""
 
     changes = " with changes" if git("status", "--porcelain", "--", "lim_gpu", "kernels", "bench/*.py") else ""
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + changes
+    return (git("rev-parse", "--short", "HEAD") or os.environ.get("LIM_GPU_COMMIT") or "unknown") + changes
 
 
 def _digest(paths) -> str:

@@ -11,6 +11,7 @@ from bench import machine
 from lim_gpu.files import write_text
 
 FOLDER = Path(__file__).with_name("parts")
+FAILED = "failed: "
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def current(name: str) -> bool:
     """Whether this part was measured by this code on this machine."""
     part = _read(name)
     return part is not None and not part.skipped and part.key == machine.key()
+
+
+def failure(name: str) -> str:
+    """Why the last run of this part did not come to its end, "" where it did."""
+    part = _read(name)
+    return part.skipped if part and part.skipped.startswith(FAILED) else ""
 
 
 def save(name: str, rows: list[Row]) -> None:

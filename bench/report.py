@@ -28,7 +28,8 @@ HEADER = """\
 
 `make bench` and `make bench-gpu` write this file. Every result is checked before it is timed. A time is the median of
 several runs after a warm-up, ± half the distance of the quartiles; on a GPU between two events, with the L2 cache
-emptied before. Peers get the same slices of 512 x 512 on the same device in the same run; on the CPU one thread each.
+emptied before, and of many calls in a row where one takes less than 1 ms. Peers get the same slices of 512 x 512 on the
+same device in the same run; on the CPU one thread each.
 """
 PAPER = """\
 The paper (Wolf et al. 2024, section 3.2) took 53 h (LIDC) and 421 h (PET-CT) for SSIM, 48 h and 312 h for MI, 2 h and

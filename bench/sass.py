@@ -98,6 +98,12 @@ def nvrtc() -> Any:
     return module
 
 
+def version() -> tuple[int, int]:
+    """Of the NVRTC that `nvrtc` has loaded: (13, 0). Registers and instructions differ from one to the next."""
+    _, major, minor = nvrtc().nvrtcVersion()
+    return major, minor
+
+
 def call(function: Any, *arguments: Any) -> Any:
     result, *values = function(*arguments)
     if result != nvrtc().nvrtcResult.NVRTC_SUCCESS:
@@ -170,18 +176,30 @@ def counts(kernel_file: str, kernel: str, arch: int) -> dict[str, float]:
     return {**found, "all": sum(found.values())}
 
 
+def spills_in_loops(kernel_file: str, kernel: str, arch: int) -> int:
+    """Instructions on local memory in the innermost loops of a kernel: a spill anywhere else costs next to nothing."""
+    code = disassembly(kernel_file, arch)[kernel]
+    inside = [op for op in code if any(first <= op.address <= last for first, last in _innermost(_loops(code)))]
+    return sum(_class(op.name) == "local" for op in inside)
+
+
+def _loops(code: list[Instruction]) -> list[tuple[int, int]]:
+    """First and last address of every loop."""
+    return list({op.target: op.address for op in code if op.target is not None and op.target < op.address}.items())
+
+
+def _innermost(loops: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+
+
 def _nest(code: list[Instruction], mark: str = "") -> list[tuple[int, int]]:
     """First and last address of the largest loop that holds no other but a `mark`, and of those around it."""
-    loops = {op.target: op.address for op in code if op.target is not None and op.target < op.address}
-    bounds = list(loops.items())
-    innermost = [
-        a
-        for a in bounds
-        if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in bounds)
-        and any(op.name.startswith(mark) for op in code if a[0] <= op.address <= a[1])
+    loops = _loops(code)
+    marked = [
+        a for a in _innermost(loops) if any(op.name.startswith(mark) for op in code if a[0] <= op.address <= a[1])
     ]
-    inner = max(innermost, key=lambda a: a[1] - a[0])
-    return [b for b in bounds if b[0] <= inner[0] and inner[1] <= b[1]]
+    inner = max(marked, key=lambda a: a[1] - a[0])
+    return [b for b in loops if b[0] <= inner[0] and inner[1] <= b[1]]
 
 
 def _class(name: str) -> str:

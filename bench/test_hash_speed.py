@@ -13,7 +13,7 @@ from lim_gpu.pruning.hashes import leader_hashes, rank_hashes
 from lim_gpu.similarity.hash import BITS, dhash, hamming_matrix
 
 HASHES, DISTANCES, DATA_SET = "HASH, hashes", "HASH, distances", "HASH, a data set without a matrix"
-N = 5000
+N = {"cpu": 5000, "cuda": 20_000}  # of which the distances fill no cache
 MANY = {"cpu": 20_000, "cuda": 1_000_000}
 RULES = {"greedy": lambda hashes: rank_hashes(hashes).dropped, "leader": lambda hashes: leader_hashes(hashes, 6)}
 THREADS = sorted({1, os.cpu_count()})
@@ -57,7 +57,7 @@ def test_lim_gpu_on_gpu(timed):
 def test_peer_distances(peer, device, timed):
     few = inputs.random_hashes(20, device)
     assert (peer.compute(few).cpu() == peers.imagehash_distances(few.cpu())).all()
-    n = peers.FEW if peer.compute in peers.SLOW else N
+    n = peers.FEW if peer.compute in peers.SLOW else N[device]
     hashes = inputs.random_hashes(n, device)
     timed(DISTANCES, "pair", peer.name, lambda: peer.compute(hashes), n * n, n=n, error=0)
 
@@ -65,19 +65,21 @@ def test_peer_distances(peer, device, timed):
 @pytest.mark.parametrize("threads", THREADS)
 def test_lim_gpu_distances(threads, timed):
     torch.set_num_threads(threads)
-    hashes = inputs.random_hashes(N, "cpu")
+    n = N["cpu"]
+    hashes = inputs.random_hashes(n, "cpu")
     distances = torch.from_numpy(hamming_matrix(hashes.numpy().view("uint64")))
     assert (distances == peers.torch_distances(hashes)).all()
-    timed(DISTANCES, "pair", named(threads), lambda: hamming_matrix(hashes.numpy().view("uint64")), N * N, n=N, error=0)
+    timed(DISTANCES, "pair", named(threads), lambda: hamming_matrix(hashes.numpy().view("uint64")), n * n, n=n, error=0)
 
 
 @pytest.mark.gpu
 def test_lim_gpu_distances_on_gpu(timed):
     from lim_gpu.similarity.cuda.hash import hamming_matrix as on_gpu
 
-    hashes = inputs.random_hashes(N, "cuda")
+    n = N["cuda"]
+    hashes = inputs.random_hashes(n, "cuda")
     assert (on_gpu(hashes) == peers.torch_distances(hashes)).all()
-    timed(DISTANCES, "pair", "lim_gpu", lambda: on_gpu(hashes), N * N, n=N, error=0)
+    timed(DISTANCES, "pair", "lim_gpu", lambda: on_gpu(hashes), n * n, n=n, error=0)
 
 
 @pytest.mark.budget(20)
@@ -87,6 +89,17 @@ def test_data_set(rule, threads, timed):
     torch.set_num_threads(threads)
     hashes = inputs.random_hashes(MANY["cpu"], "cpu").numpy().view("uint64")
     timed(f"{DATA_SET}, {rule}", "slice", named(threads), lambda: RULES[rule](hashes), len(hashes), 3, n=len(hashes))
+
+
+@pytest.mark.budget(20)
+@pytest.mark.parametrize("threads", THREADS)
+def test_faiss_data_set(threads, timed):
+    pytest.importorskip("faiss", reason="FAISS is not installed")
+    torch.set_num_threads(threads)
+    few, many = (inputs.random_hashes(n, "cpu") for n in (2000, MANY["cpu"]))
+    np.testing.assert_array_equal(peers.faiss_leader(few, 6), RULES["leader"](few.numpy().view("uint64")))
+    peer = named(threads).replace("lim_gpu", "FAISS")
+    timed(f"{DATA_SET}, leader", "slice", peer, lambda: peers.faiss_leader(many, 6), len(many), 3, n=len(many))
 
 
 @pytest.mark.gpu

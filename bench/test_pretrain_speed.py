@@ -26,6 +26,8 @@ BATCH = {"cpu": 4, "cuda": 128}
 STEPS = {"cpu": 1, "cuda": 12}  # of an epoch: lightly's workers need some to get going
 BACKBONE = {"cpu": "resnet18", "cuda": "resnet50"}
 PICTURES = 64  # files; an epoch reads them again and again
+BUDGETS = {"lim_gpu": 15, RANDOM: 15, LIGHTLY: 45}  # s; lightly's workers crop on the CPU
+PEERS = [pytest.param(name, marks=pytest.mark.budget(seconds)) for name, seconds in BUDGETS.items()]
 Views = list[Tensor]
 
 
@@ -134,20 +136,18 @@ def check(views: Views, device: str) -> None:
         assert not torch.equal(view[0], view[BATCH[device]])
 
 
-@pytest.mark.budget(60)
 @pytest.mark.parametrize("device", peers.DEVICES)
-@pytest.mark.parametrize("peer", [LIGHTLY, "lim_gpu"])
+@pytest.mark.parametrize("peer", PEERS)
+def test_step(peer, device, sources, setting, timed):
+    source, there = sources(device, peer), setting(device)
+    assert 0 < there.train(source()) < 100
+    timed(STEP, "slice", peer, lambda: there.train(source()), there.count, 3, n=there.count)
+
+
+@pytest.mark.parametrize("device", peers.DEVICES)
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if RANDOM not in peer.values])
 def test_views(peer, device, sources, setting, timed):
     source = sources(device, peer)
     check(next(source()), device)
     count = setting(device).count
     timed(VIEWS, "slice", peer, lambda: [None for _ in source()], count, 3, n=count)
-
-
-@pytest.mark.budget(90)
-@pytest.mark.parametrize("device", peers.DEVICES)
-@pytest.mark.parametrize("peer", [LIGHTLY, RANDOM, "lim_gpu"])
-def test_step(peer, device, sources, setting, timed):
-    source, there = sources(device, peer), setting(device)
-    assert 0 < there.train(source()) < 100
-    timed(STEP, "slice", peer, lambda: there.train(source()), there.count, 3, n=there.count)

@@ -56,15 +56,6 @@ def write_volume(folder: Path, number: int, device: str) -> VolumeEntry:
     return VolumeEntry.of(header, digest)
 
 
-def mapped(hu: torch.Tensor) -> torch.Tensor:
-    """As the methods see it, on its device."""
-    if hu.is_cuda:
-        from lim_gpu.similarity.cuda.intensity import to_uint8
-
-        return to_uint8(hu, Intensity())
-    return torch.from_numpy(Intensity().to_uint8(hu.numpy()))
-
-
 def opened(folder: Path) -> Iterator[int]:
     for path in folder.rglob("*.h5"):
         descriptor = os.open(path, os.O_RDONLY)
@@ -108,7 +99,7 @@ def test_reduce(method, device, stores, timed, tmp_path):
             volume.close()
 
     def compute() -> list[torch.Tensor]:
-        return [lim_gpu.similarity_matrix(mapped(slices), method, device=device) for slices in volumes]
+        return [lim_gpu.similarity_matrix(Intensity().to_uint8(slices), method, device=device) for slices in volumes]
 
     def reduce() -> lim_gpu.Selection:
         forget(store.path)

@@ -18,7 +18,7 @@
 // pair needs a division to know its place. 21 and 25 instructions a pair (SASS of sm_90), 1.6e12 and 1.3e12 pairs a
 // second on an H200; its memory takes 4.8e12 bytes, 1 and 4 a pair. Not measured.
 //
-// Pruning needs no n x n: hash_nearest and the two kernels of a sweep stream over hashes (see lim_gpu/hash_pruning.py).
+// Pruning needs no n x n: hash_nearest and the two kernels of a sweep stream over hashes (lim_gpu/pruning/hashes.py).
 // A distance of hash_nearest is two XOR, two POPC of 32 bits and five more instructions, the loop's included (SASS of
 // sm_90). POPC has 16 lanes in a multiprocessor from sm_75 on, so 8 distances a cycle are the floor: 1.9e12 a second
 // with 132 of them at 1.8 GHz. The rest takes half the issue slots that POPC leaves; a whole warp reads one hash from

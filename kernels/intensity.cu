@@ -1,4 +1,4 @@
-// How HU become 0..255, as lim_gpu/intensity.py has it, bit for bit:
+// How HU become 0..255, as lim_gpu/intensity/definition.py has it, bit for bit:
 //
 //     u8 = rint((v - low) / (high - low) * 255)   in float64, halves to even, v clipped to low..high
 //

@@ -602,6 +602,12 @@ __device__ inline void fold(const u8* pixels, const int4* band, uint4* fragment)
     }
 }
 
+// A pair and its sum over a strip, one a lane, in shared memory: between the stages nothing of it takes a register.
+struct Total {
+    i64 sum;  // of SSIM - 1, times 2^32
+    int row, column;
+};
+
 extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
     ssim_pairs_tensor(const u8* x,  // (a, strips, rows, 224)
                       const u8* y,  // (b, strips, rows, 224)
@@ -611,6 +617,7 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
     // A block takes a strip of X_BLOCK slices of x against Y_BLOCK of y, a warp 2 of them against 8.
     __shared__ uint4 fragments[2][CHUNK * X_BLOCK][DIGITS * WARP];
     __shared__ int4 band[4 * WARP];
+    __shared__ Total totals[TENSOR_THREADS];
     Tile tile = tile_of(blockIdx.x, (a + X_BLOCK - 1) / X_BLOCK, (b + Y_BLOCK - 1) / Y_BLOCK);
     int i = tile.row * X_BLOCK, j = tile.column * Y_BLOCK;
     if (x_first + i >= y_first + min(j + Y_BLOCK, b) - 1) {
@@ -625,20 +632,24 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
     const Record* folded = xs + min(i + warp % X_BLOCK, a - 1) * slice + warp / X_BLOCK;
     i += warp % X_WARPS * X_WARP, j += warp / X_WARPS * Y_WARP;
     bool busy = i < a && j < b && x_first + i < y_first + min(j + Y_WARP, b) - 1;
-    const Record *x_row[X_WARP], *y_row[2], *y_pixels = ys + min(j + g, b - 1) * slice;
+    const Record *x_row[X_WARP], *y_row[2];
+    const u8* y_pixels = ys[min(j + g, b - 1) * slice].pixels + 8 * t;
     for (int s = 0; s < X_WARP; ++s) {
         x_row[s] = xs + min(i + s, a - 1) * slice;
     }
     for (int q = 0; q < 2; ++q) {
         y_row[q] = ys + min(j + 2 * t + q, b - 1) * slice;
     }
+    Total& total = totals[threadIdx.x];
+    total = {0, g < 4 ? i + g / 2 : a, j + 2 * t + g % 2};  // lanes with g = 2 s + q take the pair (s, q)
     Covariance covariance[X_WARP][2] = {};
     float sum[X_WARP][2] = {};
     __syncthreads();
+    int buffer = 0;
     for (int first = 0; first < rows;) {
 #pragma unroll 1
         for (int end = min(first + STAGE * CHUNK, rows); first < end; first += CHUNK) {
-            uint4(&now)[CHUNK * X_BLOCK][DIGITS * WARP] = fragments[first / CHUNK % 2];
+            uint4(&now)[CHUNK * X_BLOCK][DIGITS * WARP] = fragments[buffer ^= 1];
             fold(folded->pixels, band, now[warp]);
             folded += CHUNK;
             __syncthreads();
@@ -648,7 +659,7 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
 #pragma unroll
             for (int k = 0; k < CHUNK; ++k) {
                 int r = first + k;
-                uint2 pixels = *(const uint2*)&y_pixels[k].pixels[8 * t];
+                uint2 pixels = *(const uint2*)(y_pixels + k * RECORD);
                 float2 value[X_WARP][2];
 #pragma unroll
                 for (int s = 0; s < X_WARP; ++s) {
@@ -688,7 +699,7 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
                     }
                 }
             }
-            y_pixels += CHUNK;
+            y_pixels += CHUNK * RECORD;
             for (int k = 0; k < 2; ++k) {
                 x_row[k] += CHUNK, y_row[k] += CHUNK;
             }
@@ -696,18 +707,20 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
         if (!busy) {
             continue;
         }
+        float own = 0;
         for (int s = 0; s < X_WARP; ++s) {
             for (int q = 0; q < 2; ++q) {
                 for (int distance = WARP / 2; distance >= 4; distance /= 2) {
-                    sum[s][q] += __shfl_down_sync(ALL_LANES, sum[s][q], distance);
+                    sum[s][q] += __shfl_xor_sync(ALL_LANES, sum[s][q], distance);
                 }
-                int row = i + s, column = j + 2 * t + q;
-                if (g == 0 && row < a && column < b && x_first + row < y_first + column) {
-                    atomicAdd(&sums[(i64)row * b + column], (u64)__float2ll_rn(sum[s][q] * 4294967296.0f));
-                }
+                own = g == 2 * s + q ? sum[s][q] : own;
                 sum[s][q] = 0;
             }
         }
+        total.sum += __float2ll_rn(own * 4294967296.0f);
+    }
+    if (total.row < a && total.column < b && x_first + total.row < y_first + total.column) {
+        atomicAdd(&sums[(i64)total.row * b + total.column], (u64)total.sum);
     }
 }
 

@@ -70,7 +70,7 @@ class Killing:
         """End the process."""
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait(240)
 
 
 def _kill_at(where: str, step: int) -> None:

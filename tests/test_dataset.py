@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from volumes import pixels, write_store
 
 import lim_gpu
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
 from lim_gpu.store.selected import open_selected
+from volumes import pixels, write_store
 
 VOLUMES = [pixels(6, seed=3), pixels(4, seed=4)]
 ARRAYS = ("z", "kept", "rank", "similarity")

@@ -10,6 +10,9 @@ import sys
 import time
 
 import pytest
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,11 +99,14 @@ def test_kill_leaves_the_old_or_the_new_file(tmp_path):
         "for i in range(10**9): write_text(Path(sys.argv[1]), json.dumps([i] * 20000))"
     )
     for attempt in range(6):
+        path.unlink(missing_ok=True)
         child = subprocess.Popen([sys.executable, "-c", program, str(path)])
-        time.sleep(0.25 + 0.013 * attempt)
+        while not path.exists():
+            assert child.poll() is None
+            time.sleep(0.001)
+        time.sleep(0.013 * attempt)  # somewhere within a later write
         child.send_signal(signal.SIGKILL)
         child.wait()
-        if path.exists():
-            assert len(set(json.loads(path.read_text()))) == 1
+        assert len(set(json.loads(path.read_text()))) == 1
     remove_stale(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -23,8 +24,9 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "ingest reduction dataset",
     "store pruning",
     "labelled similarity selection phantom",
-    "files workers intensity augment cuda",
-    "errors progress",
+    "intensity",
+    "files workers augment cuda pictures",
+    "errors progress compiled spread natural",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))
@@ -79,6 +81,7 @@ def at_run_time(path: Path) -> Iterator[str]:
 
 LIGHT = (
     "import lim_gpu",
+    "import numpy; from lim_gpu.intensity import Intensity; Intensity().to_uint8(numpy.zeros((1, 9, 9), numpy.int16))",
     "from lim_gpu.cli import cli; cli.main(['--help'], standalone_mode=False)",
     "from lim_gpu.cli import cli; cli.main(['reduce', '--help'], standalone_mode=False)",
     "import lim_gpu.store.slices, lim_gpu.ingest, lim_gpu.selection, lim_gpu.cli.info, lim_gpu.reduction.run",
@@ -87,8 +90,9 @@ LIGHT = (
 
 
 @pytest.mark.parametrize("program", LIGHT)
-def test_light_commands_load_neither_torch_nor_numba(program):
-    check = "import sys; heavy = {'torch', 'numba', 'cupy', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+def test_light_commands_load_nothing_heavy(program):
+    heavy = {"torch", "numba", "cupy", "matplotlib", "pydicom", "nibabel", "sklearn", "lightning"}
+    check = f"import sys; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -109,3 +113,15 @@ def test_every_folder_is_packaged():
     folders = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     assert set(project["tool"]["setuptools"]["packages"]) == folders | {"lim_gpu.kernels"}
+
+
+def test_hooks_and_checks_use_the_same_versions():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    pinned = {tool for tool in project["project"]["optional-dependencies"]["check"] if "==" in tool}
+    hooks = (PACKAGE.parent / ".pre-commit-config.yaml").read_text()
+    assert {tool for tool in re.findall(r'"(\S+==\S+)"', hooks)} == {t for t in pinned if not t.startswith("mypy")}
+
+
+def test_the_picture_in_contributing_is_this_house():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    assert "\n".join(f"    {'  '.join(rooms.split())}" for rooms in FLOORS) in text

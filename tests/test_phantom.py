@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import nibabel
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
 
@@ -31,6 +29,7 @@ def test_neighbouring_slices_are_more_alike_than_distant_ones():
 
 
 def test_the_data_set_is_read_by_other_libraries_and_written_once(tmp_path):
+    pydicom, nibabel = pytest.importorskip("pydicom"), pytest.importorskip("nibabel")
     write_data_set(tmp_path, seed=0)
     dicoms = sorted(
         (tmp_path / "chest-a").glob("*.dcm"), key=lambda p: float(pydicom.dcmread(p).ImagePositionPatient[2])

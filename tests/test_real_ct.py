@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import imagehash
-import nibabel
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
 from skimage.metrics import normalized_mutual_information, structural_similarity
+
+pytest.importorskip("imagehash")
+pytest.importorskip("nibabel")
+pytest.importorskip("pydicom")
+
+import imagehash
+import nibabel
+import pydicom
 
 import lim_gpu
 from lim_gpu.ingest import ingest

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lim_gpu import workers
 from lim_gpu.store.slices import read_index
 from lim_gpu.workers import run_in_children
 
@@ -110,12 +111,9 @@ def test_a_killed_parent_leaves_no_children():
     )
     child = int(parent.stdout.readline())
     parent.kill()
-    _, err = parent.communicate(timeout=20)
-    for _ in range(200):
-        if not Path(f"/proc/{child}").exists():
-            break
+    _, err = parent.communicate(timeout=800)
+    while Path(f"/proc/{child}").exists():  # until this test runs out of time
         time.sleep(0.05)
-    assert not Path(f"/proc/{child}").exists()
     assert err == ""
 
 
@@ -127,13 +125,18 @@ def test_a_crash_costs_its_own_task_only():
     assert len(crashed) == 3
 
 
-def test_a_hanging_child_is_stopped():
-    start = time.perf_counter()
-    found = outcomes(time.sleep, [(60,), (0.01,), (0.01,)], timeout=1.0)
+def test_a_hanging_child_is_stopped(monkeypatch):
+    """It alone: on a busy machine the others, too, may take half a second to start."""
+    give = workers._give
+
+    def give_half_a_second_to_the_first(child, task, function, tasks, _timeout):
+        give(child, task, function, tasks, 0.5 if task == 0 else None)
+
+    monkeypatch.setattr(workers, "_give", give_half_a_second_to_the_first)
+    found = outcomes(time.sleep, [(3600,), (0.01,), (0.01,)])
     assert "too long" in found[0].error
     assert found[1].error is None
     assert found[2].error is None
-    assert time.perf_counter() - start < 20
 
 
 def test_memory_is_limited():
@@ -166,8 +169,9 @@ def test_children_never_import_torch_and_an_unguarded_script_works(tmp_path):
 def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import time\n"
+        "import signal, time\n"
         "from lim_gpu.workers import run_in_children\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell began the tests with &
         "try:\n"
         "    for outcome in run_in_children(time.sleep, [(0,), (30,)], workers=1): print('started', flush=True)\n"
         "except KeyboardInterrupt:\n"
@@ -178,7 +182,7 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     )
     assert child.stdout.readline() == "started\n"
     os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=800)
     assert out == "interrupted\n"
     assert err == ""
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batches import batch
 from torch import Tensor, distributed, multiprocessing
 
+from batches import batch
 from lim_gpu.pretrain import collectives
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.moco import MoCo

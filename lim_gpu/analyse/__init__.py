@@ -10,6 +10,7 @@ import numpy as np
 from lim_gpu.errors import UsageError
 from lim_gpu.files import replacing, write_json
 from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.spread import spread_evenly
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +155,7 @@ def _gradcam(networks: list[Network], probe: Probe, batch_size: int, threshold: 
     maps: list[NDArray[np.float32]] = [heat_maps(network, probe, batch_size) for network in networks]
     overlap = intersection_over_union(maps[0], maps[1], threshold)
     grey = as_grey(probe.pixels)
-    places = np.unique(np.linspace(0, len(grey) - 1, min(shown, len(grey))).round().astype(int))
+    places = spread_evenly(len(grey), shown)
     figure = Figure(figsize=(2.3 * len(places), 7.2), layout="constrained")
     rows = figure.subplots(3, len(places), squeeze=False)
     for column, i in enumerate(places):

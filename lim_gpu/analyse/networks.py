@@ -16,6 +16,7 @@ from lim_gpu.errors import UsageError
 from lim_gpu.labelled.images import Normalisation, load_images, network_input, resized
 from lim_gpu.labelled.table import PARTS, read_table
 from lim_gpu.progress import Reporter
+from lim_gpu.spread import spread_evenly
 from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import find_backbone, per_channel
@@ -90,7 +91,7 @@ def load_probe(data: Path, part: str, most: int, size: int, device: torch.device
         places = np.flatnonzero(table.split == PARTS.index(part))
     if not len(places):
         raise UsageError(f"{data}: holds no {part} images. Give another --part")
-    places = places[np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))]
+    places = places[spread_evenly(len(places), most)]
     images = load_images(table, size, "bilinear", reporter)
     pixels = images.pixels[torch.from_numpy(places)].to(device)
     if pixels.shape[-1] != size:

@@ -129,8 +129,11 @@ def _kernel(device: str) -> str:
 
 def _decoders() -> Iterator[Check]:
     """One line for each compressed transfer syntax that cannot be decoded, or one that all can."""
-    from lim_gpu.ingest.pixels import PLUGINS, missing_decoder
-
+    try:
+        from lim_gpu.ingest.pixels import PLUGINS, missing_decoder
+    except ModuleNotFoundError as error:
+        yield Check("decoders", ABSENT, f"{error.name} is not installed, no DICOM is read", f"pip install {error.name}")
+        return
     missing = {syntax.name: remedy for syntax in PLUGINS if (remedy := missing_decoder(syntax, 16))}
     if not missing:
         yield Check("decoders", OK, "every supported transfer syntax")

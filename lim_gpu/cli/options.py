@@ -1,7 +1,8 @@
-"""Options that several verbs share, and how their texts become values."""
+"""Options that several verbs share, and the one place where their texts become what a stage is asked for."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,14 @@ from lim_gpu.errors import UsageError
 
 if TYPE_CHECKING:
     from lim_gpu.finetune.request import Request as FinetuneRequest
+    from lim_gpu.intensity import Intensity
+    from lim_gpu.reduction.auto_threshold import Views
+    from lim_gpu.reduction.criterion import Criterion
+    from lim_gpu.reduction.request import Request
 
 PATH = click.Path(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
+AUTO = "auto"  # --threshold: found from the data
 
 
 def criterion_options(function: Any) -> Any:
@@ -63,6 +69,87 @@ def criterion_options(function: Any) -> Any:
     ):
         option(function)
     return function
+
+
+class Fraction(click.ParamType):
+    """--keep. UsageError for a whole number: 1 could mean all slices or one."""
+
+    name = "fraction"
+
+    def convert(self, value: Any, _parameter: click.Parameter | None, _context: click.Context | None) -> float:  # noqa: D102
+        text = str(value)
+        if re.fullmatch(r"\s*[+-]?\d+\s*", text):
+            other = f", or --keep-count {int(text)}" if int(text) > 0 else ""
+            raise UsageError(f"--keep {text} is ambiguous. Give a fraction such as 0.1 (1.0 for all){other}")
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageError(f"--keep {text!r} is not a fraction. Give 0 < F <= 1, such as 0.1") from None
+
+
+class Threshold(click.ParamType):
+    """--threshold: a number, or AUTO."""
+
+    name = "threshold"
+
+    def convert(  # noqa: D102
+        self, value: Any, _parameter: click.Parameter | None, _context: click.Context | None
+    ) -> float | str:
+        try:
+            return AUTO if value == AUTO else float(value)
+        except ValueError:
+            text = f"--threshold {str(value)!r} is no number. Give one in the method's own unit, or auto"
+            raise UsageError(text) from None
+
+
+def intensity_of(options: dict[str, Any]) -> Intensity:
+    """From --intensity, --window and --hu-range, which are taken out of `options`."""
+    from lim_gpu.intensity import Intensity
+
+    given = {name: options.pop(name) for name in ("intensity", "window", "hu_range") if name in options}
+    return Intensity.parse(**given)
+
+
+def criterion_of(options: dict[str, Any]) -> Criterion:
+    """From --method and `criterion_options`, which are taken out of `options`."""
+    from lim_gpu.reduction.criterion import Criterion
+
+    how = {name: options.pop(name) for name in ("bins", "features", "weights", "precision")}
+    return Criterion(options.pop("method"), intensity_of(options), **how)
+
+
+def reduction_request(options: dict[str, Any], seed: int) -> tuple[Request, Views | None]:
+    """What `reduce` is asked for; and with --threshold auto, how the views are made from which it is found.
+
+    Until then the lowest threshold of the method stands for it, so that everything else is checked at once.
+    """
+    from lim_gpu.reduction.request import SIMILARITIES, THRESHOLD_RANGE, Request
+
+    criterion, automatic = criterion_of(options), options["threshold"] == AUTO
+    if automatic:
+        if criterion.method not in SIMILARITIES:
+            raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
+        options["threshold"] = THRESHOLD_RANGE[criterion.method][0]
+    return Request(criterion, **options, seed=seed), swav_views() if automatic else None
+
+
+def swav_views() -> Views:
+    """SwAV's large crops, as Wolf et al. 2024 state them."""
+    from lim_gpu.pretrain.config import resolve
+    from lim_gpu.reduction.auto_threshold import Views
+
+    method, preset = "swav", "wolf2024-paper"
+    crops = resolve(method, preset).swav
+    strength = (crops.brightness, crops.contrast, crops.jitter)
+    return Views(f"{method} {preset}", crops.large_scale, *strength, crops.blur, crops.blur_sigma)
+
+
+def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    """Selections among the arguments, and the store when the one argument is a folder."""
+    folders = [path for path in paths if path.is_dir()]
+    if folders and len(paths) > 1:
+        raise UsageError(f"{folders[0]}: give one store, or selections alone")
+    return ([], folders[0]) if folders else (list(paths), None)
 
 
 def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,17 +11,27 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import METHOD_HELP, PATH, criterion_options
+from lim_gpu.cli.options import (
+    METHOD_HELP,
+    PATH,
+    Fraction,
+    Threshold,
+    criterion_of,
+    criterion_options,
+    reduction_request,
+    store_or_selections,
+)
 from lim_gpu.progress import Outcome
 
 
 @click.command(short_help="Select the slices that stay.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--method", required=True, metavar="METHOD", help=METHOD_HELP)
-@click.option("--keep", metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
+@click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
 @click.option("--keep-count", type=int, metavar="N", help="Number kept of each volume.")
 @click.option(
     "--threshold",
+    type=Threshold(),
     metavar="T|auto",
     help="hash: bits, a slice goes when its distance to a kept one is <= T (6 when nothing else is said); "
     "ssim -1..1, mi 1..2, deepnet -1..1: when its similarity is >= T. auto: as alike as two augmented views of one "
@@ -86,19 +96,13 @@ def reduce(
     Examples: lim-gpu reduce --method ssim --keep 0.1
               lim-gpu reduce slices --method hash --threshold 6 --rule leader -o hash6.csv
     """
-    from lim_gpu.reduction.verb import reduce_from_options
+    from lim_gpu.reduction.verb import Targets, reduce_verb
+    from lim_gpu.selection import selection_paths
 
-    outcome = reduce_from_options(
-        store,
-        options | {"seed": run.seed, "device": run.device},
-        output,
-        write_to,
-        kept_list,
-        dry_run,
-        overwrite,
-        run.reporter,
-    )
-    run.done(outcome)
+    request, views = reduction_request(options, run.seed)
+    targets = Targets(selection_paths(output)[0], write_to, kept_list, overwrite)
+    how: dict[str, Any] = {"device": run.device, "dry_run": dry_run, "reporter": run.reporter}
+    run.done(reduce_verb(store, request, targets, views=views, **how))
 
 
 @click.command(short_help="The matrix of one volume as an array or a picture.")
@@ -113,7 +117,9 @@ def reduce(
     metavar="FILE",
     help="matrix.npy (float32, n x n) or matrix.png (a picture).",
 )
-@click.option("--keep", metavar="F", help="Mark this fraction kept in the picture, the kept slices beside it.")
+@click.option(
+    "--keep", type=Fraction(), metavar="F", help="Mark this fraction kept in the picture, the kept slices beside it."
+)
 @criterion_options
 @click.option("--dry-run", is_flag=True, help="Print what would be computed.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
@@ -126,10 +132,9 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     \b
     Example: lim-gpu similarity slices 0 --method ssim --keep 0.1 -o matrix.png
     """
-    from lim_gpu.reduction.matrix_verb import similarity_from_options
+    from lim_gpu.reduction.matrix_verb import similarity_verb
 
-    outcome = similarity_from_options(store, volume, options | {"device": run.device}, output, run.reporter)
-    run.done(outcome)
+    run.done(similarity_verb(store, volume, criterion_of(options), output, device=run.device, **options))
 
 
 @click.command(short_help="Selections or a run as one offline page with pictures.")
@@ -172,7 +177,7 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
     metavar="METHOD",
     help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
 )
-@click.option("--keep", metavar="F", help="Fraction kept, with --method.")
+@click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept, with --method.")
 @click.option("--threshold", type=float, metavar="T", help="Threshold in the method's own unit, with one --method.")
 @click.option(
     "--store", type=PATH, metavar="FOLDER", help="Where the store of the selections lies now, if it has moved."
@@ -188,7 +193,7 @@ def compare(
     run: Run,
     paths: tuple[Path, ...],
     methods: tuple[str, ...],
-    keep: str | None,
+    keep: float | None,
     store: Path | None,
     output: Path,
     **options: Any,
@@ -201,7 +206,6 @@ def compare(
     Examples: lim-gpu compare slices --method ssim --method hash --keep 0.1
               lim-gpu compare ssim.csv hash.csv -o compare.csv
     """
-    from lim_gpu.reduction.verb import parse_keep, store_or_selections
     from lim_gpu.report.compare import compare as compare_selections
 
     selections, found = store_or_selections(paths)
@@ -210,7 +214,7 @@ def compare(
         output,
         store=store or found,
         methods=methods,
-        keep=parse_keep(keep),
+        keep=keep,
         seed=run.seed,
         device=run.device,
         reporter=run.reporter,

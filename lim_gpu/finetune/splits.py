@@ -85,6 +85,8 @@ def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, w
     """(len(places),) a part for every image: groups whole, classes even.
 
     Groups go, the largest first and else in random order, to the part that holds least of their classes.
+    scikit-learn's StratifiedGroupKFold means the same, but one seed gives other splits with other versions: shuffled,
+    1.7.2 does not stratify (scikit-learn pull request 32540) and 1.9.1 does. A run must be one that can be repeated.
     """
     if parts < 2:
         raise UsageError(f"{what}: give 2 or more")

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from lim_gpu.errors import InputError
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
-from lim_gpu.ingest.part10 import open_dicom, silence, text
-from lim_gpu.ingest.pictures import decode_picture
-from lim_gpu.ingest.pixels import decode
+from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Decoded, SourceError
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan
+from lim_gpu.pictures import decode_picture
 from lim_gpu.store.file import VolumeWriter
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.private import write_sources
@@ -99,7 +99,7 @@ def _slices(plan: VolumePlan, settings: Settings) -> Iterator[Decoded | SourceEr
     if plan.nifti is not None:
         yield from nifti_slices(plan.nifti, settings.store / "volumes")
     elif plan.kind == "image":
-        yield from _ahead(partial(_picture, sixteen_bit=plan.dtype == "int16"), plan.slices, settings.threads)
+        yield from _ahead(_picture, plan.slices, settings.threads)
     elif len(plan.files) == len(plan.slices):
         yield from _ahead(partial(_dicom_slice, assume_hu=settings.assume_hu), plan.slices, settings.threads)
     else:
@@ -121,11 +121,11 @@ def _ahead(
             yield waiting.popleft().result()
 
 
-def _picture(source: SliceSource, sixteen_bit: bool) -> Decoded | SourceError:
+def _picture(source: SliceSource) -> Decoded | SourceError:
     try:
-        return decode_picture(source.path, sixteen_bit)
-    except SourceError as error:
-        return error
+        return Decoded(*decode_picture(source.path))
+    except InputError as error:
+        return SourceError("damaged picture", str(error))
 
 
 def _dicom_slice(source: SliceSource, assume_hu: bool) -> Decoded | SourceError:
@@ -135,6 +135,9 @@ def _dicom_slice(source: SliceSource, assume_hu: bool) -> Decoded | SourceError:
 
 def _dicom_frames(path: str, sources: list[SliceSource], assume_hu: bool) -> Iterator[Decoded | SourceError]:
     """The wanted frames of one file, which is opened once."""
+    from lim_gpu.ingest.part10 import open_dicom, text
+    from lim_gpu.ingest.pixels import decode
+
     done = 0
     try:
         with open_dicom(path) as file:

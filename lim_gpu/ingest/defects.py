@@ -11,6 +11,7 @@ MARKS = {
     "burned_in": "text is burned into the pixels",
     "assumed_hu": "no rescale; stored values taken for HU",
     "not_hu": "RescaleType is not HU",
+    "turned": "pictures turned upright as their EXIF orientation says",
 }
 CLAMPED = 1e-3  # of all pixels: from there on it is said
 

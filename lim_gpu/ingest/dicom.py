@@ -9,13 +9,13 @@ import re
 from functools import lru_cache
 from typing import TypeVar
 
-from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from lim_gpu.ingest.geometry import normal, orthonormal
 from lim_gpu.ingest.part10 import (
     SPLITS,
     DicomFile,
+    Header,
     if_usable,
     items,
     number,
@@ -65,7 +65,7 @@ def read_instance(found: Found, modality: str, assume_hu: bool) -> Content:
         return SourceError("cannot be read", error.strerror or type(error).__name__)
 
 
-def _not_wanted(header: Dataset, modality: str) -> str:
+def _not_wanted(header: Header, modality: str) -> str:
     """The kind under which an object of another modality is counted, "" for one that is wanted."""
     found = text(header, "Modality")
     if not found:

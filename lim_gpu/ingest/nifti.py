@@ -12,21 +12,20 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import nibabel as nib
 import numpy as np
-from nibabel.orientations import io_orientation
 
 from lim_gpu.ingest.geometry import Plane
-from lim_gpu.ingest.pixels import to_int16
-from lim_gpu.ingest.records import Content, Counted, Decoded, Found, NiftiVolume, SourceError
+from lim_gpu.ingest.records import Content, Counted, Decoded, Found, NiftiVolume, SourceError, to_int16
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan, patient_from_name
 from lim_gpu.store.file import MAX_SIDE
 
+if TYPE_CHECKING:
+    from nibabel import Nifti1Header
+
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 FINEST_SPAN = 32  # values with fractions that span less lose their meaning as whole numbers
-HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by the size they state
 GZIP = b"\x1f\x8b"
 CHUNK = 2**20
 
@@ -53,9 +52,12 @@ def read_nifti(found: Found) -> Content:
         return SourceError("damaged NIfTI header", type(error).__name__)
 
 
-def _header(block: bytes) -> nib.Nifti1Header:
+def _header(block: bytes) -> Nifti1Header:
+    from nibabel import Nifti1Header, Nifti2Header  # 0.2 s that only those who read NIfTI spend
+
+    headers = {348: Nifti1Header, 540: Nifti2Header}  # by the size they state
     sizes = {int.from_bytes(block[:4], order): order for order in ("little", "big")}
-    kind = next((HEADERS[size] for size in sizes if size in HEADERS), None)
+    kind = next((headers[size] for size in sizes if size in headers), None)
     if kind is None or len(block) < kind.sizeof_hdr:
         raise SourceError("not NIfTI", f"{len(block)} bytes without a NIfTI header")
     header = kind(block[: kind.sizeof_hdr], check=False)
@@ -64,7 +66,7 @@ def _header(block: bytes) -> nib.Nifti1Header:
     return header
 
 
-def _volume(found: Found, header: nib.Nifti1Header) -> NiftiVolume:
+def _volume(found: Found, header: Nifti1Header) -> NiftiVolume:
     shape = _three_dimensions(header)
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
@@ -88,7 +90,7 @@ def _volume(found: Found, header: nib.Nifti1Header) -> NiftiVolume:
     )
 
 
-def _three_dimensions(header: nib.Nifti1Header) -> tuple[int, int, int]:
+def _three_dimensions(header: Nifti1Header) -> tuple[int, int, int]:
     count = int(header["dim"][0])
     sizes = [int(size) for size in header["dim"][1 : 1 + count]]
     if not 1 <= count <= 7 or any(size < 1 for size in sizes):
@@ -99,7 +101,7 @@ def _three_dimensions(header: nib.Nifti1Header) -> tuple[int, int, int]:
     return i, j, k
 
 
-def _affine(header: nib.Nifti1Header, shape: tuple[int, int, int]) -> tuple[np.ndarray, frozenset[str]]:
+def _affine(header: Nifti1Header, shape: tuple[int, int, int]) -> tuple[np.ndarray, frozenset[str]]:
     """Voxel (i, j, k) to RAS mm as nibabel has it (sform, else qform, else voxel sizes), and whether it can be used."""
     affine = header.get_best_affine()
     if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9:
@@ -117,6 +119,8 @@ def _as_displayed(
 
     That is how radiologists see an axial CT, and what DICOM gives: the patient's right on the left, front on top.
     """
+    from nibabel.orientations import io_orientation
+
     orientation = io_orientation(affine)  # a row a file axis: nearest of R, A, S, and the sign
     right, front, up = (int(np.flatnonzero(orientation[:, 0] == axis)[0]) for axis in range(3))
     axes = (up, front, right)

@@ -1,32 +1,31 @@
 """DICOM Part 10 files: the header, its elements as plain values, and where the pixel data lie.
 
-Everything here runs in a child process: `silence` changes pydicom for the whole process.
+Everything here runs in a child process: `open_dicom` changes pydicom for the whole process.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import math
-import multiprocessing
-import os
+import re
 import struct
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, BinaryIO, TypeVar
 
 import pydicom.config
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import SourceError
 
 Value = TypeVar("Value")
@@ -54,20 +53,70 @@ KEYWORDS = """
     RescaleSlope RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
 TAGS = [tag for name in (*KEYWORDS.split(), *(plain for plain, _ in SPLITS)) if (tag := tag_for_keyword(name))]
+# Texts that pydicom leaves as they are, by their VR.
+PLAIN = {
+    "CS": re.compile("[A-Z0-9_ ]*"),
+    "UI": re.compile("[0-9.]+"),
+    "DS": re.compile(r"-?[0-9]+(\.[0-9]+)?([Ee][-+]?[0-9]+)?"),
+    "IS": re.compile("0|-?[1-9][0-9]{0,8}"),
+}
 
 
-@cache
-def silence() -> None:
-    """Keep this process quiet: warnings and log lines of pydicom quote tag values, which may name a patient.
+class Header:
+    """The elements of a data set that are read, each converted once."""
 
-    In a child process stderr is closed as well: codecs write to it. Errors travel as exceptions.
+    def __init__(self, dataset: Dataset | None = None) -> None:
+        self._dataset = Dataset() if dataset is None else dataset
+        self._present = frozenset(int(tag) for tag in self._dataset.keys())  # noqa: SIM118  (iterating converts)
+        self._texts: dict[str, list[str]] = {}
+        self._items: dict[str, list[Header]] = {}
+
+    def __contains__(self, keyword: str) -> bool:
+        return tag_for_keyword(keyword) in self._present
+
+    def texts(self, keyword: str) -> list[str]:
+        """All values of an element as text."""
+        if keyword not in self._texts:
+            self._texts[keyword] = self._read_texts(keyword) if keyword in self else []
+        return self._texts[keyword]
+
+    def items(self, keyword: str) -> list[Header]:
+        """The items of a sequence."""
+        if keyword not in self._items:
+            value = self._value(keyword) if keyword in self else None
+            self._items[keyword] = [Header(item) for item in value] if isinstance(value, Sequence) else []
+        return self._items[keyword]
+
+    def _read_texts(self, keyword: str) -> list[str]:
+        plain = _plain_texts(self._dataset.get_item(tag_for_keyword(keyword) or 0))
+        if plain is not None:
+            return plain
+        value = self._value(keyword)
+        values = value if isinstance(value, MultiValue | list | tuple) else [value]
+        return [stripped for v in values if v is not None and (stripped := str(v).strip(" \0"))]
+
+    def _value(self, keyword: str) -> Any:
+        try:
+            return self._dataset.get(keyword)
+        except RecursionError:
+            raise
+        except Exception:  # pydicom raises many kinds, and their texts quote values
+            raise SourceError(f"unreadable {keyword}") from None
+
+
+def _plain_texts(element: Any) -> list[str] | None:
+    """The values of an element, plain ASCII or US, that was not converted yet; None where pydicom has to look at it.
+
+    pydicom's own conversion, of two dozen elements, takes longer than the rest of a file's scan.
     """
-    if multiprocessing.parent_process() is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    warnings.simplefilter("ignore")
-    logging.getLogger("pydicom").addHandler(logging.NullHandler())
-    logging.getLogger("pydicom").propagate = False
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
+        return None
+    if element.VR == "US" and len(element.value) == 2:
+        return [str(int.from_bytes(element.value, "little" if element.is_little_endian else "big"))]
+    if element.VR not in PLAIN or not element.value.isascii():
+        return None
+    values = [value.strip(" \0") for value in element.value.decode("ascii").split("\\")]
+    return [v for v in values if v] if all(PLAIN[element.VR].fullmatch(value) for value in values) else None
 
 
 @dataclass(frozen=True)
@@ -83,7 +132,7 @@ class PixelElement:
 class DicomFile:
     """An open DICOM file: its header, and a stream that holds the value of PixelData from `pixels.start` on."""
 
-    header: Dataset
+    header: Header
     syntax: UID
     media_class: str  # MediaStorageSOPClassUID
     stream: BinaryIO
@@ -94,7 +143,7 @@ class DicomFile:
         """Whether the header has functional groups."""
         return "SharedFunctionalGroupsSequence" in self.header or "PerFrameFunctionalGroupsSequence" in self.header
 
-    def group(self, name: str, index: int) -> Dataset:
+    def group(self, name: str, index: int) -> Header:
         """What holds the elements of functional group `name` for frame `index`.
 
         In an enhanced object the frame's own group, else the shared one; in any other object the header itself.
@@ -106,7 +155,7 @@ class DicomFile:
         for item in [*frames[index : index + 1], *shared[:1]]:
             if found := items(item, name):
                 return found[0]
-        return Dataset()
+        return Header()
 
     @property
     def size(self) -> int:
@@ -137,6 +186,7 @@ class DicomFile:
 def open_dicom(path: str) -> Iterator[DicomFile]:
     """Read the header of a DICOM file, without its pixels. Raises `SourceError` for one that cannot be read."""
     silence()
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     try:
         with open(path, "rb") as raw:
             yield _parse(raw)
@@ -147,7 +197,7 @@ def open_dicom(path: str) -> Iterator[DicomFile]:
 def _parse(raw: BinaryIO) -> DicomFile:
     try:
         read_preamble(raw, force=False)
-        meta = read_dataset(raw, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+        meta = Header(read_dataset(raw, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2))
         syntax = UID(text(meta, "TransferSyntaxUID"))
         stream: BinaryIO = io.BytesIO(_inflate(raw)) if syntax == DeflatedExplicitVRLittleEndian else raw
         little = syntax != ExplicitVRBigEndian
@@ -163,7 +213,7 @@ def _parse(raw: BinaryIO) -> DicomFile:
         raise
     except Exception as error:  # pydicom raises many kinds on damaged headers, and their texts quote values
         raise SourceError("damaged header", f"{type(error).__name__} while reading it") from None
-    return DicomFile(header, syntax, text(meta, "MediaStorageSOPClassUID"), stream, pixels)
+    return DicomFile(Header(header), syntax, text(meta, "MediaStorageSOPClassUID"), stream, pixels)
 
 
 def _inflate(raw: BinaryIO) -> bytes:
@@ -195,34 +245,22 @@ def _pixel_element(stream: BinaryIO, implicit: bool, little: bool) -> PixelEleme
     return PixelElement(stream.tell(), None if length == 0xFFFFFFFF else length, vr)
 
 
-def _value(header: Dataset, keyword: str) -> Any:
-    try:
-        return header.get(keyword)
-    except RecursionError:
-        raise
-    except Exception:  # pydicom raises many kinds, and their texts quote values
-        raise SourceError(f"unreadable {keyword}") from None
-
-
-def items(header: Dataset, keyword: str) -> MutableSequence[Dataset]:
+def items(header: Header, keyword: str) -> list[Header]:
     """The items of a sequence; none when it is absent."""
-    value = _value(header, keyword)
-    return value if isinstance(value, Sequence) else []
+    return header.items(keyword)
 
 
-def texts(header: Dataset, keyword: str) -> list[str]:
+def texts(header: Header, keyword: str) -> list[str]:
     """All values of an element as text; none when it is absent or empty."""
-    value = _value(header, keyword)
-    values = value if isinstance(value, MultiValue | list | tuple) else [value]
-    return [stripped for v in values if v is not None and (stripped := str(v).strip(" \0"))]
+    return header.texts(keyword)
 
 
-def text(header: Dataset, keyword: str) -> str:
+def text(header: Header, keyword: str) -> str:
     """The first value of an element as text, "" when there is none."""
     return next(iter(texts(header, keyword)), "")
 
 
-def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+def numbers(header: Header, keyword: str, count: int) -> tuple[float, ...] | None:
     """Exactly `count` finite numbers, or None when the element is absent or empty."""
     values = texts(header, keyword)
     if not values:
@@ -238,13 +276,13 @@ def numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...] | No
     return result
 
 
-def number(header: Dataset, keyword: str) -> float | None:
+def number(header: Header, keyword: str) -> float | None:
     """One finite number, or None."""
     values = numbers(header, keyword, 1)
     return values[0] if values else None
 
 
-def whole(header: Dataset, keyword: str) -> int | None:
+def whole(header: Header, keyword: str) -> int | None:
     """One integer, or None."""
     value = number(header, keyword)
     if value is not None and value != int(value):
@@ -252,7 +290,7 @@ def whole(header: Dataset, keyword: str) -> int | None:
     return None if value is None else int(value)
 
 
-def if_usable(read: Callable[[Dataset, str], Value | None], header: Dataset, keyword: str) -> Value | None:
+def if_usable(read: Callable[[Header, str], Value | None], header: Header, keyword: str) -> Value | None:
     """An element that only describes: None where it is missing or wrong."""
     try:
         return read(header, keyword)
@@ -260,7 +298,7 @@ def if_usable(read: Callable[[Dataset, str], Value | None], header: Dataset, key
         return None
 
 
-def required(header: Dataset, keyword: str) -> int:
+def required(header: Header, keyword: str) -> int:
     """One integer that must be there."""
     value = whole(header, keyword)
     if value is None:

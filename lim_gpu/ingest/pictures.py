@@ -1,29 +1,25 @@
 """Folders of PNG and JPEG files: a folder, or the names with one prefix before `_<number>`, is a volume.
 
-The content decides the format, not the name, and only the PNG and JPEG decoders are ever used: data sets hold JPEG
-files named .png (COVID-CT), and Pillow would start Ghostscript for an EPS file named .png. Runs in a child process.
+Runs in a child process.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lim_gpu.ingest.geometry import Plane
-from lim_gpu.ingest.records import Content, Decoded, Found, Picture, SourceError
+from lim_gpu.ingest.records import Content, Found, Picture, SourceError
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan, patient_from_name
+from lim_gpu.pictures import FORMATS, OFFSET_16, SIGNATURES, orientation, reason
 from lim_gpu.store.file import MAX_SIDE
 
-FORMATS = ("PNG", "JPEG")
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 NUMBERED = re.compile(r"(.+)_[0-9]+")
-GREY, PALETTE = 0, 3  # PNG colour types
-OFFSET_16 = 32768  # int16 = 16-bit value - 32768: nothing is lost, and DeepLesion's HU + 32768 become HU again
+GREY = 0  # PNG colour type
 
 
 def read_picture(found: Found) -> Content:
@@ -33,7 +29,8 @@ def read_picture(found: Found) -> Content:
             head = file.read(26)
             sixteen_bit = _is_sixteen_bit(head)
             with Image.open(file, formats=FORMATS) as image:
-                columns, rows = image.size
+                turned = orientation(image)
+                rows, columns = image.size if turned >= 5 else image.size[::-1]
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1:
                     raise SourceError("animated picture", f"{frames} frames. Split it into files")
@@ -42,10 +39,10 @@ def read_picture(found: Found) -> Content:
     except Image.DecompressionBombError:
         return SourceError("impossible size", f"at most {MAX_SIDE} x {MAX_SIDE}")
     except Exception as error:  # Pillow raises many kinds, SyntaxError among them
-        return SourceError("damaged picture", _reason(error))
+        return SourceError("damaged picture", reason(error))
     if max(rows, columns) > MAX_SIDE:
         return SourceError("impossible size", f"{rows} x {columns}; at most {MAX_SIDE} x {MAX_SIDE}")
-    return Picture(found, rows, columns, sixteen_bit)
+    return Picture(found, rows, columns, sixteen_bit, turned > 1)
 
 
 def _is_sixteen_bit(head: bytes) -> bool:
@@ -55,12 +52,6 @@ def _is_sixteen_bit(head: bytes) -> bool:
     if depth == 16 and colour != GREY:
         raise SourceError("16-bit colour", "Pillow reads 8 of its 16 bits. Convert it to 16-bit grey")
     return depth == 16
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "neither PNG nor JPEG inside"  # Pillow's own text holds the path
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def picture_plans(
@@ -93,6 +84,9 @@ def volume_name(name: str) -> str:
 
 def _plan(name: str, patient: str, group: list[Picture]) -> VolumePlan:
     first = group[0]
+    defects: dict[str, Any] = {"offset": OFFSET_16} if first.sixteen_bit else {}
+    if any(picture.turned for picture in group):
+        defects["turned"] = True
     size = f"{first.rows} x {first.columns}" + (", 16 bit" if first.sixteen_bit else "")
     return VolumePlan(
         kind="image",
@@ -108,42 +102,5 @@ def _plan(name: str, patient: str, group: list[Picture]) -> VolumePlan:
         dtype="int16" if first.sixteen_bit else "uint8",
         unit="16-bit" if first.sixteen_bit else "8-bit",
         plane=Plane(None, None, None),
-        defects={"offset": OFFSET_16} if first.sixteen_bit else {},
+        defects=defects,
     )
-
-
-def decode_picture(path: str, sixteen_bit: bool) -> Decoded:
-    """One picture (H, W): uint8 as it is, or 16-bit grey - 32768 as int16. Raises `SourceError`."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.verify()  # the CRC of every PNG chunk, which load() passes by
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            if sixteen_bit:
-                return Decoded((np.asarray(image).astype(np.int32) - OFFSET_16).astype(np.int16))
-            return _grey(image)
-    except OSError as error:
-        raise SourceError("damaged picture", error.strerror or _reason(error)) from None
-    except Exception as error:
-        raise SourceError("damaged picture", _reason(error)) from None
-
-
-def _grey(image: Image.Image) -> Decoded:
-    """Grey as it is; colours whose channels are equal as grey; other colours by luminance (ITU-R 601-2, as Pillow's L).
-
-    Transparency is left out and counted where there is any.
-    """
-    counts: Counter[str] = Counter()
-    if image.mode == "L":
-        return Decoded(np.array(image))
-    if image.mode == "1":
-        return Decoded(np.array(image.convert("L")))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        counts["transparent"] = int(np.asarray(image)[..., 3].min() < 255)
-    colour = image.convert("RGB")
-    channels = np.asarray(colour)
-    if (channels == channels[..., :1]).all():
-        return Decoded(np.ascontiguousarray(channels[..., 0]), counts)
-    counts["colour"] = 1
-    return Decoded(np.array(colour.convert("L")), counts)

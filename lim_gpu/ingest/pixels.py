@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -29,14 +28,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lim_gpu.ingest.part10 import DicomFile, number, required, text, texts, whole
-from lim_gpu.ingest.records import Decoded, SourceError
+from lim_gpu.ingest.part10 import DicomFile, Header, number, required, text, texts, whole
+from lim_gpu.ingest.records import INT16, Decoded, SourceError, to_int16
 
 AIR = -1024  # HU, what padding becomes
+EXACT = 1 << 20  # slopes and intercepts below give whole numbers that float64 holds exactly, of 32 bits too
 LIDC_PADDING = -2000  # stored outside the field of view by scanners that write no padding tag
-INT16 = np.iinfo(np.int16)
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+LITTLE = tuple(syntax for syntax in NATIVE if syntax != ExplicitVRBigEndian)  # as the store holds pixels
 # Plugins of pydicom 3 in order of preference. GDCM, with its history of memory faults, only where nothing else decodes.
 PLUGINS: dict[UID, tuple[str, ...]] = {
     JPEGBaseline8Bit: ("pillow",),
@@ -156,6 +156,23 @@ def rescale(file: DicomFile, index: int, assume_hu: bool) -> Rescale:
 
 def stored_values(file: DicomFile, index: int) -> np.ndarray:
     """Frame `index` as it is stored: (rows, columns) integers, unused bits as they come. Raises `SourceError`."""
+    return _native_values(file, index) if file.syntax in LITTLE else _decoded_values(file, index)
+
+
+def _native_values(file: DicomFile, index: int) -> np.ndarray:
+    """A frame of uncompressed data, read where it will stay; the header is checked again, for it was read again."""
+    rows, columns = required(file.header, "Rows"), required(file.header, "Columns")
+    check_pixels(file, rows, columns, whole(file.header, "NumberOfFrames") or 1)
+    kind = "i" if required(file.header, "PixelRepresentation") else "u"
+    values = np.empty((rows, columns), f"<{kind}{required(file.header, 'BitsAllocated') // 8}")
+    file.stream.seek(file.pixels.start + index * values.nbytes)
+    if file.stream.readinto(values.data.cast("B")) != values.nbytes:  # type: ignore[attr-defined]
+        raise SourceError("truncated", f"frame {index} is not whole. Copy the file again")
+    return values
+
+
+def _decoded_values(file: DicomFile, index: int) -> np.ndarray:
+    """A frame as pydicom's plugins decode it."""
     options = _decode_options(file)
     file.stream.seek(file.pixels.start)
     chosen = plugin(file.syntax, options["bits_stored"]) or ""
@@ -211,10 +228,35 @@ def decode(file: DicomFile, index: int, assume_hu: bool = False) -> Decoded:
     if used is not values:
         padded |= _is_padding(used, file.header)
     scale = rescale(file, index, assume_hu)
+    pixels, counts = _whole_hounsfield(used, padded, scale) or _hounsfield(used, padded, scale)
+    return Decoded(pixels, counts + Counter(padding=int(np.count_nonzero(padded))))
+
+
+def _hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]]:
+    """HU of any rescale: float64, rounded and clamped."""
     hounsfield = used * np.float64(scale.slope) + np.float64(scale.intercept)
     hounsfield[padded] = AIR
-    pixels, counts = to_int16(hounsfield)
-    return Decoded(pixels, counts + Counter(padding=int(np.count_nonzero(padded))))
+    return to_int16(hounsfield)
+
+
+def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]] | None:
+    """The same in whole numbers, where slope and intercept are whole and no value leaves int16; else None.
+
+    Modulo 2^16 then loses nothing. float64 takes 20 times as long.
+    """
+    if not (scale.slope.is_integer() and scale.intercept.is_integer()):
+        return None
+    slope, intercept = int(scale.slope), int(scale.intercept)
+    if max(abs(slope), abs(intercept)) >= EXACT:
+        return None
+    ends = [int(end) * slope + intercept for end in (used.min(), used.max())]
+    if min(ends) < INT16.min or max(ends) > INT16.max:
+        return None
+    pixels = used.astype(np.int16)
+    pixels *= np.array(slope).astype(np.int16)
+    pixels += np.array(intercept).astype(np.int16)
+    pixels[padded] = AIR
+    return pixels, Counter()
 
 
 def used_bits(values: np.ndarray, file: DicomFile) -> np.ndarray:
@@ -222,30 +264,33 @@ def used_bits(values: np.ndarray, file: DicomFile) -> np.ndarray:
 
     JPEG-LS and JPEG 2000 streams say their own precision; pydicom has applied it already.
     """
-    shift = values.dtype.itemsize * 8 - required(file.header, "BitsStored")
+    stored = required(file.header, "BitsStored")
+    shift = values.dtype.itemsize * 8 - stored
     own_precision = file.syntax in PLUGINS and file.syntax.name.startswith(("JPEG-LS", "JPEG 2000", "High-Throughput"))
-    return values if shift == 0 or own_precision else np.right_shift(np.left_shift(values, shift), shift)
+    if shift == 0 or own_precision or _within(values, stored):
+        return values
+    return np.right_shift(np.left_shift(values, shift), shift)
 
 
-def _is_padding(values: np.ndarray, header: Dataset) -> np.ndarray:
+def _within(values: np.ndarray, bits: int) -> bool:
+    """Whether `bits` bits hold all values already, as they do in nearly every file."""
+    low, high = (-1 << bits - 1, 1 << bits - 1) if values.dtype.kind == "i" else (0, 1 << bits)
+    return bool(low <= values.min() and values.max() < high)
+
+
+def _is_padding(values: np.ndarray, header: Header) -> np.ndarray:
     """Pixels that hold PixelPaddingValue, lie in its range (PS3.3 C.7.5.1.1.2), or hold the untagged -2000.
 
     Compared as bit patterns: -2000 in an unsigned image is 63536.
     """
-    kind = values.dtype
-    found = np.zeros(values.shape, bool)
-    if kind.itemsize > 1:
-        found |= values == np.array(LIDC_PADDING).astype(kind)
+    ends = [(LIDC_PADDING, LIDC_PADDING)] if values.dtype.itemsize > 1 else []
     first = whole(header, "PixelPaddingValue")
     if first is not None:
         limit = whole(header, "PixelPaddingRangeLimit")
-        low, high = np.sort(np.array([first, first if limit is None else limit]).astype(kind))
-        found |= (values >= low) & (values <= high)
+        ends.append((first, first if limit is None else limit))
+    found = np.zeros(values.shape, bool)
+    lowest, highest = values.min(), values.max()
+    for low, high in np.sort(np.array(ends, np.int64).reshape(-1, 2).astype(values.dtype)):
+        if low <= highest and lowest <= high:
+            found |= (values >= low) & (values <= high)
     return found
-
-
-def to_int16(values: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
-    """Round half to even and clamp to int16; the second is how many were clamped."""
-    whole_numbers = np.rint(values) if values.dtype.kind == "f" else values
-    clamped = np.count_nonzero((whole_numbers < INT16.min) | (whole_numbers > INT16.max))
-    return np.clip(whole_numbers, INT16.min, INT16.max).astype(np.int16), Counter(clamped=int(clamped))

@@ -10,7 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lim_gpu.errors import InputError
+
+INT16 = np.iinfo(np.int16)
 
 
 class SourceError(InputError):
@@ -123,12 +127,13 @@ class NiftiVolume:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG or JPEG file."""
+    """A PNG or JPEG file: its size once it is upright, and whether it has to be turned for that."""
 
     found: Found
     rows: int
     columns: int
     sixteen_bit: bool
+    turned: bool
 
 
 Content = Counted | SourceError | BrokenInstance | tuple[Frame, ...] | NiftiVolume | Picture
@@ -148,3 +153,10 @@ class Decoded:
 
     pixels: Any
     counts: Counter[str] = field(default_factory=Counter)  # "padding", "clamped", "colour", "transparent"
+
+
+def to_int16(values: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
+    """Round half to even and clamp to int16; the second is how many were clamped."""
+    whole_numbers = np.rint(values) if values.dtype.kind == "f" else values
+    clamped = np.count_nonzero((whole_numbers < INT16.min) | (whole_numbers > INT16.max))
+    return np.clip(whole_numbers, INT16.min, INT16.max).astype(np.int16), Counter(clamped=int(clamped))

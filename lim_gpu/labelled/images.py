@@ -19,10 +19,9 @@ from torch.nn.functional import interpolate
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.table import PARTS, Table, open_npz, read_array
+from lim_gpu.pictures import decode_picture
 from lim_gpu.progress import Reporter
 
-FORMATS = ("PNG", "JPEG")
-OFFSET_16 = 32768  # int16 = 16-bit value - 32768
 THREADS = 4  # Pillow decodes without Python's lock
 AHEAD = 64  # images decoded before they are taken
 
@@ -74,25 +73,15 @@ def _prepare(path: Path, size: int, resize: str) -> tuple[Tensor, str]:
 def decode(path: Path) -> NDArray[np.uint8]:
     """A PNG or JPEG file as (1, H, W) where it is grey, also in RGB, else (3, H, W); row 0 is the top one.
 
-    Transparency is left out, 16-bit grey scaled by its own range. The content decides the format, not the name.
-    Raises InputError for what cannot be decoded.
+    Transparency is left out, 16-bit grey scaled by its own range. Raises InputError for what cannot be decoded.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith("I"):
-                deep = (np.asarray(image).astype(np.int32) - OFFSET_16).astype(np.int16)
-                return Intensity().to_uint8(deep[None])
-            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except Exception as error:  # Pillow raises many kinds, SyntaxError among them
-        cause = " ".join(str(error).replace(str(path), "").split())[:100] or type(error).__name__
-        raise InputError(f"{path}: cannot be decoded ({cause}). Replace it, or take it out of the list") from None
-    if pixels.ndim == 2:
-        return np.array(pixels)[None]
-    if (pixels == pixels[..., :1]).all():
-        return np.ascontiguousarray(pixels[None, ..., 0])
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        pixels, _ = decode_picture(path, colour=True)
+    except InputError as error:
+        raise InputError(f"{path}: cannot be decoded ({error}). Replace it, or take it out of the list") from None
+    if pixels.ndim == 3:
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return Intensity().to_uint8(pixels[None])
 
 
 def _from_npz(table: Table) -> Images:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +14,12 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
 from lim_gpu.files import file_sha256, fingerprint
+from lim_gpu.labelled.listed import LISTS, read_list
+from lim_gpu.natural import natural_key
+from lim_gpu.pictures import ENDINGS
 
 PARTS = ("train", "val", "test")
 PATIENT_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "group")
-PICTURES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,16 @@ def read_table(path: Path) -> Table:
         return _read_npz(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give a folder with split.csv or labels.csv, or a MedMNIST .npz")
-    for name in ("split.csv", "labels.csv"):
+    for name in LISTS:
         if (path / name).is_file():
             return _read_csv(path, path / name)
     return _read_folders(path)
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
-
-
 def _assemble(
     path: Path, files: list[str], labels: list[str], patients: list[str] | None, parts: list[str] | None
 ) -> Table:
-    classes = tuple(sorted(set(labels), key=_natural))
+    classes = tuple(sorted(set(labels), key=natural_key))
     if len(classes) < 2:
         raise InputError(
             f"{path}: {'one class only: ' + classes[0] if classes else 'no images'}. Give two or more classes"
@@ -130,44 +126,27 @@ def _check_split(table: Table, split: NDArray[np.int64]) -> None:
 
 
 def _read_csv(folder: Path, path: Path) -> Table:
-    needed = ("file", "label", "split") if path.name == "split.csv" else ("file", "label")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = [column for column in reader.fieldnames or []]
-            rows = list(reader)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    absent = [column for column in needed if column not in columns]
-    if absent:
-        raise InputError(f"{path}: has no column {', '.join(absent)}. The first line must be {','.join(needed)}")
-    patient = next((column for column in columns if column.lower() in PATIENT_COLUMNS), None)
-    files: dict[str, int] = {}
+    divided = path.name == "split.csv"
+    rows = read_list(path, ("file", "label", "split") if divided else ("file", "label"))
+    patient = next((column for column in rows[0] if column.lower() in PATIENT_COLUMNS), None)
+    lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
-        values = {column: row[column] for column in (*needed, *([patient] if patient else []))}
-        empty = [column for column, value in values.items() if not value]
-        if empty or None in row:
-            raise InputError(
-                f"{path}: line {line} has {f'no {empty[0]}' if empty else 'too many columns'}. Complete it"
-            )
-        if files.setdefault(row["file"], line) != line:
-            raise InputError(f"{path}: {row['file']} stands in lines {files[row['file']]} and {line}. Remove one")
-        if "split" in needed and row["split"] not in PARTS:
+        if patient and not row[patient]:
+            raise InputError(f"{path}: line {line} has no {patient}. Complete it")
+        if lines.setdefault(row["file"], line) != line:
+            raise InputError(f"{path}: {row['file']} stands in lines {lines[row['file']]} and {line}. Remove one")
+        if divided and row["split"] not in PARTS:
             raise InputError(f"{path}: line {line}: split {row['split']!r} is unknown. Give {', '.join(PARTS)}")
         if not (folder / row["file"]).is_file():
             raise InputError(f"{path}: line {line}: there is no file {row['file']} in {folder}")
     labels = [row["label"] for row in rows]
     patients = [row[patient] for row in rows] if patient else None
-    return _assemble(
-        folder, list(files), labels, patients, [row["split"] for row in rows] if "split" in needed else None
-    )
+    return _assemble(folder, list(lines), labels, patients, [row["split"] for row in rows] if divided else None)
 
 
 def _read_folders(folder: Path) -> Table:
     """A folder per class; below train, val and test where these are there."""
-    names = sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=_natural)
+    names = sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
     split = {"train", "test"} <= set(names) <= set(PARTS)
     classes = sorted({e.name for name in names for e in (folder / name).iterdir() if e.is_dir()}) if split else names
     if not classes:
@@ -175,8 +154,8 @@ def _read_folders(folder: Path) -> Table:
     files, labels, parts = [], [], []
     for part in names if split else [""]:
         for label in classes:
-            found = (p for p in (folder / part / label).rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
-            for path in sorted(found, key=lambda p: _natural(str(p))):
+            found = (p for p in (folder / part / label).rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            for path in sorted(found, key=lambda p: natural_key(str(p))):
                 files.append(str(path.relative_to(folder)))
                 labels.append(label)
                 parts.append(part)

@@ -13,7 +13,8 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_json, write_text
-from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images, read_list
+from lim_gpu.labelled.listed import read_list
+from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.report.page import image_uri, write_page
@@ -90,13 +91,13 @@ def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, ov
 
 def _list_of(source: Path) -> Path:
     path = source / "split.csv" if source.is_dir() else source
-    if path.suffix != ".csv" or not path.is_file() or "split" not in read_list(path)[0]:
+    if path.suffix != ".csv" or not path.is_file() or "split" not in read_list(path, ["file"])[0]:
         raise UsageError(f"{source}: has no split.csv with a column split, which --write-split needs")
     return path
 
 
 def _write_split(source: Path, target: Path, leave_out: set[str]) -> None:
-    rows = [row for row in read_list(source) if row["file"] not in leave_out]
+    rows = [row for row in read_list(source, ["file"]) if row["file"] not in leave_out]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -5,7 +5,6 @@ Pictures are decoded in child processes; of each only its hash and a small copy 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.ingest.pictures import decode_picture
-from lim_gpu.ingest.records import SourceError
 from lim_gpu.intensity import Intensity
+from lim_gpu.labelled.listed import LISTS, read_list
+from lim_gpu.pictures import ENDINGS, decode_picture
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import run_in_children
 
 SIDE = 64  # of the small copies on which a pair is confirmed: images of any size become comparable
-ENDINGS = (".png", ".jpg", ".jpeg")
-LISTS = ("split.csv", "labels.csv")
 SECONDS = 60  # that one picture may take
 BATCH = 32  # pictures a task
 
@@ -91,22 +88,10 @@ def read_images(path: Path, patients: str, reporter: Reporter) -> Images:
     raise UsageError(f"{path}: give a store, a folder of PNG or JPEG files, or a CSV with a column file")
 
 
-def read_list(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV with a column `file`. Raises InputError for any other text."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle, restkey="", restval="", strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
-    if not rows or "file" not in rows[0]:
-        raise InputError(f"{path}: holds no rows with a column file")
-    return rows
-
-
 def _from_list(path: Path, patients: str, reporter: Reporter) -> Images:
     root = path.parent.resolve()
     items = []
-    for row in read_list(path):
+    for row in read_list(path, ["file"]):
         target = (root / row["file"]).resolve()
         if not target.is_relative_to(root):
             raise InputError(f"{path}: {row['file']!r} leads out of its folder")
@@ -124,7 +109,7 @@ def _from_folder(folder: Path, reporter: Reporter) -> Images:
 
 
 def _decoded(items: list[Item], source: Path, reporter: Reporter) -> Images:
-    flat = _in_children(_hash_pictures, [item.path for item in items], f"read {source.name}", reporter)
+    flat = _in_children(partial(_of_each, _hashed), [item.path for item in items], f"read {source.name}", reporter)
     failures = [(item.name, answer) for item, answer in zip(items, flat, strict=True) if isinstance(answer, str)]
     for name, cause in failures:
         reporter.error(f"{source.name}: {name}: {cause}")
@@ -155,7 +140,9 @@ def larger_pictures(images: Images, places: Sequence[int], side: int, reporter: 
     intensity = Intensity.parse()
     found: dict[int, Any] = {i: images.small[i] for i in places}
     files = [i for i in places if images.items[i].path.is_file()]
-    again = _in_children(partial(_shrunk_pictures, side), [images.items[i].path for i in files], "gallery", reporter)
+    again = _in_children(
+        partial(_of_each, partial(fitted, side=side)), [images.items[i].path for i in files], "gallery", reporter
+    )
     found |= {i: picture for i, picture in zip(files, again, strict=True) if not isinstance(picture, str)}
     for path in dict.fromkeys(images.items[i].path for i in places if images.items[i].path.is_dir()):
         with SliceStore(path) as store:
@@ -173,29 +160,22 @@ def fitted(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def _shrunk_pictures(side: int, paths: list[str]) -> list[NDArray[np.uint8] | str]:
-    """In a child: each picture so that it fits side x side, or why it cannot be read."""
-    answers: list[NDArray[np.uint8] | str] = []
+def _of_each(work: Callable[[NDArray[np.uint8]], Any], paths: list[str]) -> list[Any]:
+    """In a child: what `work` makes of each picture (H, W), or why it cannot be read."""
+    answers: list[Any] = []
     for path in paths:
         try:
-            answers.append(fitted(decode_picture(path, sixteen_bit=False).pixels, side))
-        except SourceError as error:
-            answers.append(str(error))
+            pixels, _ = decode_picture(path)
+            answers.append(work(Intensity.parse().to_uint8(pixels[None])[0]))
+        except InputError as error:
+            answers.append(f"damaged picture: {error}")
     return answers
 
 
-def _hash_pictures(paths: list[str]) -> list[tuple[int, NDArray[np.uint8]] | str]:
-    """In a child: hash and small copy of each picture, or why it cannot be read."""
+def _hashed(image: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:
     from lim_gpu.similarity.hash import dhash_of
 
-    answers: list[tuple[int, NDArray[np.uint8]] | str] = []
-    for path in paths:
-        try:
-            pixels = decode_picture(path, sixteen_bit=False).pixels
-            answers.append((dhash_of(pixels), shrunk(pixels)))
-        except SourceError as error:
-            answers.append(str(error))
-    return answers
+    return dhash_of(image), shrunk(image)
 
 
 def _from_store(path: Path, reporter: Reporter) -> Images:

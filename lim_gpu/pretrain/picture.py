@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from lim_gpu.files import replacing
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.resident import StreamedSlices
+from lim_gpu.spread import spread_evenly
 
 SLICES = 6  # columns
 SIDE = 112  # pixels of a picture
@@ -22,7 +23,7 @@ def save_views(module: Pretraining, slices: StreamedSlices, path: Path) -> None:
     from PIL import Image
 
     config = module.config
-    places = torch.linspace(0, len(slices) - 1, min(SLICES, len(slices))).round().long().unique()
+    places = torch.from_numpy(spread_evenly(len(slices), SLICES))
     (batch,) = slices.batches([places])
     generator = torch.Generator().manual_seed(config.seed)
     views = module.views(batch, generator)

@@ -6,19 +6,18 @@ must not be test data, and rows or folders named test are refused.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from lim_gpu import augment
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.labelled.listed import read_list
+from lim_gpu.pictures import ENDINGS, decode_picture
 from lim_gpu.pretrain.method import Meter, Pretraining
 from lim_gpu.pretrain.plan import Plan
 
@@ -27,8 +26,6 @@ TEMPERATURE = 0.07  # of the votes, exp(cosine / T): as Wu et al. 2018
 BATCH = 64
 MOST_IMAGES = 5000  # more belong to `lim-gpu finetune`
 MOST_PIXELS = 4096**2
-FORMATS = ("PNG", "JPEG")
-ENDINGS = (".png", ".jpg", ".jpeg")
 METERS = {"knn_accuracy": Meter("share", "of the probe's images that nearest neighbours classify, mean over classes")}
 
 
@@ -103,13 +100,7 @@ def _listed(path: Path) -> tuple[list[Path], list[str], list[bool]]:
         if not found:
             raise InputError(f"{path}: holds no folder of PNG or JPEG files. Give a folder a class, or a CSV file")
         return [f for f, _ in found], [label for _, label in found], [False] * len(found)
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({error})") from None
-    if not rows or not {"file", "label"} <= set(rows[0]):
-        raise InputError(f"{path}: has no rows with the columns file and label")
+    rows = read_list(path, ("file", "label"))
     splits = {(row.get("split") or "").lower() for row in rows}
     if "test" in splits:
         raise UsageError(f"{path}: has rows of split test. A probe must not see test data: leave them out")
@@ -122,13 +113,10 @@ def _listed(path: Path) -> tuple[list[Path], list[str], list[bool]]:
 def _image(path: Path, size: int) -> Tensor:
     """A grey image (1, 1, size, size) in 0..1, resized as a whole."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise InputError(f"{path}: {image.width} x {image.height} pixels are too many")
-            pixels: NDArray[np.uint8] = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as PNG or JPEG ({type(error).__name__})") from None
-    tensor = torch.from_numpy(pixels.copy())[None]
+        pixels, _ = decode_picture(path)
+    except InputError as error:
+        raise InputError(f"{path}: cannot be read as PNG or JPEG ({error})") from None
+    if pixels.size > MOST_PIXELS:
+        raise InputError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too many")
+    tensor = torch.from_numpy(Intensity().to_uint8(pixels[None]))
     return augment.resize(tensor, torch.tensor([tensor.shape[1:]]), size)

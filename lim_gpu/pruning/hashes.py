@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
 from lim_gpu.pruning.rules import Indices, Ranking
-from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.similarity.blocks import Threads
 from lim_gpu.similarity.hash import BITS, distance
 
 if TYPE_CHECKING:
@@ -73,9 +74,21 @@ def _level(
     bits: torch.Tensor,
     search: Search | SearchOnGpu,
 ) -> torch.Tensor:
-    """The slices that go at `level`; `nearest` then holds who drops each. No pair that is left is nearer.
+    """The slices that go at `level`, ascending; `nearest` then holds who drops each.
 
-    nearest, bits (n,): the nearest earlier slice when last looked for. It may have gone since; the next is no nearer.
+    values int64, nearest int64, bits uint8, gone bool: (n,). left int64: the slices that are not gone, ascending.
+
+    At the start of every level, for a slice that is left: no earlier one that is left is nearer than its `bits`, which
+    are `level` or more; its `nearest` is the first at that distance, or has gone since.
+
+        candidates = slices with bits == level
+        look again for those whose nearest has gone; some are farther now, and candidates no more
+        who is no candidate stays: a candidate whose nearest is one of those goes, dropped by it
+        waiting = candidates whose nearest is a candidate, which may go itself
+        of each that waits, the first at `level` among those that are no candidates drops it
+        sweep: the waiting in order; each that nobody has dropped stays, and drops the later ones at `level`
+            (who is dropped twice counts for the lower of the two)
+        who waited and stays has lost its nearest: bits = level + 1
     """
     candidates = _where(bits == level)
     stale = candidates[gone[nearest[candidates]]]

@@ -18,37 +18,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import UsageError
-from lim_gpu.pretrain.config import resolve
 from lim_gpu.progress import Reporter
 from lim_gpu.pruning.rules import to_numpy
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.request import HASH_BITS, SIMILARITIES
+from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
 
 VOLUMES, SLICES = 16, 12  # of the sample: spread evenly over the store, and over each volume
 ASPECT = (3 / 4, 4 / 3)
-AUGMENTATION = ("swav", "wolf2024-paper")
+
+
+@dataclass(frozen=True)
+class Views:
+    """How two views of a slice are made: the large crops of a training, see `lim_gpu.augment`.
+
+    name         of the training, for the record
+    scale        of the area that a crop takes, from..to
+    brightness, contrast, jitter   the most that they change, and how often
+    blur, blur_sigma               how often, and pixels from..to
+    """
+
+    name: str
+    scale: tuple[float, float]
+    brightness: float
+    contrast: float
+    jitter: float
+    blur: float
+    blur_sigma: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class AutoThreshold:
     """The threshold in the method's own unit, and the samples that it rests on, in the same unit.
 
-    views       of two views of one slice
-    neighbours  of a slice and the next one of its volume
+    views         of two views of one slice
+    neighbours    of a slice and the next one of its volume
+    augmentation  that made the views
     """
 
     threshold: float
     views: list[float]
     neighbours: list[float]
+    augmentation: str
 
     def record(self) -> dict[str, Any]:
         """What a selection remembers."""
         return {
             "rule": "median similarity of two augmented views of one slice",
-            "augmentation": " ".join(AUGMENTATION),
+            "augmentation": self.augmentation,
             "threshold": self.threshold,
             "views": self.views,
             "neighbours": self.neighbours,
@@ -65,7 +85,7 @@ class AutoThreshold:
 
 
 def auto_threshold(
-    store: SliceStore, criterion: Criterion, seed: int, device: str, reporter: Reporter
+    store: SliceStore, criterion: Criterion, views: Views, seed: int, device: str, reporter: Reporter
 ) -> AutoThreshold:
     """The threshold for `criterion` on `store`; the same for one seed. UsageError for methods that compare nothing."""
     from lim_gpu.similarity import resolve_device
@@ -74,29 +94,30 @@ def auto_threshold(
         raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
     engine = StoredMatrix(criterion, resolve_device(device))
     entries = store.volumes
-    places = np.unique(np.linspace(0, len(entries) - 1, min(VOLUMES, len(entries))).round().astype(int))
-    views: list[float] = []
+    places = spread_evenly(len(entries), VOLUMES)
+    alike: list[float] = []  # two views of one slice
     neighbours: list[float] = []
     with reporter.track("threshold", len(places), "volumes") as advance:
         for place in places:
             with store[int(place)] as volume:
-                own, near = _sample(volume, engine, [seed, int(place)])
-            views += own
+                own, near = _sample(volume, engine, views, [seed, int(place)])
+            alike += own
             neighbours += near
             advance(1)
     hashes = criterion.method == "hash"
-    in_own_unit = [[HASH_BITS * (1 - value) if hashes else value for value in values] for values in (views, neighbours)]
+    in_own_unit = [[HASH_BITS * (1 - value) if hashes else value for value in values] for values in (alike, neighbours)]
     median = float(np.median(in_own_unit[0]))
     threshold = float(np.floor(median)) if hashes else round(median, 4)
-    return AutoThreshold(threshold, *([round(value, 5) for value in values] for values in in_own_unit))
+    of_views, of_neighbours = ([round(value, 5) for value in values] for values in in_own_unit)
+    return AutoThreshold(threshold, of_views, of_neighbours, views.name)
 
 
-def _sample(volume: Volume, engine: StoredMatrix, seed: list[int]) -> tuple[list[float], list[float]]:
+def _sample(volume: Volume, engine: StoredMatrix, views: Views, seed: list[int]) -> tuple[list[float], list[float]]:
     """Similarities of two views of each of some slices, and of each of them and the next."""
     n = volume.entry.shape[0]
-    chosen = np.unique(np.linspace(0, max(0, n - 2), min(SLICES, n)).round().astype(int))
+    chosen = spread_evenly(max(1, n - 1), SLICES)
     images = engine.images(volume, chosen.tolist())
-    first, second = two_views(images, int(np.random.default_rng(seed).integers(2**31)))
+    first, second = two_views(images, views, int(np.random.default_rng(seed).integers(2**31)))
     following = engine.images(volume, np.minimum(chosen + 1, n - 1).tolist()) if n > 1 else images[:0]
     return _similarities(engine, first, second), _similarities(engine, images[: len(following)], following)
 
@@ -113,20 +134,19 @@ def _similarities(engine: StoredMatrix, x: NDArray[np.uint8], y: NDArray[np.uint
     return [float(matrix[i, len(x) + i]) for i in range(len(x))]
 
 
-def two_views(images: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def two_views(images: NDArray[np.uint8], views: Views, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Two augmented views of each slice (k, H, W), uint8 (k, S, S) with S the smaller side."""
     import torch
 
     from lim_gpu import augment
 
-    settings = resolve(*AUGMENTATION).swav
     generator = torch.Generator().manual_seed(seed)
     count, height, width = images.shape
     sizes = torch.tensor([[height, width]]).repeat(count, 1)
     crops = augment.random_resized_crop(
-        torch.from_numpy(images), sizes, min(height, width), settings.large_scale, ASPECT, generator, crops=2
+        torch.from_numpy(images), sizes, min(height, width), views.scale, ASPECT, generator, crops=2
     )
-    crops = augment.color_jitter(crops, settings.brightness, settings.contrast, settings.jitter, generator)
-    crops = augment.gaussian_blur(crops, settings.blur, settings.blur_sigma, generator)
-    views = (crops[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-    return views[:count], views[count:]
+    crops = augment.color_jitter(crops, views.brightness, views.contrast, views.jitter, generator)
+    crops = augment.gaussian_blur(crops, views.blur, views.blur_sigma, generator)
+    both = (crops[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    return both[:count], both[count:]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.pruning.rules import Indices, Ranking, every_n, leader, nearest_kept, on_gpu, random_choice, rank, to_numpy
-from lim_gpu.reduction.engine import StoredMatrix, reading
+from lim_gpu.reduction.engine import StoredMatrix
+from lim_gpu.reduction.measure import measure_unit
 from lim_gpu.reduction.parts import UnitResult
 from lim_gpu.reduction.picture import matrix_thumbnail, thumbnail_places
+from lim_gpu.reduction.pieces import reading
 from lim_gpu.reduction.request import HASH_BITS, Request
 from lim_gpu.reduction.unit import Unit
 
@@ -23,8 +26,12 @@ if TYPE_CHECKING:
     from lim_gpu.store.volume import Volume
 
 
-def choose(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix | None) -> UnitResult:
-    """Which slices of a unit stay. `volumes` are the unit's, open; `engine` is None for the baselines.
+def choose(
+    unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix | None, parts: Path | None = None
+) -> UnitResult:
+    """Which slices of a unit stay. `volumes` are the unit's; `engine` is None for the baselines.
+
+    parts: where what is measured of the unit stands, or will stand.
 
     Raises UnreadableVolumeError for a volume that cannot be read.
     """
@@ -37,7 +44,7 @@ def choose(unit: Unit, volumes: Sequence[Volume], request: Request, engine: Stor
         kept = _baseline(unit, request)
         choice = _Choice(kept, *_nearest_by_position(kept, unit.slices))
     else:
-        choice = _by_similarity(unit, volumes, request, engine)
+        choice = _by_similarity(unit, volumes, request, engine, parts)
     return UnitResult(
         unit=unit.name,
         volumes=[[entry.key, entry.shape[0]] for entry in unit.volumes],
@@ -113,10 +120,10 @@ class _Hashes:
     """The same from hashes, of which no matrix is ever needed."""
 
     def __init__(self, hashes: torch.Tensor) -> None:
-        from lim_gpu.pruning import hashes as hash_pruning  # compiled code: not for a plan or a help text
+        from lim_gpu.pruning import hashes as pruning  # compiled code: not for a plan or a help text
 
         self.hashes = hashes
-        self.pruning = hash_pruning
+        self.pruning = pruning
 
     def rank(self, order: Indices | None) -> Ranking:
         if order is None:
@@ -140,13 +147,16 @@ class _Hashes:
         return matrix_thumbnail(matrix_of_hashes(shown.view(np.uint64)))
 
 
-def _by_similarity(unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix) -> _Choice:
+def _by_similarity(
+    unit: Unit, volumes: Sequence[Volume], request: Request, engine: StoredMatrix, parts: Path | None
+) -> _Choice:
     threshold, borderline = request.similarity_threshold, 0
+    measured = measure_unit(unit, volumes, request, engine, parts)
     pairs: _Matrix | _Hashes
     if request.method == "hash":
-        pairs = _Hashes(engine.hashes(volumes))
+        pairs = _Hashes(measured)
     else:
-        matrix, borderline = engine.compute(volumes, threshold)
+        matrix, borderline = engine.refined(measured, volumes, threshold)
         pairs = _Matrix(matrix)
     order = np.array(sorted(range(unit.slices), key=str)) if request.order == "lexicographic" else None
     dropped, removals, stop = NONE, NO_VALUES, 0

@@ -1,20 +1,24 @@
 """The similarity matrix of volumes in a store: read in pieces, mapped to 8 bits, compared on the CPU or the GPU.
 
-While one unit is compared, a thread reads the next: into pinned memory, and on to the GPU on a stream of its own, where
+While one unit is compared, threads read the next: into pinned memory, and on to the GPU on a stream of its own, where
 the pieces are mapped. So a volume crosses the bus once, as it lies in the store.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.errors import LimGpuError
+from lim_gpu.reduction.pieces import Piece, UnreadableVolumeError, by_shape, pieces, reading
 from lim_gpu.reduction.prefetch import ReadAhead
 
 if TYPE_CHECKING:
@@ -24,45 +28,9 @@ if TYPE_CHECKING:
 from lim_gpu.reduction.criterion import Criterion
 
 BLOCK_BYTES = 64 << 20  # pixels read at a time, so that HASH and DeepNet hold a block and never a volume
+CACHED_BYTES = 4 << 20  # the same where a thread reads, maps and hashes: what stays in its cache meanwhile
 READ_AHEAD = 256 << 20  # 8-bit pixels that wait to be compared
-
-
-class UnreadableVolumeError(InputError):
-    """A volume of a store that cannot be read; `key` tells which."""
-
-    def __init__(self, key: str, cause: object) -> None:
-        super().__init__(str(cause))
-        self.key = key
-
-
-@contextmanager
-def reading(volume: Volume) -> Iterator[None]:
-    """Name the volume in whatever goes wrong while it is read."""
-    try:
-        yield
-    except InputError as error:
-        raise UnreadableVolumeError(volume.key, error) from error
-
-
-class Piece(NamedTuple):
-    """Slices start .. stop - 1 of a volume."""
-
-    volume: Volume
-    start: int
-    stop: int
-
-    @property
-    def pixels(self) -> int:
-        """Of all its slices."""
-        _, height, width = self.volume.entry.shape
-        return (self.stop - self.start) * height * width
-
-
-def pieces(volume: Volume) -> list[Piece]:
-    """The volume in order, BLOCK_BYTES of HU at a time."""
-    n, height, width = volume.entry.shape
-    step = max(1, BLOCK_BYTES // (2 * height * width))
-    return [Piece(volume, start, min(n, start + step)) for start in range(0, n, step)]
+READERS = min(4, os.cpu_count() or 1)  # threads: what one reads, another maps or sends to the GPU
 
 
 class StoredMatrix:
@@ -74,13 +42,14 @@ class StoredMatrix:
         self._model: Any = None
         self._copies: Any = None  # the stream on which pieces reach the GPU
         self._ahead: ReadAhead[Piece, tuple[torch.Tensor, Any]] | None = None
+        self._kept = threading.local()  # arrays of the threads that hash while they read
         self._coming: deque[Volume] = deque()  # whose features are asked for next
         self._features: dict[str, torch.Tensor | UnreadableVolumeError] = {}  # of the last batch of small volumes
 
     @contextmanager
     def reading_ahead(self) -> Iterator[None]:
         """Within this context, what `expect` tells is read before it is asked for."""
-        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD) as self._ahead:
+        with ReadAhead(self._load, lambda piece: piece.pixels, READ_AHEAD, self._readers()) as self._ahead:
             try:
                 yield
             finally:
@@ -92,19 +61,36 @@ class StoredMatrix:
         if self._ahead is None:
             return
         groups = [list(volumes)] if self.criterion.method in ("hash", "deepnet") else by_shape(volumes)
-        self._ahead.expect(piece for group in groups for volume in group for piece in pieces(volume))
+        self._ahead.expect(piece for group in groups for volume in group for piece in self._pieces(volume))
         self._coming.extend(volumes)
 
-    def compute(self, volumes: Sequence[Volume], threshold: float | None = None) -> tuple[torch.Tensor, int]:
-        """The matrix (n, n) of all slices of `volumes`, in order, and the number of borderline pairs.
+    def compute(self, volumes: Sequence[Volume]) -> torch.Tensor:
+        """The matrix (n, n) of all slices of `volumes`, in order: float32, on the engine's device.
 
-        float32, on the engine's device. Pairs of unequal shape are -inf for SSIM and MI. With a `threshold` (a
-        similarity), pairs within 1e-4 of it are recomputed in float64 on the CPU, so that both sides of it hold the
-        same pairs on every device. Raises UnreadableVolumeError for a volume that cannot be read.
+        Pairs of unequal shape are -inf for SSIM and MI. Raises UnreadableVolumeError for a volume that cannot be read.
         """
         if self.criterion.method == "hash":
-            return self._from_hashes(volumes), 0
-        return (self._from_embeddings if self.criterion.method == "deepnet" else self._from_pixels)(volumes, threshold)
+            return self._from_hashes(volumes)
+        return self._from_embeddings(volumes) if self.criterion.method == "deepnet" else self._from_pixels(volumes)
+
+    def refined(
+        self, matrix: torch.Tensor, volumes: Sequence[Volume], threshold: float | None
+    ) -> tuple[torch.Tensor, int]:
+        """The matrix with the pairs within 1e-4 of `threshold` recomputed in float64 on the CPU, and their number.
+
+        So both sides of a threshold (a similarity) hold the same pairs on every device. Raises as `compute`.
+        """
+        from lim_gpu.similarity import refine
+
+        if threshold is None or self.criterion.method == "hash":
+            return matrix, 0
+        places = [(volume, i) for volume in volumes for i in range(volume.entry.shape[0])]
+        how: dict[str, Any] = {"bins": self.criterion.bins, "features": self.criterion.features}
+        if self.criterion.method == "deepnet":
+            how["model"] = self._network()
+        return refine(
+            matrix, lambda i: self.images(places[i][0], [places[i][1]])[0], self.criterion.method, threshold, **how
+        )
 
     def hashes(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """The difference hashes (n,) of all slices of `volumes`, in order: int64 with the bits of uint64."""
@@ -129,49 +115,35 @@ class StoredMatrix:
 
         return torch.from_numpy(matrix_of_hashes(hashes.numpy().view(np.uint64)))
 
-    def _from_embeddings(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[torch.Tensor, int]:
+    def _from_embeddings(self, volumes: Sequence[Volume]) -> torch.Tensor:
         import torch
 
-        from lim_gpu.similarity import deepnet, refine
+        from lim_gpu.similarity import deepnet
 
-        matrix = deepnet.cosine_matrix(torch.cat([self._features_of(volume) for volume in volumes]))
-        if threshold is None:
-            return matrix, 0
-        places = [(volume, i) for volume in volumes for i in range(volume.entry.shape[0])]
-        return refine(
-            matrix,
-            lambda i: self.images(places[i][0], [places[i][1]])[0],
-            "deepnet",
-            threshold,
-            model=self._network(),
-            features=self.criterion.features,
-        )
+        return deepnet.cosine_matrix(torch.cat([self._features_of(volume) for volume in volumes]))
 
-    def _from_pixels(self, volumes: Sequence[Volume], threshold: float | None) -> tuple[torch.Tensor, int]:
+    def _from_pixels(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """SSIM and MI: slices of one shape are compared with each other."""
         import torch
 
-        from lim_gpu.similarity import refine, similarity_matrix
+        from lim_gpu.similarity import similarity_matrix
 
         starts = np.cumsum([0, *(volume.entry.shape[0] for volume in volumes)])
         where = dict(zip(volumes, starts[:-1].tolist(), strict=True))
-        matrix, borderline = None, 0
+        matrix = None
         for group in by_shape(volumes):
             slices = self._pixels(group)
             with_bins: dict[str, Any] = {"bins": self.criterion.bins} if self.criterion.method == "mi" else {}
             values = similarity_matrix(slices, self.criterion.method, device=str(self.device), **with_bins)
-            if threshold is not None:
-                values, near = refine(values, slices, self.criterion.method, threshold, **with_bins)
-                borderline += near
             if len(group) == len(volumes):
-                return values, borderline
+                return values
             if matrix is None:
                 matrix = torch.full((int(starts[-1]),) * 2, -torch.inf, device=values.device)
             places = torch.cat([torch.arange(volume.entry.shape[0]) + where[volume] for volume in group])
             places = places.to(values.device)
             matrix[places[:, None], places] = values
         assert matrix is not None
-        return matrix, borderline
+        return matrix
 
     def _pixels(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """All slices (n, H, W) of volumes of one shape as uint8, on the device where they fit there."""
@@ -216,6 +188,8 @@ class StoredMatrix:
     def _features_of_batch(self, volumes: Sequence[Volume]) -> dict[str, torch.Tensor | UnreadableVolumeError]:
         """The features of each volume by its key, or why it cannot be read. A single volume is never held whole."""
 
+        if self._hashes_while_reading:
+            return {volume.key: _joined([self._taken(p)[0] for p in self._pieces(volume)]) for volume in volumes}
         if len(volumes) == 1:
             return {volumes[0].key: _joined([self._features_of_block(block) for block in self._blocks(volumes[0])])}
         found: dict[str, torch.Tensor | UnreadableVolumeError] = {}
@@ -232,27 +206,21 @@ class StoredMatrix:
         return found
 
     def _features_of_block(self, block: torch.Tensor) -> torch.Tensor:
-        """Hashes, or embeddings, of slices (m, H, W) on the device."""
-        import torch
-
+        """Embeddings, or on a GPU hashes, of slices (m, H, W) on the device."""
         if self.criterion.method == "deepnet":
             from lim_gpu.similarity.deepnet import embed
 
             return embed(block, self._network(), self.criterion.features, precision=self.criterion.precision)
-        if self.device.type == "cuda":
-            from lim_gpu.similarity.cuda.hash import dhash as dhash_on_gpu
+        from lim_gpu.similarity.cuda.hash import dhash
 
-            return dhash_on_gpu(block)
-        from lim_gpu.similarity.hash import dhash
-
-        return torch.from_numpy(dhash(block.numpy()).view(np.int64))
+        return dhash(block)
 
     def _blocks(self, volume: Volume) -> Iterator[torch.Tensor]:
         """Blocks (m, H, W) of a volume as uint8 on the device."""
         import torch
 
-        for piece in pieces(volume):
-            block, copied = self._ahead.take(piece) if self._ahead else self._load(piece)
+        for piece in self._pieces(volume):
+            block, copied = self._taken(piece)
             if copied is not None:
                 stream = torch.cuda.current_stream(self.device)
                 stream.wait_event(copied)
@@ -262,16 +230,36 @@ class StoredMatrix:
             else:
                 yield from self._in_halves(block)
 
+    def _taken(self, piece: Piece) -> tuple[torch.Tensor, Any]:
+        return self._ahead.take(piece) if self._ahead else self._load(piece)
+
+    def _pieces(self, volume: Volume) -> list[Piece]:
+        return pieces(volume, CACHED_BYTES if self._hashes_while_reading else BLOCK_BYTES)
+
+    @property
+    def _hashes_while_reading(self) -> bool:
+        """On the CPU a hash is made where its slice is read: pixels never leave the cache of that core."""
+        return self.criterion.method == "hash" and self.device.type == "cpu"
+
+    def _readers(self) -> int:
+        """Threads that read ahead."""
+        from lim_gpu.similarity.blocks import thread_count
+
+        return thread_count() if self._hashes_while_reading else READERS
+
     def _load(self, piece: Piece) -> tuple[torch.Tensor, Any]:
-        """The piece as uint8 on the device, and what to wait for; as it was read where the GPU has no room for it."""
+        """The piece as uint8 on the device, and what to wait for; as it was read where the GPU has no room for it.
+
+        Its hashes where those are made while reading.
+        """
         import torch
 
         volume, start, stop = piece
         if self.device.type != "cuda":
+            if self._hashes_while_reading:
+                return torch.from_numpy(self._hashed(piece)), None
             with reading(volume):
-                from lim_gpu.similarity.intensity import to_uint8
-
-                return torch.from_numpy(to_uint8(volume.read(start, stop), self.criterion.intensity)), None
+                return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
         shape = (stop - start, *volume.entry.shape[1:])
         stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
         with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
@@ -283,10 +271,30 @@ class StoredMatrix:
             except torch.OutOfMemoryError:
                 return host, None
 
-    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
-        from lim_gpu.similarity.cuda.intensity import to_uint8
+    def _hashed(self, piece: Piece) -> NDArray[np.int64]:
+        """In arrays that the thread keeps: new memory from the system would take longer than what is done with it."""
+        from lim_gpu.intensity import compiled
+        from lim_gpu.similarity.hash import dhash
 
-        return to_uint8(host.to(self.device, non_blocking=True), self.criterion.intensity)
+        volume, start, stop = piece
+        shape = (stop - start, *volume.entry.shape[1:])
+        pixels = self._kept_array(shape, volume.entry.dtype)
+        with reading(volume):
+            volume.read(start, stop, out=pixels)
+        if pixels.dtype != np.uint8:
+            limits = self.criterion.intensity.limits
+            pixels = compiled.to_uint8(pixels, limits, self._kept_array(shape, "uint8"))
+        return dhash(pixels, threads=1).view(np.int64)
+
+    def _kept_array(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        kept = self._kept.__dict__.setdefault(dtype, np.empty(0, dtype))
+        size = math.prod(shape)
+        if kept.size < size:
+            kept = self._kept.__dict__[dtype] = np.empty(size, dtype)
+        return kept[:size].reshape(shape)
+
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        return self.criterion.intensity.to_uint8(host.to(self.device, non_blocking=True))
 
     def _in_halves(self, host: torch.Tensor) -> Iterator[torch.Tensor]:
         """What did not fit at once, as uint8 on the GPU, in halves of halves where need be."""
@@ -310,14 +318,6 @@ class StoredMatrix:
 
             self._model = load_model(self.criterion.weights, self.device)
         return self._model
-
-
-def by_shape(volumes: Sequence[Volume]) -> list[list[Volume]]:
-    """The volumes in groups of equal height and width, in order of the first of each."""
-    groups: dict[tuple[int, ...], list[Volume]] = {}
-    for volume in volumes:
-        groups.setdefault(volume.entry.shape[1:], []).append(volume)
-    return list(groups.values())
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

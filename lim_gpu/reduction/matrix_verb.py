@@ -1,8 +1,7 @@
-"""What the verb `similarity` does with its options: the matrix of one volume as an array or a picture."""
+"""What the verb `similarity` does: the matrix of one volume as an array or a picture."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,43 @@ from typing import Any
 import numpy as np
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import read_json, replacing, write_json
-from lim_gpu.intensity import Intensity
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.progress import Outcome
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.request import SIMILARITIES
-from lim_gpu.reduction.verb import _criterion, parse_keep
 from lim_gpu.store.slices import SliceStore
 
 
-def similarity_from_options(
-    store_path: Path, volume: str, options: dict[str, Any], output: Path, reporter: Reporter
+def similarity_verb(
+    store_path: Path,
+    volume: str,
+    criterion: Criterion,
+    output: Path,
+    *,
+    keep: float | None,
+    device: str,
+    dry_run: bool,
+    overwrite: bool,
 ) -> Outcome:
-    """Compute the matrix of one volume and write it as .npy or draw it as .png."""
+    """Compute the matrix of one volume and write it as .npy or draw it as .png, where it does not stand already."""
+    method = criterion.method
     if output.suffix not in (".npy", ".png"):
         raise UsageError(f"{output}: give a name that ends in .npy or .png")
-    method = options["method"]
     if method not in SIMILARITIES:
         raise UsageError(f"method {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
-    keep = parse_keep(options["keep"])
-    intensity = Intensity.parse(intensity=options["intensity"], window=options["window"], hu_range=options["hu_range"])
-    criterion = _criterion(options, intensity)
     with SliceStore(store_path) as store:
         key = find_volume(store, volume)
         entry = store[key].entry
         n, height, width = entry.shape
-        record = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest, "keep": keep}
-        record |= {"parameters": criterion.parameters(), "shape": [n, n], "output": output.name}
-        if options["dry_run"]:
+        record: dict[str, Any] = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest}
+        record |= {"keep": keep, "parameters": criterion.parameters(), "shape": [n, n], "output": output.name}
+        if dry_run:
             line = f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"
             return Outcome(record | {"dry_run": True}, [line])
-        if _standing_matrix(output, record, options["overwrite"]):
+        if _standing_matrix(output, record, overwrite):
             return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
-        matrix = write_matrix(store, key, criterion, options["device"], keep, output)
-        sidecar = {"sha256": hashlib.sha256(output.read_bytes()).hexdigest(), "record": record}
-        write_json(_sidecar(output), sidecar)
+        matrix = write_matrix(store, key, criterion, device, keep, output)
+        write_json(_sidecar(output), {"sha256": file_sha256(output), "record": record})
     low, high = float(matrix.min()), float(matrix.max())
     return Outcome(record, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
 
@@ -60,7 +61,7 @@ def _standing_matrix(output: Path, record: dict[str, Any], overwrite: bool) -> b
         return False
     try:
         beside = read_json(_sidecar(output))
-        digest = hashlib.sha256(output.read_bytes()).hexdigest()
+        digest = file_sha256(output)
         if beside == {"sha256": digest, "record": json.loads(json.dumps(record))}:
             return True
     except InputError:
@@ -81,7 +82,7 @@ def write_matrix(
 
     engine = StoredMatrix(criterion, resolve_device(device))
     with store[key] as volume:
-        matrix = engine.compute([volume])[0].cpu().numpy()
+        matrix = engine.compute([volume]).cpu().numpy()
         if output.suffix == ".npy":
             with replacing(output) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, matrix, allow_pickle=False)

@@ -1,4 +1,7 @@
-"""The result of one unit (a volume, a patient, or the data set) as a file, from which the selection is compiled.
+"""What is known of one unit (a volume, a patient, or the data set), as files.
+
+Its result, from which the selection is compiled; and what was measured of it, from which another keep or threshold
+gives another result.
 
 A part is used again only when its fingerprint (volumes, parameters, algorithm version) and its own checksum match;
 a file that merely exists proves nothing.
@@ -6,14 +9,16 @@ a file that merely exists proves nothing.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import canonical_json, fingerprint, read_json, write_text
+from lim_gpu.files import canonical_json, fingerprint, read_json, replacing, write_text
 from lim_gpu.selection import VolumeSelection
 
 
@@ -95,3 +100,42 @@ def load_part(folder: Path, unit: str, part_fingerprint: str | None = None) -> U
     if set(values) != {field.name for field in fields(UnitResult)}:
         return None
     return UnitResult(**values)
+
+
+def save_measure(folder: Path, unit: str, measure_fingerprint: str, values: NDArray[Any]) -> None:
+    """Write FOLDER/UNIT.npz in one step: hashes (n,) int64 or a matrix (n, n) float32."""
+    with replacing(folder / f"{unit}.npz") as temporary, open(temporary, "wb") as handle:
+        digest = np.frombuffer(_measure_digest(measure_fingerprint, values), np.uint8)
+        own = np.frombuffer(measure_fingerprint.encode(), np.uint8)
+        np.savez(handle, fingerprint=own, sha256=digest, values=values)
+
+
+def load_measure(folder: Path, unit: str, measure_fingerprint: str) -> NDArray[Any] | None:
+    """What `save_measure` wrote, or None when there is nothing that is whole and of this fingerprint."""
+    if not measure_stands(folder, unit, measure_fingerprint):
+        return None
+    values, digest = (_member(folder / f"{unit}.npz", name) for name in ("values", "sha256"))
+    if values is None or digest is None or digest.tobytes() != _measure_digest(measure_fingerprint, values):
+        return None
+    return values
+
+
+def measure_stands(folder: Path, unit: str, measure_fingerprint: str) -> bool:
+    """Whether there is one of this fingerprint; whether it is whole, loading tells. Reads a few bytes."""
+    found = _member(folder / f"{unit}.npz", "fingerprint")
+    return found is not None and found.tobytes() == measure_fingerprint.encode()
+
+
+def _member(path: Path, name: str) -> NDArray[Any] | None:
+    """One array of a .npz, or None where it cannot be had."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found: NDArray[Any] = arrays[name]
+            return found
+    except Exception:  # a damaged zip raises nearly anything
+        return None
+
+
+def _measure_digest(measure_fingerprint: str, values: NDArray[Any]) -> bytes:
+    about = f"{measure_fingerprint} {values.dtype.str} {values.shape}"
+    return hashlib.sha256(about.encode() + np.ascontiguousarray(values).tobytes()).digest()

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.files import replacing
-from lim_gpu.pruning.rules import on_gpu, to_numpy
+from lim_gpu.pruning.rules import every_n, on_gpu, to_numpy
+from lim_gpu.spread import spread_evenly
 
 THUMBNAIL = 128  # pixels a side of the picture kept with every result
+SHOWN = 16  # kept slices beside a matrix
 
 
 def matrix_thumbnail(matrix: Any) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def matrix_thumbnail(matrix: Any) -> dict[str, Any]:
 
 def thumbnail_places(n: int) -> NDArray[np.int64]:
     """Which of n slices the small picture shows: all, or `THUMBNAIL` at equal distances."""
-    return np.linspace(0, n, min(n, THUMBNAIL) + 1).astype(np.int64)[:-1]
+    return every_n(n, keep_count=THUMBNAIL)
 
 
 def finite_range(matrix: Any) -> tuple[float, float]:
@@ -86,7 +88,7 @@ def _mark_kept(axes: Any, kept: NDArray[np.int64], n: int) -> None:
 
 
 def _draw_slices(figure: Any, kept: NDArray[np.int64], images: NDArray[np.uint8]) -> None:
-    shown = np.unique(np.linspace(0, len(kept) - 1, min(len(kept), 16)).round().astype(int))
+    shown = spread_evenly(len(kept), SHOWN)
     columns = int(np.ceil(np.sqrt(len(shown))))
     rows = -(-len(shown) // columns)
     some = f", {len(shown)} of them shown" if len(shown) < len(kept) else ""

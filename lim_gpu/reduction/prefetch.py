@@ -1,4 +1,4 @@
-"""Reading ahead: a thread loads what will be asked for next while the work goes on.
+"""Reading ahead: threads load what will be asked for next while the work goes on.
 
 Reading, decompressing and copying release the GIL, and so do compiled code and torch: the two overlap.
 """
@@ -15,29 +15,30 @@ V = TypeVar("V")
 
 
 class ReadAhead(Generic[K, V]):
-    """Values of `load(key)`, loaded by one thread in the order in which they are expected.
+    """Values of `load(key)`, begun in the order in which they are expected and taken in it.
 
-    load   is called in the thread; what it raises, `take` raises
-    size   bytes that the value of a key takes
-    limit  bytes of values that wait to be taken; a value larger than that is loaded when it is asked for
+    load     is called in the threads; what it raises, `take` raises
+    size     bytes that the value of a key takes
+    limit    bytes of values that wait to be taken; a value larger than that is loaded when it is asked for
+    threads  how many values are loaded at once
 
-    Leaving the context drops what nobody took; it waits for the one load that is under way and for no other.
+    Leaving the context drops what nobody took; it waits for the loads that are under way and for no other.
     """
 
-    def __init__(self, load: Callable[[K], V], size: Callable[[K], int], limit: int) -> None:
+    def __init__(self, load: Callable[[K], V], size: Callable[[K], int], limit: int, threads: int = 1) -> None:
         self._load = load
         self._size = size
         self._limit = limit
         self._expected: deque[K] = deque()
         self._waiting: deque[tuple[K, Future[V]]] = deque()
         self._held = 0  # bytes that wait
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
 
     def __enter__(self) -> ReadAhead[K, V]:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         self._expected.clear()
         self._waiting.clear()
 
@@ -49,7 +50,7 @@ class ReadAhead(Generic[K, V]):
     def take(self, key: K) -> V:
         """The value of `key`. What was expected before it and not taken is dropped: work that failed passes it by."""
         value = self._found(key)
-        self._fill()  # the thread goes on while this value is waited for
+        self._fill()  # the threads go on while this value is waited for
         return self._load(key) if value is None else value.result()
 
     def _found(self, key: K) -> Future[V] | None:
@@ -74,4 +75,4 @@ class ReadAhead(Generic[K, V]):
         while self._expected and self._held + self._size(self._expected[0]) <= self._limit:
             key = self._expected.popleft()
             self._held += self._size(key)
-            self._waiting.append((key, self._thread.submit(self._load, key)))
+            self._waiting.append((key, self._threads.submit(self._load, key)))

@@ -6,29 +6,25 @@ files alone.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import fingerprint, locked, remove_stale
+from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.pruning.rules import count_to_keep
-from lim_gpu.reduction.choice import choose
 from lim_gpu.reduction.criterion import Criterion
-from lim_gpu.reduction.engine import READ_AHEAD, StoredMatrix, UnreadableVolumeError
-from lim_gpu.reduction.parts import UnitResult, load_part, save_part
-from lim_gpu.reduction.request import ALGORITHM, BASELINES, SIMILARITIES, Request
+from lim_gpu.reduction.parts import UnitResult, load_part
+from lim_gpu.reduction.record import record_of, run_fingerprint
+from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request
+from lim_gpu.reduction.share import Done, engines_for, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
-from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, read_record, relative_path, selection_paths
+from lim_gpu.selection import Selection, VolumeSelection, read_record, relative_path, selection_paths
 from lim_gpu.store.slices import SliceStore
 
 
@@ -84,7 +80,23 @@ def reduce(
     if standing is not None:
         reporter.note(f"unchanged: {csv_path}")
         return standing
-    parts = csv_path.with_suffix(".parts")
+    return write_selection(store, request, csv_path, device, reporter, threshold_rule)
+
+
+def write_selection(
+    store: SliceStore,
+    request: Request,
+    csv_path: Path,
+    device: str,
+    reporter: Reporter,
+    threshold_rule: dict[str, Any] | None = None,
+) -> Selection:
+    """Reduce as asked and write `csv_path`, with NAME.json and NAME.parts, from which an interrupted run goes on.
+
+    threshold_rule: how the threshold was found, for the record alone. What stood there is replaced: see
+    `standing_selection`. Raises as `reduce`.
+    """
+    parts = parts_folder(csv_path)
     with locked(parts):
         remove_stale(parts)
         selection = _run(store, request, device, parts, reporter)
@@ -92,6 +104,11 @@ def reduce(
         selection.record["threshold_rule"] = threshold_rule
         selection.save(csv_path)
     return selection
+
+
+def parts_folder(csv_path: Path) -> Path:
+    """Where the results of single units stand, beside their selection."""
+    return csv_path.with_suffix(".parts")
 
 
 def standing_selection(store: SliceStore, request: Request, csv_path: Path, overwrite: bool) -> Selection | None:
@@ -116,36 +133,17 @@ def standing_selection(store: SliceStore, request: Request, csv_path: Path, over
     return None
 
 
-def run_fingerprint(store: SliceStore, request: Request) -> str:
-    """Of the store, the parameters and the algorithm: equal for runs whose selections are equal."""
-    return fingerprint([ALGORITHM, store.fingerprint, request.parameters()])
-
-
 def _run(store: SliceStore, request: Request, device: str, parts: Path | None, reporter: Reporter) -> Selection:
     start = time.perf_counter()
-    engines = _engines(request, device)  # first: a device that is not there ends it all
+    engines = engines_for(request, device)  # first: a device that is not there ends it all
     units = units_of(store.volumes, request.scope)
     _say_once(store, units, request, reporter)
-    done: list[_Done] = []
-    left: deque[Unit] = deque()
     with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
-        for unit in units:
-            result = load_part(parts, unit.name, unit.fingerprint(request)) if parts else None
-            if result is None:
-                left.append(unit)
-                continue
-            done.append(_Done(unit, result, []))
-            advance(unit.slices)
+        done, left = _standing_units(units, request, parts)
+        advance(sum(one.unit.slices for one in done))
         if done:
             reporter.note(f"{len(done)} of {len(units)} units were done already")
-        del engines[max(1, len(left)) :]
-
-        def reduce_share(engine: StoredMatrix | None) -> Finished:
-            with engine.reading_ahead() if engine else nullcontext():
-                for unit in _share(left, store, engine, len(engines)):
-                    yield _reduce_unit(store, unit, request, engine, parts, reporter)
-
-        with closing(_by_all(engines, reduce_share)) as finished:
+        with closing(reduce_units(left, store, request, engines, parts, reporter)) as finished:
             for one in finished:
                 done.append(one)
                 advance(one.unit.slices)
@@ -156,96 +154,21 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
     if missed := _missed(results, request):
         reporter.warn(f"{missed} of {len(results)} units keep more than was asked: the rest cannot be compared")
     failures = [failure for one in done for failure in one.failures]
-    record = _record(store, request, results, failures, time.perf_counter() - start)
+    record = record_of(store, request, results, failures, time.perf_counter() - start)
     return Selection(_in_store_order(store, results), record)
 
 
-class _Done(NamedTuple):
-    """A unit that was reduced: its result, None where no volume of it can be read, and the volumes that cannot be."""
-
-    unit: Unit
-    result: UnitResult | None
-    failures: list[dict[str, str]]
-
-
-Finished = Generator[_Done, None, None]
-
-
-def _engines(request: Request, device: str) -> list[StoredMatrix | None]:
-    """One for each device. [None] for the baselines: they read no pixels and load no torch."""
-    if request.method in BASELINES:
-        return [None]
-    from lim_gpu.similarity import resolve_devices
-
-    return [StoredMatrix(request.criterion, place) for place in resolve_devices(device)]
-
-
-def _share(left: deque[Unit], store: SliceStore, engine: StoredMatrix | None, engines: int) -> Iterator[Unit]:
-    """The units that one of `engines` takes out of those that are `left`, one after another.
-
-    It takes some before their turn, so that they are read while it works: as many as fill its memory for that, but
-    never more than its part of those that are left.
-    """
-    mine: deque[Unit] = deque()
-    while left or mine:
-        while left and (not mine or (_pixels(mine) < READ_AHEAD and len(mine) <= len(left) // engines)):
-            try:
-                mine.append(left.popleft())
-            except IndexError:  # another engine was faster
-                break
-            if engine:
-                engine.expect([store[entry.key] for entry in mine[-1].volumes])
-        if mine:
-            yield mine.popleft()
-
-
-def _pixels(units: Sequence[Unit] | deque[Unit]) -> int:
-    """Of all units but the first, whose turn it is."""
-    shapes = [entry.shape for unit in units for entry in unit.volumes]
-    first = [entry.shape for entry in units[0].volumes]
-    return sum(n * height * width for n, height, width in shapes[len(first) :])
-
-
-def _by_all(
-    engines: Sequence[StoredMatrix | None], reduce_share: Callable[[StoredMatrix | None], Finished]
-) -> Finished:
-    """What the engines finish, in any order. Several work in a thread each; the first error ends all.
-
-    Threads suffice: launches, kernels, reading and compiled code leave Python to the others.
-    """
-    if len(engines) == 1:
-        yield from reduce_share(engines[0])
-        return
-    finished: SimpleQueue[_Done | BaseException | None] = SimpleQueue()
-    stop = threading.Event()
-
-    def work(engine: StoredMatrix | None) -> None:
-        try:
-            with closing(reduce_share(engine)) as share:
-                for one in share:
-                    finished.put(one)
-                    if stop.is_set():
-                        return
-        except BaseException as error:  # whatever it is: a share that is missing must not go unseen
-            finished.put(error)
-        finally:
-            finished.put(None)
-
-    with ThreadPoolExecutor(len(engines)) as threads:
-        for engine in engines:
-            threads.submit(work, engine)
-        working = len(engines)
-        try:
-            while working:
-                one = finished.get()
-                if isinstance(one, BaseException):
-                    raise one
-                if one is None:
-                    working -= 1
-                else:
-                    yield one
-        finally:
-            stop.set()
+def _standing_units(units: Sequence[Unit], request: Request, parts: Path | None) -> tuple[list[Done], deque[Unit]]:
+    """Those whose results stand in `parts`, and those that are left."""
+    done: list[Done] = []
+    left: deque[Unit] = deque()
+    for unit in units:
+        result = load_part(parts, unit.name, unit.fingerprint(request)) if parts else None
+        if result is None:
+            left.append(unit)
+        else:
+            done.append(Done(unit, result, []))
+    return done, left
 
 
 def _say_once(store: SliceStore, units: Sequence[Unit], request: Request, reporter: Reporter) -> None:
@@ -266,89 +189,6 @@ def _missed(results: Sequence[UnitResult], request: Request) -> int:
     return sum(reached)
 
 
-def _reduce_unit(
-    store: SliceStore,
-    unit: Unit,
-    request: Request,
-    engine: StoredMatrix | None,
-    parts: Path | None,
-    reporter: Reporter,
-) -> _Done:
-    """Reduce a unit; a volume that cannot be read is listed and the rest of its unit goes on without it."""
-    entries, failures = unit.volumes, []
-    try:
-        while entries:
-            remaining = Unit(unit.name, unit.place, entries)
-            try:
-                result = choose(remaining, [store[entry.key] for entry in entries], request, engine)
-            except UnreadableVolumeError as error:
-                reporter.error(error)
-                failures.append({"volume": error.key, "cause": str(error)})
-                entries = tuple(entry for entry in entries if entry.key != error.key)
-                continue
-            if parts:
-                save_part(parts, remaining.fingerprint(request), result)
-            return _Done(unit, result, failures)
-        return _Done(unit, None, failures)
-    finally:  # not before: they may be read ahead
-        for entry in unit.volumes:
-            store[entry.key].close()
-
-
 def _in_store_order(store: SliceStore, results: Sequence[UnitResult]) -> tuple[VolumeSelection, ...]:
     by_key = {volume.key: volume for result in results for volume in result.split()}
     return tuple(by_key[entry.key] for entry in store.volumes if entry.key in by_key)
-
-
-def _record(
-    store: SliceStore,
-    request: Request,
-    results: Sequence[UnitResult],
-    failures: list[dict[str, str]],
-    seconds: float,
-) -> dict[str, Any]:
-    units = [
-        {
-            "unit": result.unit,
-            "volumes": [key for key, _n in result.volumes],
-            "slices": len(result.z),
-            "kept": len(result.kept),
-            "resolved_threshold": result.resolved_threshold,
-            "borderline": result.borderline,
-            "device": result.device,
-            "seconds": result.seconds,
-        }
-        for result in results
-    ]
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "method": request.method,
-        "parameters": request.parameters(),
-        "fingerprint": run_fingerprint(store, request),
-        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
-        "counts": {
-            "volumes": sum(len(result.volumes) for result in results),
-            "slices": sum(len(result.z) for result in results),
-            "kept": sum(len(result.kept) for result in results),
-            "failed_volumes": len(failures),
-        },
-        "borderline": sum(result.borderline for result in results),
-        "resolved_threshold": _loosest([result.resolved_threshold for result in results], request.method),
-        "units": units,
-        "failures": failures,
-        "device": ", ".join(sorted({result.device for result in results})),
-        "versions": _versions(request.method in SIMILARITIES),
-        "seconds": round(seconds, 3),
-    }
-
-
-def _loosest(resolved: Sequence[float | None], method: str) -> float | None:
-    """The threshold beyond which no unit went: the most bits, or the lowest similarity."""
-    values = [value for value in resolved if value is not None]
-    return (max(values) if method == "hash" else min(values)) if values else None
-
-
-def _versions(with_torch: bool) -> dict[str, str]:
-    names = ["lim-gpu", "numpy", "h5py"] + (["torch", "torchvision", "numba", "pillow"] if with_torch else [])
-    return {name: version(name) for name in names}

@@ -179,7 +179,7 @@ def _measure(
 
 
 def _measure_volume(compared: list[Compared], volume: Volume, metric: str, engine: StoredMatrix) -> None:
-    matrix = to_numpy(engine.compute([volume])[0])
+    matrix = to_numpy(engine.compute([volume]))
     for one in compared:
         one.add(metric, matrix, one.kept[volume.key])
 

@@ -23,6 +23,7 @@ from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report import figures
 from lim_gpu.report.page import image_uri, svg_text, write_page
 from lim_gpu.selection import Selection, VolumeSelection, selection_paths
+from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
 
@@ -89,7 +90,7 @@ def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path
             raise UsageError(f"{other.path}: is of another store than {first.path}. Report them apart")
     with _open_store(first, store_path) as store:
         keys = [volume.key for volume in first.selection.volumes]
-        places = np.linspace(0, len(keys) - 1, min(FULL, len(keys))).round().astype(int)
+        places = spread_evenly(len(keys), FULL)
         details = []
         with reporter.track("report", len(places), "volumes") as advance:
             for place in places:
@@ -283,10 +284,7 @@ def _own_curve(shown: Shown, part: UnitResult) -> str:
 
 
 def _some(indices: NDArray[np.int64], most: int) -> list[int]:
-    return [
-        int(indices[i])
-        for i in np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int))
-    ]
+    return [int(i) for i in indices[spread_evenly(len(indices), most)]]
 
 
 def _to_look_at(selected: VolumeSelection) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the CPU paths share: compiling with Numba, threads, and blocks of slice pairs.
+"""What the CPU paths share: threads, and blocks of slice pairs.
 
 Work is spread by Python threads over functions that release the GIL, not by Numba's own parallel loops: those abort the
 process when two Python threads use them at once (the workqueue layer), and take seconds to compile.
@@ -16,21 +16,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
+
 ALIGNMENT = 64  # bytes, a cache line: an AVX-512 load that crosses two costs double
 SHARES = 4  # of the work a thread: unequal shares even out, and Ctrl-C waits for one share only
-
-
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` that releases the GIL, divides like NumPy and caches its code where a cache can be written."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        flags: dict[str, Any] = {"nogil": True, "error_model": "numpy", **options}
-        try:
-            return numba.njit(cache=True, **flags)(function)
-        except RuntimeError:  # neither the installation nor the user's cache folder is writable
-            return numba.njit(**flags)(function)
-
-    return decorate
 
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:

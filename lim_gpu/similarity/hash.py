@@ -9,22 +9,28 @@ into 16 above and 8 below, which the multiply-add of pairs of 16-bit numbers tak
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lim_gpu.similarity.blocks import Threads, compiled
+from lim_gpu.compiled import compiled
+from lim_gpu.similarity.blocks import Threads
 from lim_gpu.similarity.lanczos import ACROSS, DOWN, PRECISION, lanczos_weights, rows_first
 
 BITS = (ACROSS - 1) * DOWN
 
 
-def dhash(slices: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Difference hashes (n,) of slices (n, H, W), any H, W >= 1; `f"{h:016x}"` is imagehash's text."""
+def dhash(slices: NDArray[np.uint8], threads: int | None = None) -> NDArray[np.uint64]:
+    """Difference hashes (n,) of slices (n, H, W), any H, W >= 1; `f"{h:016x}"` is imagehash's text.
+
+    threads: as many as torch would take by default.
+    """
     _, height, width = slices.shape
     hashes = np.empty(len(slices), np.uint64)
     filters = _halves(width, ACROSS), _halves(height, DOWN)
-    with Threads() as pool:
+    with Threads(threads) as pool:
         pool.run(_hash, np.arange(len(slices)), slices, *filters, rows_first(height, width), hashes)
     return hashes
 
@@ -38,6 +44,7 @@ def dhash_of(image: NDArray[np.uint8]) -> int:
 Filter = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int32], NDArray[np.int32]]
 
 
+@lru_cache(maxsize=64)
 def _halves(size: int, outputs: int) -> Filter:
     """Pillow's weights as 256 high + low, and the range of pixels that have any."""
     weights, first, last = lanczos_weights(size, outputs, PRECISION)

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
 from lim_gpu.errors import UsageError
-from lim_gpu.similarity.blocks import Threads, compiled, pair_blocks, symmetric
+from lim_gpu.similarity.blocks import Threads, pair_blocks, symmetric
 
 BINS = 100
 MAX_BINS = 256  # a bin number is a byte

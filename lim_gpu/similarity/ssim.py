@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.compiled import compiled
 from lim_gpu.errors import InputError
-from lim_gpu.similarity.blocks import Threads, aligned, compiled, pair_blocks, scratch, symmetric
+from lim_gpu.similarity.blocks import Threads, aligned, pair_blocks, scratch, symmetric
 
 RADIUS, SIGMA, K1, K2 = 5, 1.5, 0.01, 0.03
 WINDOW = 2 * RADIUS + 1
@@ -36,6 +37,8 @@ WINDOW = 2 * RADIUS + 1
 ROWS, COLUMNS = 16, 512  # of a tile: 120 KiB a slice with its fields
 BLOCK = 4  # slices: two blocks fill an L2 cache of 1 MiB
 LANES = 16  # float32 in an AVX-512 register; tile widths are multiples
+# Shapes below: a tile has (rows, columns) windows, of (depth, breadth) = (rows + 2 RADIUS, columns + LANES) pixels;
+# the last LANES - 2 RADIUS columns of those are in no window. What Numba compiles writes into its arguments.
 
 
 def gaussian() -> NDArray[np.float64]:
@@ -87,7 +90,15 @@ def _upper(
 
 @compiled(fastmath={"contract"})
 def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-untyped-def]
-    """out (ROWS, columns) = Gaussian mean of x[i] * y[j] less its centre value, by differences (see the head)."""
+    """out = Gaussian mean of x[i] * y[j] less its centre value, by differences (see the head).
+
+    x, y    (n, depth, breadth), (m, depth, breadth): one tile of slices
+    tail    (RADIUS,)
+    step    (depth - 1, breadth), scratch: p[r + 1] - p[r] of the product p
+    smooth  (rows, breadth), scratch: p after the pass down its columns
+    above   (rows, breadth), scratch: what that pass added to p
+    out     (rows, columns)
+    """
     t1, t2, t3, t4, t5 = tail[0], tail[1], tail[2], tail[3], tail[4]
     for r in range(step.shape[0]):
         for c in range(step.shape[1]):
@@ -95,20 +106,20 @@ def _excess(x, i, y, j, tail, step, smooth, above, out):  # type: ignore[no-unty
     for r in range(smooth.shape[0]):
         for c in range(smooth.shape[1]):
             above[r, c] = (
-                t5 * (step[r + 9, c] - step[r, c])
-                + t4 * (step[r + 8, c] - step[r + 1, c])
-                + t3 * (step[r + 7, c] - step[r + 2, c])
-                + t2 * (step[r + 6, c] - step[r + 3, c])
-                + t1 * (step[r + 5, c] - step[r + 4, c])
+                t5 * (step[r + RADIUS + 4, c] - step[r + RADIUS - 5, c])
+                + t4 * (step[r + RADIUS + 3, c] - step[r + RADIUS - 4, c])
+                + t3 * (step[r + RADIUS + 2, c] - step[r + RADIUS - 3, c])
+                + t2 * (step[r + RADIUS + 1, c] - step[r + RADIUS - 2, c])
+                + t1 * (step[r + RADIUS, c] - step[r + RADIUS - 1, c])
             )
-            smooth[r, c] = x[i, r + 5, c] * y[j, r + 5, c] + above[r, c]
+            smooth[r, c] = x[i, r + RADIUS, c] * y[j, r + RADIUS, c] + above[r, c]
     for r in range(out.shape[0]):
         for c in range(out.shape[1]):
             s1, s2, s3, s4 = smooth[r, c + 1], smooth[r, c + 2], smooth[r, c + 3], smooth[r, c + 4]
             s6, s7, s8, s9 = smooth[r, c + 6], smooth[r, c + 7], smooth[r, c + 8], smooth[r, c + 9]
-            s5 = smooth[r, c + 5]
-            out[r, c] = above[r, c + 5] + (
-                t5 * ((smooth[r, c + 10] - s9) - (s1 - smooth[r, c]))
+            s5 = smooth[r, c + RADIUS]
+            out[r, c] = above[r, c + RADIUS] + (
+                t5 * ((smooth[r, c + 2 * RADIUS] - s9) - (s1 - smooth[r, c]))
                 + t4 * ((s9 - s8) - (s2 - s1))
                 + t3 * ((s8 - s7) - (s3 - s2))
                 + t2 * ((s7 - s6) - (s4 - s3))
@@ -125,7 +136,16 @@ def _middles(slices: NDArray[Any], dtype: type[np.floating]) -> NDArray[Any]:
 
 @compiled()
 def _prepare(share, slices, middle, top, scale, tail, half_c2, x, deviation, variance):  # type: ignore[no-untyped-def]
-    """Cut rows top.. of the slices in `share` into tiles, with deviation = mean - centre, and variance + C2 / 2."""
+    """Cut rows top.. of the slices in `share` into tiles, with deviation = mean - centre, and variance + C2 / 2.
+
+    share      numbers of slices (k,)
+    slices     (n, H, W)
+    middle     (n,), taken off before the rest is multiplied by `scale`
+    tail       (RADIUS,)
+    x          (tiles, n, depth, breadth), written
+    deviation  (tiles, n, rows, columns), written
+    variance   (tiles, n, rows, columns), written
+    """
     tiles, _, depth, breadth = x.shape
     rows, columns = deviation.shape[2:]
     step, smooth, above = scratch(depth - 1, breadth, x), scratch(rows, breadth, x), scratch(rows, breadth, x)
@@ -141,16 +161,22 @@ def _prepare(share, slices, middle, top, scale, tail, half_c2, x, deviation, var
             _excess(x[t], i, x[t], i, tail, step, smooth, above, v)
             for r in range(rows):
                 for c in range(columns):
-                    centre = x[t, i, r + 5, c + 5]
+                    centre = x[t, i, r + RADIUS, c + RADIUS]
                     v[r, c] = v[r, c] - (centre * d[r, c] + centre * d[r, c] + d[r, c] * d[r, c]) + half_c2
 
 
 @compiled()  # no fused multiply-add: in x dy + y dx it would tell x from y, and (i, j) would differ from (j, i)
 def _add_ssim(x, raised, deviation, variance, i, j, product, c1, c2, rows, sums):  # type: ignore[no-untyped-def]
-    """Add the SSIM of every pixel of one tile to `sums` (columns,)."""
+    """Add the SSIM of slices i and j in the first `rows` rows of a tile to `sums` (columns,).
+
+    x                    (n, depth, breadth), one tile: pixels less the middle of their slice
+    raised               (n,): those middles, which the means get back
+    deviation, variance  (n, rows, columns), as `_prepare` made them
+    product              (rows, columns): the mean of x y less its centre
+    """
     for r in range(rows):
         for c in range(sums.shape[0]):
-            xc, yc = x[i, r + 5, c + 5], x[j, r + 5, c + 5]
+            xc, yc = x[i, r + RADIUS, c + RADIUS], x[j, r + RADIUS, c + RADIUS]
             dx, dy = deviation[i, r, c], deviation[j, r, c]
             mx, my = (raised[i] + xc) + dx, (raised[j] + yc) + dy
             covariance = product[r, c] - (xc * dy + yc * dx + dx * dy)
@@ -162,7 +188,7 @@ def _add_ssim(x, raised, deviation, variance, i, j, product, c1, c2, rows, sums)
 
 @compiled(fastmath={"reassoc"})
 def _total(values, count):  # type: ignore[no-untyped-def]
-    """Sum of the first `count` values, float64, in an order that the compiled code fixes."""
+    """Sum of the first `count` of `values` (columns,), float64, in an order that the compiled code fixes."""
     total = 0.0
     for c in range(count):
         total += values[c]
@@ -171,7 +197,12 @@ def _total(values, count):  # type: ignore[no-untyped-def]
 
 @compiled()
 def _add_pairs(share, x, raised, deviation, variance, tail, c1, c2, rows, inner_width, totals):  # type: ignore[no-untyped-def]
-    """Add the tiles of one strip of rows to `totals` for the pairs i < j of the blocks in `share`."""
+    """Add the tiles of one strip of rows to `totals` for the pairs i < j of the blocks in `share`.
+
+    share   (k, 2): the first slices of two blocks
+    totals  (n, n), float64
+    The other arrays are those of `_prepare`, and `raised` of `_add_ssim`.
+    """
     tiles, n, depth, breadth = x.shape
     columns = deviation.shape[3]
     step, smooth, above = scratch(depth - 1, breadth, x), scratch(ROWS, breadth, x), scratch(ROWS, breadth, x)

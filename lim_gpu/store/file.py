@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import sync
-from lim_gpu.store.guards import check_attributes, check_decoded_size, check_members, check_storage
+from lim_gpu.store.chunks import Chunks
+from lim_gpu.store.guards import Storage, check_attributes, check_decoded_size, check_members, check_storage
 from lim_gpu.store.header import DTYPES
 from lim_gpu.store.header import VolumeHeader as VolumeHeader  # writers need both
 
@@ -180,7 +181,8 @@ def _filters(compression: str | None) -> dict[str, Any]:
 
 def slice_digest(pixels: NDArray[Any]) -> bytes:
     """SHA-256 of a slice's little-endian bytes, row by row."""
-    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<")).tobytes()).digest()
+    little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.data.cast("B")).digest()
 
 
 def volume_digest(header: bytes, z: NDArray[np.float64], digests: list[bytes]) -> str:
@@ -214,7 +216,9 @@ class VolumeFile:
             raise InputError("not a complete volume of this version of lim-gpu")
         self.digest = bytes(attributes["digest"]).decode("ascii")
         self._slices = self._file["slices"]
-        self._codec = _check_slices(self._slices)
+        storage = _check_slices(self._slices)
+        self._codec = storage.codec
+        self._chunks = Chunks(self._file, storage.offsets) if Chunks.usable(self._file, storage) else None
         n = self._slices.shape[0]
         self._digests = _small(self._file["slice_sha256"], np.dtype("u1"), (n, 32))
         self.z = _small(self._file["z"], np.dtype("<f8"), (n,)).astype(np.float64)
@@ -249,15 +253,21 @@ class VolumeFile:
         with self._guarded(DELETE):
             if out is None:
                 out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
-            if self._codec is not None:
-                for i in range(start, stop):
-                    check_decoded_size(self._slices, (i, 0, 0), self._codec)
-            if stop > start:
-                self._slices.read_direct(out, np.s_[start:stop])
+            if stop - start > 1 and self._chunks is not None and out.flags.c_contiguous:
+                self._chunks.read(start, out)
+            elif stop > start:
+                self._read_through_hdf5(start, stop, out)
         for i, pixels in enumerate(out, start):
             if _blank(pixels):
                 self._compare(i, pixels)
         return out
+
+    def _read_through_hdf5(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Compressed slices; and single ones: the compiled checksum would take longer to load than they to read."""
+        if self._codec is not None:
+            for i in range(start, stop):
+                check_decoded_size(self._slices, (i, 0, 0), self._codec)
+        self._slices.read_direct(out, np.s_[start:stop])
 
     def verify(self) -> None:
         """Read every slice and compare its SHA-256."""
@@ -307,8 +317,8 @@ def _open(path: Path) -> h5py.File:
     return h5py.File(path, "r", rdcc_nbytes=0, locking=False)  # never written again, so no lock is missed
 
 
-def _check_slices(slices: h5py.Dataset) -> int | None:
-    """Check the pixels' dataset before a pixel is read; returns the compressing filter."""
+def _check_slices(slices: h5py.Dataset) -> Storage:
+    """Check the pixels' dataset before a pixel is read."""
     if slices.ndim != 3 or slices.dtype not in DTYPES.values() or not slices.size:
         raise InputError(f"slices are {slices.dtype}{slices.shape}")
     n, height, width = slices.shape
@@ -323,6 +333,6 @@ def _small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] |
         raise InputError(f"{dataset.name} is {dataset.dtype}{dataset.shape}")
     if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= MAX_HEADER):
         raise InputError(f"{dataset.name} is {dataset.shape}")
-    if check_storage(dataset, dataset.shape, dataset.shape[0]) is not None:
+    if check_storage(dataset, dataset.shape, dataset.shape[0]).codec is not None:
         raise InputError(f"{dataset.name} is compressed")
     return np.asarray(dataset[()])

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from h5py._objects import phil
+from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
 
@@ -44,11 +45,23 @@ def check_attributes(file: h5py.File, kinds: Mapping[str, str]) -> None:
             raise InputError(f"attribute {name} is foreign")
 
 
-def check_storage(dataset: h5py.Dataset, chunk: tuple[int, ...], most: int) -> int | None:
+class Storage(NamedTuple):
+    """How a dataset lies in its file.
+
+    codec    the filter that compresses it, or None
+    plain    a checksum is the only filter: its bytes stand in the file as in memory
+    offsets  (chunks,) where each begins, in the order of their places in the dataset
+    """
+
+    codec: int | None
+    plain: bool
+    offsets: NDArray[np.int64]
+
+
+def check_storage(dataset: h5py.Dataset, chunk: tuple[int, ...], most: int) -> Storage:
     """Own bytes in this file, in chunks of the shape given, each stored once, through known filters.
 
-    It may have been made for `most` rows (HDF5 2.0 crashes on larger dimensions that are made up). Returns the filter
-    that compresses it, or None.
+    It may have been made for `most` rows (HDF5 2.0 crashes on larger dimensions that are made up).
     """
     if dataset.external is not None or dataset.is_virtual:
         raise InputError(f"{dataset.name} is stored outside the file")
@@ -59,14 +72,17 @@ def check_storage(dataset: h5py.Dataset, chunk: tuple[int, ...], most: int) -> i
         raise InputError(f"{dataset.name} may grow to {dataset.maxshape}")
     if dataset.chunks != chunk:
         raise InputError(f"{dataset.name} is not stored in chunks of {chunk}")
-    codec = _codec(dataset)
+    codec, plain = _filters(dataset)
     expected = [length // step for length, step in zip(dataset.shape, chunk, strict=True)]
-    _check_chunks(dataset, int(np.prod(expected)), int(np.prod(chunk)) * dataset.dtype.itemsize, codec)
-    return codec
+    offsets = _chunk_offsets(dataset, int(np.prod(expected)), int(np.prod(chunk)) * dataset.dtype.itemsize, codec)
+    return Storage(codec, plain, offsets)
 
 
-def _codec(dataset: h5py.Dataset) -> int | None:
-    """The compressing filter. There is always a checksum, and no filter twice (gzip twice: 8 KB to 2 GB)."""
+def _filters(dataset: h5py.Dataset) -> tuple[int | None, bool]:
+    """The compressing filter, and whether the checksum is the only one.
+
+    There is always a checksum, and no filter twice (gzip twice: 8 KB to 2 GB).
+    """
     plist = dataset.id.get_create_plist()
     options = {}
     for code, _flags, values, _name in (plist.get_filter(i) for i in range(plist.get_nfilters())):
@@ -81,11 +97,11 @@ def _codec(dataset: h5py.Dataset) -> int | None:
         raise InputError(f"{dataset.name} has other filters than a codec and then a checksum")
     if codecs & {FILTERS["zstd"], FILTERS["lz4"]}:
         import hdf5plugin  # noqa: F401  (registers them)
-    return next(iter(codecs), None)
+    return next(iter(codecs), None), len(filters) == 1
 
 
-def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | None) -> None:
-    """Each of `count` chunks of `size` bytes lies once in the file, apart from the others, all filters applied."""
+def _chunk_offsets(dataset: h5py.Dataset, count: int, size: int, codec: int | None) -> NDArray[np.int64]:
+    """Where the `count` chunks of `size` bytes lie: each once in the file, apart from the others, filters applied."""
     chunks: list[Any] = []
 
     def note(chunk: Any) -> bool | None:
@@ -109,6 +125,8 @@ def _check_chunks(dataset: h5py.Dataset, count: int, size: int, codec: int | Non
         end = chunk.byte_offset + chunk.size
     if end > dataset.file.id.get_filesize():
         raise InputError(f"{dataset.name} has chunks beyond the end of the file")
+    in_order = sorted(chunks, key=lambda chunk: chunk.chunk_offset)
+    return np.array([chunk.byte_offset for chunk in in_order], dtype=np.int64)
 
 
 def _stored_chunk(dataset: h5py.Dataset, offset: tuple[int, ...]) -> bytes:

@@ -13,9 +13,10 @@ import pytest
 from bench import ceilings, datasets, inputs, kernels, parts, peers, report
 from bench.goals import GOALS
 from emulation import EmulatedModule, emulate
+from lim_gpu.intensity import cuda as intensity
 from lim_gpu.pruning import cuda as prune
 from lim_gpu.similarity.cuda import hash as cuda_hash
-from lim_gpu.similarity.cuda import intensity, mi, ssim
+from lim_gpu.similarity.cuda import mi, ssim
 
 pytestmark = pytest.mark.emulated
 SIZE, SLICES, HASHES = 32, 40, 300

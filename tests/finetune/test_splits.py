@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,6 +75,16 @@ def test_the_same_seed_gives_the_same_splits_and_another_others():
         np.array_equal(a.test, b.test) and np.array_equal(a.val, b.val) for a, b in zip(first, again, strict=True)
     )
     assert any(not np.array_equal(a.test, b.test) for a, b in zip(first, other, strict=True))
+
+
+def test_the_splits_of_a_seed_are_these_with_every_version():
+    """Where they change, `ALGORITHM` of finetune is raised."""
+    patients = tuple("aabbccddeeffgghh")
+    found = splits(table([0, 1] * 8, patients), folds=2, seed=5)
+    assert ["".join(dict.fromkeys(patients[i] for i in split.test)) for split in found] == ["bcgh", "adef"]
+    alone = splits(table([0, 1] * 8), folds=2, seed=5)
+    assert [split.test.tolist() for split in alone] == [[4, 6, 7, 10, 11, 13, 14, 15], [0, 1, 2, 3, 5, 8, 9, 12]]
+    assert [split.val.tolist() for split in alone] == [[1, 12], [4, 7]]
 
 
 def test_a_fixed_split_stays_in_every_run():

@@ -6,11 +6,15 @@ import gzip
 import random
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
+
+pytest.importorskip("nibabel")
+pytest.importorskip("pydicom")
+
+import nibabel as nib
+import pydicom
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from dicom_files import ct, enhanced, save, stored_slice, uid

@@ -8,9 +8,13 @@ import struct
 import zlib
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("nibabel")
+
+import nibabel as nib
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,8 +7,12 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("pydicom")
+
+import pydicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
@@ -35,7 +39,7 @@ from pydicom.uid import (
 
 from dicom_files import ct, enhanced, save, stored_slice
 from lim_gpu.ingest import pixels
-from lim_gpu.ingest.part10 import open_dicom
+from lim_gpu.ingest.part10 import open_dicom, required, whole
 from lim_gpu.ingest.pixels import NATIVE, PLUGINS, check_pixels, decode, missing_decoder
 from lim_gpu.ingest.records import SourceError
 
@@ -68,7 +72,8 @@ HTJ2K_STREAM = base64.b64decode(
 
 def decoded(path: Path, index: int = 0, assume_hu: bool = False):
     with open_dicom(str(path)) as file:
-        check_pixels(file, file.header.Rows, file.header.Columns, int(file.header.get("NumberOfFrames", 1)))
+        rows, columns = required(file.header, "Rows"), required(file.header, "Columns")
+        check_pixels(file, rows, columns, whole(file.header, "NumberOfFrames") or 1)
         return decode(file, index, assume_hu)
 
 

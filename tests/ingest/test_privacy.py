@@ -7,10 +7,14 @@ import json
 import stat
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("nibabel")
+pytest.importorskip("pydicom")
+
+import nibabel as nib
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicom_files import ct, enhanced, save, stored_slice, uid

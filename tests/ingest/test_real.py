@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
+
+pytest.importorskip("nibabel")
+pytest.importorskip("pydicom")
+
+import nibabel as nib
+import pydicom
 
 pytestmark = pytest.mark.real
 

@@ -7,6 +7,9 @@ import random
 
 import numpy as np
 import pytest
+
+pytest.importorskip("pydicom")
+
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
 from dicom_files import AXIAL, ct, enhanced, save, series, stored_slice

@@ -44,6 +44,14 @@ def test_colour_has_three_and_16_bits_their_own_range(tmp_path):
     assert decode(tmp_path / "d.png")[0, 0].tolist() == [0, 128, 255]
 
 
+def test_a_picture_is_upright(tmp_path):
+    image = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10))
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=tags)
+    assert np.array_equal(decode(tmp_path / "a.png")[0], image)
+
+
 def test_a_jpeg_that_is_named_png_is_read_and_others_are_not(tmp_path):
     Image.fromarray(np.full((8, 8), 90, dtype=np.uint8)).save(tmp_path / "a.png", format="JPEG")
     assert abs(int(decode(tmp_path / "a.png").mean()) - 90) <= 1

@@ -12,11 +12,15 @@ from PIL import Image
 
 from lim_gpu.cli.program import cli
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.ingest import ingest
+from lim_gpu.intensity import Intensity
+from lim_gpu.labelled.images import decode
 from lim_gpu.leaks import leaks
 from lim_gpu.leaks.images import Item, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, leaking, split_patients
 from lim_gpu.progress import Reporter
 from lim_gpu.similarity.hash import close_pairs, hamming_matrix
+from lim_gpu.store.slices import SliceStore
 from stores import make_store
 
 QUIET = Reporter(quiet=True)
@@ -180,6 +184,54 @@ def test_blank_images_are_counted_and_not_compared(tmp_path):
     result = leaks([tmp_path], tmp_path / "pairs.csv", RULE, reporter=QUIET)
     assert result.values["flat_images"] == 2
     assert not result.skipped
+
+
+def test_16_bit_pictures_are_compared_as_their_8_bit_form_is(tmp_path):
+    """DeepLesion's form, HU + 32768: clipped to 255 they were all blank."""
+    for depth in (8, 16):
+        folder = tmp_path / str(depth)
+        folder.mkdir()
+        for name, seed in {"a": 0, "b": 1, "copy of b": 1, "c": 2}.items():
+            grey = picture(seed)
+            Image.fromarray(grey if depth == 8 else grey.astype(np.uint16) * 10 + 31768).save(folder / f"{name}.png")
+        result = leaks([folder], tmp_path / f"{depth}.csv", RULE, reporter=QUIET)
+        assert result.skipped
+        assert result.values["flat_images"] == 0
+        assert [(row["a"], row["b"]) for row in rows_of(tmp_path / f"{depth}.csv")] == [("b.png", "copy of b.png")]
+    deep = read_images(tmp_path / "16", "patient", QUIET)
+    assert larger_pictures(deep, [0], 96, QUIET)[0].max() == 255
+
+
+def test_a_picture_and_its_turned_twin_are_a_pair(tmp_path):
+    image = Image.fromarray(picture(5))
+    image.save(tmp_path / "a.jpg", quality=97)
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.jpg", quality=97, exif=tags)
+    assert leaks([tmp_path], tmp_path / "pairs.csv", RULE, reporter=QUIET).values["pairs"] == 1
+
+
+def test_a_16_bit_picture_looks_the_same_to_every_stage(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    deep = picture(1).astype(np.uint16) * 10 + 31768
+    Image.fromarray(deep).save(folder / "a.png")
+    ingest([folder], tmp_path / "slices", workers=1, reporter=QUIET)
+    with SliceStore(tmp_path / "slices") as store, store[0] as volume:
+        stored = Intensity().to_uint8(volume.read())[0]
+    listed, kept = (read_images(path, "patient", QUIET) for path in (folder, tmp_path / "slices"))
+    np.testing.assert_array_equal(decode(folder / "a.png")[0], stored)
+    np.testing.assert_array_equal(listed.small, kept.small)
+    np.testing.assert_array_equal(listed.hashes, kept.hashes)
+    assert stored.min() == 0
+    assert stored.max() == 255
+
+
+def test_a_list_with_too_many_values_is_refused(data_set, tmp_path):
+    text = (data_set / "split.csv").read_text()
+    (data_set / "split.csv").write_text(text.replace("b.png,0", "b.png,0,more"))
+    with pytest.raises(InputError, match="line 3 has too many columns"):
+        leaks([data_set], tmp_path / "pairs.csv", RULE, write_split=tmp_path / "clean.csv", reporter=QUIET)
 
 
 def test_one_damaged_picture_is_named_and_the_rest_goes_on(data_set, tmp_path, capsys):

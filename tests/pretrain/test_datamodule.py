@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
-from volumes import pixels, write_store
 
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.datamodule import Epochs, SlicesDataModule, epoch_order
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices
 from lim_gpu.store.selected import open_selected
+from volumes import pixels, write_store
 
 N, BATCH = 23, 4
 STEPS = N // BATCH

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from batches import batch
 from torch import nn
 from torch.nn import functional
 
+from batches import batch
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.moco import MoCo, Queue, SplitBatchNorm2d, info_nce_logits, split_batch_norm

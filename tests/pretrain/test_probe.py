@@ -11,7 +11,7 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.plan import Plan
-from lim_gpu.pretrain.probe import knn_accuracy, load_probe
+from lim_gpu.pretrain.probe import _image, knn_accuracy, load_probe
 from lim_gpu.pretrain.training import build_method
 
 
@@ -75,7 +75,7 @@ def test_folders_and_csv_score_alike_and_leave_the_module_as_it_was(folder, plan
         ("file,label,split\na.png,x,train\nb.png,y,test\n", UsageError, "must not see test data"),
         ("file,label,split\na.png,x,train\nb.png,y,dev\n", InputError, "is not train and val"),
         ("file,label\na.png,x\nb.png,x\n", InputError, "one class only"),
-        ("name,label\na.png,x\n", InputError, "columns file and label"),
+        ("name,label\na.png,x\n", InputError, "has no column file"),
         ("file,label\na.png,x\nb.png,y\n", InputError, "a.png: cannot be read as PNG or JPEG"),
     ],
 )
@@ -84,6 +84,19 @@ def test_bad_tables_are_one_line(tmp_path, plan, text, error, message):
     path.write_text(text)
     with pytest.raises(error, match=message):
         load_probe(path, plan, torch.device("cpu"))
+
+
+def test_16_bit_pictures_are_not_blank(tmp_path, plan):
+    for kind, low in (("dark", 0), ("light", 128)):
+        for i in range(4):
+            picture(tmp_path / kind / f"{i}.png", low)
+            with Image.open(tmp_path / kind / f"{i}.png") as image:
+                deep = np.asarray(image).astype(np.uint16) * 10 + 31768
+            deep[0, 0], deep[0, 1] = 31768, 31768 + 2550
+            Image.fromarray(deep).save(tmp_path / kind / f"{i}.png")
+    images = {kind: _image(tmp_path / kind / "0.png", 32) for kind in ("dark", "light")}
+    assert 0 < images["dark"].mean() < 0.1
+    assert 0.5 < images["light"].mean() < 0.6
 
 
 def test_a_folder_named_test_is_refused(folder, plan):

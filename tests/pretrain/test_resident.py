@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from volumes import pixels, write_store
 
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError
@@ -18,6 +17,7 @@ from lim_gpu.pretrain import resident
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices, placed
 from lim_gpu.progress import Reporter
 from lim_gpu.store.selected import open_selected
+from volumes import pixels, write_store
 
 VOLUMES = (pixels(7, 12, 19), pixels(4, 20, 16, seed=1), pixels(5, 8, 8, seed=2, dtype="uint8"))
 KINDS = {
@@ -110,8 +110,8 @@ def test_streaming_reads_ahead_and_no_further(store, monkeypatch):
     monkeypatch.setattr(StreamedSlices, "_read", noted)
     batches = StreamedSlices(open_selected(store)).batches(torch.arange(16).split(2))
     next(batches)
-    assert started.wait(10), "nothing was read ahead"
-    deadline = time.monotonic() + 10
+    assert started.wait(60), "nothing was read ahead"
+    deadline = time.monotonic() + 60
     while len(read) < 2 * (1 + resident.AHEAD) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert sorted(read) == list(range(2 * (1 + resident.AHEAD)))

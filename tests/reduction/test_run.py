@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,6 @@ import time
 from dataclasses import replace
 from itertools import chain
 
-import imagehash
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torchvision.models import resnet50
 
+import interrupted
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.progress import Reporter
@@ -47,6 +49,7 @@ def pixels(store):
 
 
 def plain_hash_matrix(slices):
+    imagehash = pytest.importorskip("imagehash")
     hashes = [imagehash.dhash(Image.fromarray(image)) for image in slices]
     return [[1 - (a - b) / 64 for b in hashes] for a in hashes]
 
@@ -227,7 +230,69 @@ def test_a_damaged_part_is_done_again_and_a_whole_one_is_not(store, tmp_path, ca
     assert out.read_bytes() == expected
 
 
+FIRST = {"hash": {"threshold": 6}, "ssim": {"keep": 0.5}, "mi": {"keep": 0.5}}
+THEN = [{"keep": 0.2}, {"keep_count": 2}, {"threshold": {"hash": 3, "ssim": 0.9, "mi": 1.3}}, {"rule": "leader"}]
+
+
+@pytest.mark.parametrize("then", THEN, ids=lambda then: "-".join(then))
+@pytest.mark.parametrize("method", FIRST)
+def test_another_budget_reads_no_pixels_and_gives_the_same_files(store, tmp_path, monkeypatch, method, then):
+    how = {name: value[method] if isinstance(value, dict) else value for name, value in then.items()}
+    if "rule" in how:
+        how["threshold"] = THEN[2]["threshold"][method]
+    lim_gpu.reduce(store, method, **FIRST[method], device="cpu", output=tmp_path / "s.csv")
+    lim_gpu.reduce(store, method, **how, device="cpu", output=tmp_path / "fresh.csv")
+
+    def unread(*_):
+        raise AssertionError("pixels were read again")
+
+    for name in ("hashes", "compute", "_load"):
+        monkeypatch.setattr(StoredMatrix, name, unread)
+    lim_gpu.reduce(store, method, **how, device="cpu", output=tmp_path / "s.csv", overwrite=True)
+    assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+    record, fresh = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("s", "fresh"))
+    for name in ("borderline", "resolved_threshold", "fingerprint", "counts"):
+        assert record[name] == fresh[name]
+
+
+def test_pairs_near_another_threshold_are_decided_anew(store, tmp_path):
+    """A threshold that two slices' own float32 similarity gives exactly: float64 has to tell."""
+    selection = lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
+    near = next(unit["resolved_threshold"] for unit in selection.record["units"] if unit["resolved_threshold"])
+    again = lim_gpu.reduce(store, "ssim", threshold=near, device="cpu", output=tmp_path / "s.csv", overwrite=True)
+    assert again.record["borderline"] > 0
+    assert kept_of(again) == kept_of(lim_gpu.reduce(store, "ssim", threshold=near, device="cpu"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other", "empty"])
+def test_a_damaged_measure_is_measured_again(store, tmp_path, damage):
+    lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
+    files = sorted((tmp_path / "s.parts").glob("*.npz"))
+    assert len(files) == len(store)
+    for file in files:
+        data = bytearray(file.read_bytes())
+        if damage == "cut":
+            del data[len(data) // 2 :]
+        elif damage == "changed":  # within the matrix, which comes last
+            data[data.rindex(b"PK\x01\x02", 0, data.rindex(b"fingerprint.npy")) - 8] ^= 1
+        elif damage == "other":
+            data = bytearray(files[0].read_bytes())
+        else:
+            data.clear()
+        file.write_bytes(data)
+    again = lim_gpu.reduce(store, "ssim", keep=0.2, device="cpu", output=tmp_path / "s.csv", overwrite=True)
+    assert kept_of(again) == kept_of(lim_gpu.reduce(store, "ssim", keep=0.2, device="cpu"))
+
+
+def test_a_large_matrix_is_not_kept(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("lim_gpu.reduction.measure.MOST_BYTES", 100)
+    lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
+    kept = {file.stem for file in (tmp_path / "s.parts").glob("*.npz")}
+    assert kept == {volume.key for volume in store if 4 * volume.entry.shape[0] ** 2 <= 100}
+
+
 def test_killed_runs_resume_to_the_same_selection(tmp_path):
+    """SIGKILL somewhere within the writing of a part, or of the selection; begun anew where it came too late."""
     path = make_store(tmp_path, tuple(("chest", 6, 24, 24) for _ in range(40)))
     program = (
         "import sys, lim_gpu\n"
@@ -237,17 +302,21 @@ def test_killed_runs_resume_to_the_same_selection(tmp_path):
     with SliceStore(path) as store:
         lim_gpu.reduce(store, "every-n", keep=0.3, output=tmp_path / "whole.csv")
     out, parts, killed = tmp_path / "killed.csv", tmp_path / "killed.parts", 0
-    for attempt in range(12):
+    for attempt in itertools.count():
         child = subprocess.Popen([sys.executable, "-c", program, str(path), str(out)])
         before = len(list(parts.glob("*.json")))
         while child.poll() is None and len(list(parts.glob("*.json"))) < min(before + 3, 40):
             time.sleep(0.001)
-        time.sleep(0.0007 * attempt)  # somewhere within the writing of a part, or of the selection
-        killed += child.poll() is None
+        time.sleep(0.0007 * attempt)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        if child.wait() == -signal.SIGKILL:
+            killed += 1
+        else:
+            shutil.rmtree(parts)
+            out.unlink()
+        if killed == 6:
+            break
     subprocess.run([sys.executable, "-c", program, str(path), str(out)], check=True)
-    assert killed > 3
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not list(parts.glob(".*.tmp"))
 
@@ -297,11 +366,11 @@ def test_every_engine_gets_units_and_no_unit_goes_to_two(store, several_engines,
     by_engine, compute = {}, StoredMatrix.compute
     together = threading.Barrier(3)
 
-    def noted(self, volumes, threshold=None):
+    def noted(self, volumes):
         if self not in by_engine:
-            together.wait(10)  # breaks unless three engines work at the same time
+            together.wait(60)  # breaks unless three engines work at the same time
         by_engine.setdefault(self, []).extend(volume.key for volume in volumes)
-        return compute(self, volumes, threshold)
+        return compute(self, volumes)
 
     monkeypatch.setattr(StoredMatrix, "compute", noted)
     lim_gpu.reduce(store, "ssim", keep=0.3, device="cuda")
@@ -310,7 +379,7 @@ def test_every_engine_gets_units_and_no_unit_goes_to_two(store, several_engines,
 
 
 def test_an_error_of_one_engine_ends_all(store, several_engines, monkeypatch):
-    def fail(self, volumes, threshold=None):
+    def fail(self, volumes):
         raise LimGpuError("cuda:1: broken")
 
     monkeypatch.setattr(StoredMatrix, "compute", fail)
@@ -334,7 +403,8 @@ def test_reading_ahead_changes_nothing_even_beside_a_cut_volume(
         monkeypatch.setattr(StoredMatrix, "expect", lambda self, volumes: None)
         plain = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "plain.csv")
         monkeypatch.undo()
-        monkeypatch.setattr("lim_gpu.reduction.engine.BLOCK_BYTES", 2 * 3 * 48 * 40)  # three slices a piece
+        for name in ("BLOCK_BYTES", "CACHED_BYTES"):
+            monkeypatch.setattr(f"lim_gpu.reduction.engine.{name}", 2 * 3 * 48 * 40)  # three slices a piece
         monkeypatch.setattr("lim_gpu.similarity.resolve_devices", lambda device: [torch.device("cpu")] * engines)
         ahead = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "ahead.csv")
     assert [failure["volume"] for failure in ahead.record["failures"]] == [bad]
@@ -353,9 +423,9 @@ def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
         begun[piece.volume.key].set()
         return load(self, piece)
 
-    def compute_beside_reading(self, volumes, threshold=None):
-        assert begun[after[volumes[0].key]].wait(10)
-        return compute(self, volumes, threshold)
+    def compute_beside_reading(self, volumes):
+        assert begun[after[volumes[0].key]].wait(60)
+        return compute(self, volumes)
 
     monkeypatch.setattr(StoredMatrix, "_load", noted)
     monkeypatch.setattr(StoredMatrix, "compute", compute_beside_reading)
@@ -363,41 +433,27 @@ def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
 
 
 def test_the_record_names_every_device_that_worked(store, several_engines, monkeypatch):
-    monkeypatch.setattr("lim_gpu.reduction.run.choose", lambda *given: replace(choose(*given), device=next(names)))
+    monkeypatch.setattr("lim_gpu.reduction.share.choose", lambda *given: replace(choose(*given), device=next(names)))
     names = iter(["cuda:1", "cuda:0", "cuda:1", "cuda:0"])
     assert lim_gpu.reduce(store, "hash", device="cuda").record["device"] == "cuda:0, cuda:1"
 
 
-SLOW_READING = """
-import os, sys, time, torch
-from lim_gpu import cli, similarity, volume
-similarity.resolve_devices = lambda device: [torch.device("cpu")] * int(os.environ["ENGINES"])
-read = volume.Volume.read
-def slowly(self, *arguments):
-    print("reading", flush=True)
-    time.sleep(0.3)
-    return read(self, *arguments)
-volume.Volume.read = slowly
-cli.main()
-"""
-
-
-@pytest.mark.parametrize(("engines", "seconds"), [("1", 6), ("2", 20)])  # several end their units first
+@pytest.mark.parametrize("engines", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_while_volumes_are_read_ahead_ends_at_once_and_resumes(
-    store_path, tmp_path, monkeypatch, number, code, engines, seconds
+    store_path, tmp_path, number, code, engines
 ):
-    monkeypatch.setenv("ENGINES", engines)
     out = tmp_path / "s.csv"
     options = ["reduce", str(store_path), "--method", "hash", "--device", "cpu", "-o", str(out)]
-    command = [sys.executable, "-c", SLOW_READING, *options]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child.stdout.readline()
-    time.sleep(0.1)
+    command = [sys.executable, interrupted.__file__, *options]
+    environment = os.environ | {"WAITS_FROM": "0", "ENGINES": str(engines)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout.readline() == "reading\n"
     child.send_signal(number)
-    _, errors = child.communicate(timeout=seconds)
+    more, errors = child.communicate(timeout=800)
     assert child.returncode == code
     assert "Traceback" not in errors
+    assert engines > 1 or more.count("reading") < 3, "all four volumes are read"  # several engines end their units
     assert not out.exists()
     subprocess.run([sys.executable, "-m", "lim_gpu.cli", *options], check=True, capture_output=True)
     with SliceStore(store_path) as store:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 import torch
 from torchvision.models import resnet50
@@ -16,6 +15,8 @@ from lim_gpu.intensity import Intensity
 @pytest.fixture(scope="session")
 def headneck_grey(headneck: Path) -> np.ndarray:
     """The 135 slices (135, 512, 512) in spatial order, each mapped by its own minimum..maximum."""
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("jpeg_ls", reason="pyjpegls is not installed")
     datasets = sorted((pydicom.dcmread(path) for path in headneck.iterdir()), key=lambda d: d.ImagePositionPatient[2])
     hu = np.stack([dataset.pixel_array for dataset in datasets])  # rescale slope 1 and intercept 0
     hu[hu < -1024] = -1024

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import imagehash
 import numpy as np
 import pytest
+from PIL import Image
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("imagehash")
+
+import imagehash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
 
 from hard_slices import STACKS, odd_sizes
 from lim_gpu.similarity.hash import dhash, hamming_matrix, matrix_of_hashes

@@ -7,10 +7,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import normalized_mutual_information
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from skimage.metrics import normalized_mutual_information
 
 from hard_slices import STACKS, as_float, odd_sizes
 from lim_gpu.errors import UsageError

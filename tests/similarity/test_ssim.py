@@ -7,10 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from skimage.metrics import structural_similarity
 
 from hard_slices import STACKS, as_float, odd_sizes
 from lim_gpu.errors import InputError

@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from volumes import forked, header, pixels, read_all, write_volume
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import remove_stale
-from lim_gpu.store import file as volume_file
+from lim_gpu.store import file as file_module
 from lim_gpu.store.file import COMPRESSIONS, VolumeFile, VolumeWriter, volume_digest
+from volumes import forked, header, pixels, read_all, write_volume
 
 KEY = "0" * 16
 
@@ -29,6 +29,7 @@ def written(tmp_path):
     return tmp_path / f"{KEY}.h5"
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("compression", [None, *COMPRESSIONS])
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
 def test_round_trip(tmp_path, compression, dtype):
@@ -50,6 +51,7 @@ def test_compression_changes_no_digest(tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.usefixtures("way")
 def test_fewer_slices_than_announced(tmp_path):
     volume = pixels(3)
     with VolumeWriter(tmp_path, KEY, 5, 12, 9, "int16", None) as writer:
@@ -80,6 +82,7 @@ def test_more_slices_than_announced_and_positions_that_are_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("way")
 def test_random_damage_gives_an_error_or_the_right_pixels(written):
     whole = written.read_bytes()
     rng = np.random.default_rng(0)
@@ -111,6 +114,7 @@ def test_random_damage_gives_an_error_or_the_right_pixels(written):
     assert refused > 300
 
 
+@pytest.mark.usefixtures("way")
 def test_verify_finds_what_fletcher32_does_not(tmp_path):
     """fletcher32 sums modulo 65,535, so 0x0000 and 0xFFFF (int16 -1) look alike to it."""
     volume = pixels()
@@ -128,6 +132,7 @@ def test_verify_finds_what_fletcher32_does_not(tmp_path):
             file.verify()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
 @pytest.mark.parametrize("byte", [0, 255])
 def test_a_lost_block_is_found_when_it_is_read(tmp_path, dtype, byte):
@@ -145,6 +150,7 @@ def test_a_lost_block_is_found_when_it_is_read(tmp_path, dtype, byte):
             file.read()
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
 def test_blank_slices_are_read(tmp_path, dtype):
     volume = np.stack([np.full((12, 9), value) for value in (0, -1, 1)]).astype(dtype)
@@ -189,10 +195,10 @@ def die(*_arguments, **_options):
 
 KILL_POINTS = {
     "no slice yet": (VolumeWriter, "append"),
-    "some slices": (volume_file, "slice_digest"),
+    "some slices": (file_module, "slice_digest"),
     "header and digests": (VolumeWriter, "_add"),
     "written back": (VolumeFile, "verify"),
-    "synced": (volume_file, "sync"),
+    "synced": (file_module, "sync"),
     "renamed": (os, "replace"),
 }
 
@@ -256,7 +262,7 @@ for limit in (0, 500, 3000, 60_000, 200_000, 600_000, 1_000_000):
 def test_a_full_disk_leaves_nothing_says_so_and_crashes_nothing(tmp_path):
     """HDF5 2.0 crashes at the next call or at exit when it meets a full disk itself."""
     result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)], capture_output=True, text=True
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parents[1])], capture_output=True, text=True
     )
     lines = result.stdout.splitlines()
     text = f"LimGpuError {tmp_path}/{KEY}.h5: cannot be written (File too large). Free some disk space and run again []"
@@ -270,7 +276,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_volume(tmp_path / "file", pixels())
 
 
-@pytest.mark.parametrize("number", volume_file.NO_LOCKS)
+@pytest.mark.parametrize("number", file_module.NO_LOCKS)
 def test_file_systems_without_locks_are_read(written, monkeypatch, number):
     """Lustre, DVS and some NFS: HDF5 refuses to open what it cannot lock."""
     opened = h5py.File

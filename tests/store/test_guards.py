@@ -10,10 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from volumes import forked, pixels, read_all, write_volume
 
 from lim_gpu.errors import InputError
 from lim_gpu.store.file import VolumeFile
+from volumes import forked, pixels, read_all, write_volume
 
 KEY = "0" * 16
 
@@ -280,6 +280,7 @@ def test_a_shuffle_of_another_size_is_refused(tmp_path):
     refuses(path, "shuffled")
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(("source", "reason"), [(0, "overlap"), (None, "beyond the end")])
 def test_chunks_that_lie_elsewhere_are_refused(written, source, reason):
     data = bytearray(written.read_bytes())
@@ -292,6 +293,7 @@ def test_chunks_that_lie_elsewhere_are_refused(written, source, reason):
     refuses(written, reason)
 
 
+@pytest.mark.usefixtures("way")
 def test_forged_metadata_gives_an_error_or_the_right_pixels(written):
     """As random damage, but with right checksums: what a person could make. Crashes and hangs would end the child."""
     whole = written.read_bytes()

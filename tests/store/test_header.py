@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from volumes import header
 
 from lim_gpu.errors import InputError
 from lim_gpu.store.header import VolumeHeader
+from volumes import header
 
 
 def test_header_fields_are_checked(tmp_path):

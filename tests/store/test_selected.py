@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from volumes import pixels, write_store
 
 import lim_gpu
 from lim_gpu.errors import InputError
 from lim_gpu.store.selected import open_selected
+from volumes import pixels, write_store
 
 VOLUMES = (pixels(6, seed=3), pixels(4, seed=4))
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from volumes import forked, pixels, write_store
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.progress import Reporter
@@ -18,6 +17,7 @@ from lim_gpu.reduction.copy import write_selected
 from lim_gpu.store import slices as store_module
 from lim_gpu.store.private import private_folder, private_key, read_sources, write_sources
 from lim_gpu.store.slices import SliceStore, standing_volume
+from volumes import forked, pixels, write_store
 
 VOLUMES = [pixels(5), pixels(3, 7, 8, seed=1), pixels(2, dtype="uint8", seed=2)]
 

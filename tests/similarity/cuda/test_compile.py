@@ -16,6 +16,10 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 NAMES = ("hash", "intensity", "mi", "prune", "ssim")
 REGISTERS_PER_SM = 65536
 WANTED_THREADS = {"ssim_pairs": 512, "ssim_pairs_tensor": 384}  # that an SM holds at once, 768 for the others
+PINNED = {  # versions of NVRTC whose numbers are held, and where one takes more registers than REGISTERS
+    (13, 0): {"mi_bins_f32": 32},  # what torch brings since 2.9
+    (13, 5): {},
+}
 REGISTERS = {  # ceilings: the most that any architecture takes, in steps of 8
     "hash_bits": 40,
     "hash_columns": 64,
@@ -67,10 +71,19 @@ def known(architecture):
         absent(f"this NVRTC does not know sm_{architecture}")
 
 
+def spills_in_loops(name, kernel, architecture):
+    try:
+        return sass.spills_in_loops(name, kernel, architecture)
+    except sass.Absent as error:
+        absent(str(error))
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_without_warning_or_spill(name, architecture, record_property):
+    """Versions of NVRTC that are not pinned may spill where it costs nothing, and differ in registers."""
     known(architecture)
+    pinned = PINNED.get(sass.version())
     cubin, log = sass.compiled(name, architecture)
     assert cubin.startswith(b"\x7fELF")
     assert "warning" not in log, log
@@ -78,9 +91,12 @@ def test_compiles_without_warning_or_spill(name, architecture, record_property):
     assert used.keys() == signatures(source(name)).keys()
     for kernel, use in used.items():
         record_property(kernel, use["registers"])
-        assert use["frame"] == use["stores"] == use["loads"] == 0, f"{kernel}: {use}"
         assert use["shared"] <= SHARED_BYTES
-        assert use["registers"] <= REGISTERS[kernel], f"{kernel}: {use}"
+        if pinned is not None:
+            assert use["frame"] == use["stores"] == use["loads"] == 0, f"{kernel}: {use}"
+            assert use["registers"] <= pinned.get(kernel, REGISTERS[kernel]), f"{kernel}: {use}"
+        elif use["frame"]:
+            assert spills_in_loops(name, kernel, architecture) == 0, f"{kernel}: {use}"
         threads = REGISTERS_PER_SM // (-(-use["registers"] // 8) * 8)
         assert threads >= WANTED_THREADS.get(kernel, 768), f"{kernel}: {use}"
 
@@ -96,7 +112,7 @@ def test_tensor_cores_and_the_instructions_of_a_pixel(architecture):
         pairs, tensor = (sass.counts("ssim", kernel, architecture) for kernel in ("ssim_pairs", "ssim_pairs_tensor"))
     except sass.Absent as error:
         absent(str(error))
-    assert pairs["all"] < 90
+    assert sass.version() not in PINNED or pairs["all"] < 90
     if architecture < 80:
         assert "tensor" not in tensor  # the plain twin stands in, which the launcher leaves alone
         return
@@ -104,14 +120,20 @@ def test_tensor_cores_and_the_instructions_of_a_pixel(architecture):
     assert tensor["tensor"] == 0.75
     assert sum("IMMA" in op.name for op in code["ssim_pairs_tensor"]) == 18  # three digits, two slices, three rows
     assert not any("IMMA" in op.name for op in code["ssim_fields"])
-    assert tensor["all"] < 39
-    assert tensor.get("local", 0) == 0
+    assert sass.spills_in_loops("ssim", "ssim_pairs_tensor", architecture) == 0
+    if sass.version() in PINNED:
+        assert tensor["all"] < 39
+        assert tensor.get("local", 0) == 0
 
 
-def test_a_spill_would_be_seen():
+def test_a_spill_would_be_seen(monkeypatch):
     crowded = source("ssim").replace("__launch_bounds__(MAX_THREADS, 2)", "__launch_bounds__(MAX_THREADS, 6)")
-    _, log = sass.compile_kernels(crowded, "ssim", 90)
-    assert sass.usage(log)["ssim_pairs"]["stores"] > 0
+    compiled = sass.compile_kernels(crowded, "ssim", 90)
+    assert sass.usage(compiled[1])["ssim_pairs"]["stores"] > 0
+    monkeypatch.setattr(sass, "compiled", lambda *_: compiled)
+    monkeypatch.setattr(sass, "disassembly", sass.disassembly.__wrapped__)
+    assert spills_in_loops("ssim", "ssim_pairs", 90) > 0
+    assert spills_in_loops("ssim", "ssim_means", 90) == 0
 
 
 def test_errors_and_warnings_name_the_file_and_the_line():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.intensity import WINDOWS, Intensity
+from lim_gpu.intensity import WINDOWS, Intensity, definition
 
 volumes = arrays(np.int16, array_shapes(min_dims=3, max_dims=3, max_side=7))
 
@@ -26,13 +29,15 @@ def plain(slices, low=None, high=None):
 
 @given(volumes)
 def test_slice_minmax_equals_the_plain_formula(slices):
-    np.testing.assert_array_equal(Intensity.parse().to_uint8(slices), plain(slices))
+    np.testing.assert_array_equal(definition.to_uint8(slices, None), plain(slices))
 
 
 @given(volumes, st.integers(-2000, 3000), st.integers(1, 5000))
 def test_window_equals_the_plain_formula(slices, level, width):
-    mapping = Intensity.parse(window=f"{level},{width}")
-    np.testing.assert_array_equal(mapping.to_uint8(slices), plain(slices, level - width / 2, level + width / 2))
+    limits = Intensity.parse(window=f"{level},{width}").limits
+    np.testing.assert_array_equal(
+        definition.to_uint8(slices, limits), plain(slices, level - width / 2, level + width / 2)
+    )
 
 
 @pytest.mark.parametrize("name", WINDOWS)

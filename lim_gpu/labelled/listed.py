@@ -1,0 +1,38 @@
+"""Lists of pictures: split.csv, labels.csv and others like them, a line a picture."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from lim_gpu.errors import InputError
+
+LISTS = ("split.csv", "labels.csv")  # that a folder may hold, the first one that is there counts
+
+
+def read_list(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file, one or more, by column; "" where a line ends early.
+
+    columns  what every row must fill
+
+    Raises InputError for another text, a column that is missing, and a line with too few or too many values.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="", strict=True)
+            named, rows = list(reader.fieldnames or []), list(reader)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    if absent := [column for column in columns if column not in named]:
+        raise InputError(f"{path}: has no column {', '.join(absent)}. The first line must be {','.join(columns)}")
+    if not rows:
+        raise InputError(f"{path}: lists no picture. Add a line for each")
+    for line, row in enumerate(rows, start=2):
+        if None in row:
+            raise InputError(f"{path}: line {line} has too many columns. Quote what holds a comma")
+        if empty := [column for column in columns if not row[column]]:
+            raise InputError(f"{path}: line {line} has no {empty[0]}. Complete it")
+    return rows

@@ -1,0 +1,97 @@
+"""The pixels of an uncompressed volume, read past HDF5: from known places of the file, by several threads at once.
+
+HDF5 has one lock for all the files of a process, so a second thread reads nothing more; the bytes themselves lie in the
+file as they are needed, a slice a chunk and four bytes of checksum behind each. Where they lie is taken from HDF5 once,
+after `guards.check_storage` has seen every chunk within the file and apart from the others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py._objects import phil
+from numpy.typing import NDArray
+
+from lim_gpu.errors import InputError
+from lim_gpu.store.guards import CHECKSUM, Storage
+
+AT_ONCE = 4 << 20  # bytes that are read and then summed, while they are in the cache
+MOST_BUFFERS = 1024  # of one call, two a chunk
+
+
+class Chunks:
+    """Reads slices of one open file; safe in several threads, and while another one closes the file.
+
+    Every read has a descriptor of its own: a number that another file has got meanwhile would give that file's pixels.
+    """
+
+    def __init__(self, file: h5py.File, offsets: NDArray[np.int64]) -> None:
+        self._file = file
+        self._offsets = offsets
+
+    @staticmethod
+    def usable(file: h5py.File, storage: Storage) -> bool:
+        """Whether pixels lie in the file as they are in memory, at the addresses that HDF5 tells."""
+        return storage.plain and not file.userblock_size and file.driver == "sec2" and sys.byteorder == "little"
+
+    def read(self, start: int, out: NDArray[Any]) -> None:
+        """Slices start, start + 1, ... into `out` (m, H, W), C-contiguous, of the file's dtype.
+
+        Raises InputError for a checksum that does not match, or a file that has become shorter.
+        """
+        step = min(max(1, AT_ONCE // out[0].nbytes), MOST_BUFFERS // 2)
+        with self._descriptor() as descriptor:
+            for first in range(0, len(out), step):
+                self._read_some(descriptor, start + first, out[first : first + step])
+
+    @contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        with phil:  # h5py closes files under it, too
+            if not self._file:
+                raise InputError("closed before it was read")
+            descriptor = os.dup(self._file.id.get_vfd_handle())
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _read_some(self, descriptor: int, start: int, out: NDArray[Any]) -> None:
+        """One call for each run of chunks that stand one behind the other, as a writer leaves them."""
+        checksums = np.empty(len(out), "<u4")
+        offsets = self._offsets[start : start + len(out)]
+        size = out[0].nbytes + CHECKSUM
+        ends = [*(np.flatnonzero(np.diff(offsets) != size) + 1).tolist(), len(out)]
+        first = 0
+        for end in ends:
+            run = range(first, end)
+            buffers = [part.data.cast("B") for i in run for part in (out[i], checksums[i : i + 1])]
+            _read_all(descriptor, buffers, int(offsets[first]))
+            first = end
+        _compare(start, out, checksums)
+
+
+def _compare(start: int, out: NDArray[Any], checksums: NDArray[np.uint32]) -> None:
+    from lim_gpu.store.fletcher import of_slices, reduced
+
+    wrong = np.flatnonzero(of_slices(out) != reduced(checksums))
+    if len(wrong):
+        raise InputError(f"slice {start + wrong[0]}: its checksum does not match")
+
+
+def _read_all(descriptor: int, buffers: list[memoryview], offset: int) -> None:
+    """Fill the buffers with what stands from `offset` on; a call may give less than was asked for."""
+    while buffers:
+        count = os.preadv(descriptor, buffers, offset)
+        if not count:
+            raise InputError("ends within its pixels")
+        offset += count
+        while buffers and count >= len(buffers[0]):
+            count -= len(buffers.pop(0))
+        if count:
+            buffers[0] = buffers[0][count:]
