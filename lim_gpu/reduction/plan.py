@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.reduction.engine import BLOCK_BYTES, READ_AHEAD
 from lim_gpu.reduction.parts import load_part
+from lim_gpu.reduction.reader import BLOCK_BYTES, READ_AHEAD
 from lim_gpu.reduction.request import BASELINES, Request
 from lim_gpu.reduction.unit import Unit
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.choice import choose
-from lim_gpu.reduction.engine import READ_AHEAD, StoredMatrix
+from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.measure import is_measured
 from lim_gpu.reduction.parts import UnitResult, save_part
 from lim_gpu.reduction.pieces import UnreadableVolumeError
+from lim_gpu.reduction.reader import READ_AHEAD
 from lim_gpu.reduction.request import BASELINES, Request
 from lim_gpu.reduction.unit import Unit
 from lim_gpu.store.slices import SliceStore

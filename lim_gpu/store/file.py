@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import sync
 from lim_gpu.store.chunks import Chunks
+from lim_gpu.store.disk import Disk, go_on_interrupting, writing
 from lim_gpu.store.guards import Storage, check_attributes, check_decoded_size, check_members, check_storage
 from lim_gpu.store.header import DTYPES
 from lim_gpu.store.header import VolumeHeader as VolumeHeader  # writers need both
@@ -37,40 +37,9 @@ MAX_SIDE, MAX_SLICES, MAX_BYTES = 4096, 20_000, 32 << 30
 DATASETS = {"slices", "slice_sha256", "z", "header"}
 ATTRIBUTES = {"format": "S", "version": "iu", "digest": "S", "complete": "iu"}  # and their NumPy kinds
 MAX_HEADER = 16 << 20  # bytes
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What h5py was seen to raise for damaged files.
 HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: the kernel's ENOTSUPP, from Lustre and DVS
-
-
-class _Disk(io.FileIO):
-    """A file in which nothing fails: HDF5 2.0 crashes, soon or at exit, once it has met a full disk.
-
-    What failed is added to `failures`, where `VolumeWriter` looks.
-    """
-
-    def __init__(self, path: Path, failures: list[OSError]) -> None:
-        super().__init__(path, "w+")
-        self._failures = failures
-
-    def write(self, data: Any) -> int:
-        """All of `data`, or as much as fits."""
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        try:
-            while len(rest):
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self._failures.append(error)
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        """Cut or extend the file."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self._failures.append(error)
-            return size or 0
 
 
 class VolumeWriter:
@@ -95,7 +64,7 @@ class VolumeWriter:
         layout = {"maxshape": self._shape, "chunks": (1, height, width), **_filters(compression)}
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
-            self._disk = _Disk(self._temporary, self._failures)
+            self._disk = Disk(self._temporary, self._failures)
         self._file = h5py.File(self._disk, "w", libver=LIBVER)
         self._slices = self._file.create_dataset("slices", self._shape, self._dtype, **layout)
 
@@ -147,25 +116,8 @@ class VolumeWriter:
     def _add(self, name: str, values: NDArray[Any]) -> None:
         self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn what the disk refuses, within the block or before, into one line with the file's name and the remedy."""
-        error: Exception | None = None
-        try:
-            yield
-        except Exception as caught:
-            _go_on_interrupting(caught)
-            error = caught
-        if self._failures:
-            error = self._failures[0]
-        if error is None:
-            return
-        if not isinstance(error, OSError | RuntimeError):
-            raise error
-        number = getattr(error, "errno", None)
-        cause = os.strerror(number) if number else str(error).split("\n", 1)[0]
-        remedy = "Free some disk space" if number in DISK_FULL else "Check the folder"
-        raise LimGpuError(f"{self.path}: cannot be written ({cause}). {remedy} and run again") from error
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self.path, self._failures)
 
 
 def _filters(compression: str | None) -> dict[str, Any]:
@@ -286,16 +238,9 @@ class VolumeFile:
         except BlockingIOError:
             raise InputError(f"{self.path}: locked by another program. Wait for it") from None
         except HDF5_ERRORS as error:
-            _go_on_interrupting(error)
+            go_on_interrupting(error)
             cause = str(error).removeprefix(f"{self.path}: ").split("\n", 1)[0] or type(error).__name__
             raise InputError(f"{self.path}: {cause}. {remedy}") from None
-
-
-def _go_on_interrupting(error: Exception) -> None:
-    """Raise the Ctrl-C or SIGTERM that came while h5py was at work: Cython makes a SystemError of it."""
-    interruption = error.__cause__ or error.__context__
-    if interruption is not None and not isinstance(interruption, Exception):
-        raise interruption
 
 
 def _blank(pixels: NDArray[Any]) -> bool:

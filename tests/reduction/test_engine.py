@@ -1,4 +1,4 @@
-"""The engine over a store: reading ahead, batches of small volumes, damaged volumes, and memory that runs out."""
+"""The engine over a store: reading ahead, batches of small volumes, and damaged volumes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from lim_gpu.errors import LimGpuError
 from lim_gpu.intensity import Intensity
-from lim_gpu.reduction import engine as engine_module
+from lim_gpu.reduction import reader
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.pieces import UnreadableVolumeError, by_shape, pieces
+from lim_gpu.reduction.reader import Reader
 from lim_gpu.similarity import hash as difference_hash
 from lim_gpu.similarity import similarity_matrix
 from lim_gpu.store.slices import SliceStore
@@ -42,8 +42,8 @@ def store(path):
 def small_blocks(monkeypatch):
     """Two slices of 20 x 24 in a piece, and memory to read five ahead."""
     for name in ("BLOCK_BYTES", "CACHED_BYTES"):
-        monkeypatch.setattr(engine_module, name, SIZE)
-    monkeypatch.setattr(engine_module, "READ_AHEAD", 5 * 20 * 24)
+        monkeypatch.setattr(reader, name, SIZE)
+    monkeypatch.setattr(reader, "READ_AHEAD", 5 * 20 * 24)
 
 
 def engine(method):
@@ -55,13 +55,13 @@ def grey(volume):
 
 
 def count_loads(monkeypatch):
-    loads, load = [], StoredMatrix._load
+    loads, load = [], Reader._load
 
     def counted(self, piece):
         loads.append((piece.volume.key, piece.start))
         return load(self, piece)
 
-    monkeypatch.setattr(StoredMatrix, "_load", counted)
+    monkeypatch.setattr(Reader, "_load", counted)
     return loads
 
 
@@ -115,7 +115,7 @@ def test_hashes_are_the_bits_of_uint64(store):
 
 @pytest.mark.parametrize(("block", "calls"), [(64 << 20, [17, 7]), (2 * 13 * 480, [7, 3, 10, 4]), (2, [1] * 24)])
 def test_features_of_small_volumes_are_computed_together(store, monkeypatch, block, calls):
-    monkeypatch.setattr(engine_module, "BLOCK_BYTES", block)
+    monkeypatch.setattr(reader, "BLOCK_BYTES", block)
     sizes = []
 
     def sums(self, block):
@@ -151,7 +151,7 @@ def damaged(path, tmp_path):
 @pytest.mark.parametrize("method", ["ssim", "mi", "hash"])
 def test_an_unreadable_volume_surfaces_in_its_own_unit(damaged, monkeypatch, method, block):
     for name in ("BLOCK_BYTES", "CACHED_BYTES"):
-        monkeypatch.setattr(engine_module, name, block)
+        monkeypatch.setattr(reader, name, block)
     computing = engine(method)
     with computing.reading_ahead():
         for volume in damaged:
@@ -179,31 +179,6 @@ def test_a_unit_begins_again_without_the_volume_that_cannot_be_read(damaged, sma
         assert torch.equal(computing.compute(volumes[4:]), engine(method).compute(volumes[4:]))
 
 
-def test_pieces_that_do_not_fit_on_the_gpu_go_there_in_halves(monkeypatch):
-    sizes, on_device = [], StoredMatrix._on_device
-
-    def short_of_memory(self, slices):
-        sizes.append(len(slices))
-        if len(slices) > 2:
-            raise torch.OutOfMemoryError
-        return on_device(self, slices)
-
-    monkeypatch.setattr(StoredMatrix, "_on_device", short_of_memory)
-    slices = pixels(7, 20, 24)
-    found = torch.cat(list(engine("hash")._in_halves(torch.from_numpy(slices))))
-    np.testing.assert_array_equal(found, Intensity.parse().to_uint8(slices))
-    assert sizes == [7, 4, 2, 2, 3, 2, 1]
-
-
-def test_no_memory_for_one_slice_is_one_line(monkeypatch):
-    def none_left(self, slices):
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(StoredMatrix, "_on_device", none_left)
-    with pytest.raises(LimGpuError, match="^cpu: out of memory for one slice. Free memory, or use --device cpu$"):
-        list(engine("hash")._in_halves(torch.zeros((3, 4, 4), dtype=torch.int16)))
-
-
 def test_the_precision_of_deepnet_changes_the_fingerprint_of_deepnet_alone():
     def parameters(method, precision):
         return Criterion(method, Intensity.parse(), precision=precision).parameters()
@@ -229,7 +204,7 @@ def test_the_gpu_reads_ahead_to_the_same_matrices(store, small_blocks, method):
 @pytest.mark.gpu
 def test_what_the_gpu_has_no_room_for_while_reading_ahead_goes_there_later(store, monkeypatch):
     computing = StoredMatrix(Criterion("hash", Intensity.parse()), torch.device("cuda", 0))
-    on_device, refusals = StoredMatrix._on_device, []
+    on_device, refusals = Reader._on_device, []
 
     def refuse_once(self, host):
         if not refusals:
@@ -237,7 +212,7 @@ def test_what_the_gpu_has_no_room_for_while_reading_ahead_goes_there_later(store
             raise torch.OutOfMemoryError
         return on_device(self, host)
 
-    monkeypatch.setattr(StoredMatrix, "_on_device", refuse_once)
+    monkeypatch.setattr(Reader, "_on_device", refuse_once)
     volumes = list(store)
     with computing.reading_ahead():
         computing.expect(volumes)

@@ -27,6 +27,7 @@ from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.choice import choose
 from lim_gpu.reduction.engine import StoredMatrix
+from lim_gpu.reduction.reader import Reader
 from lim_gpu.selection import Selection
 from lim_gpu.similarity.ssim import ssim_pair
 from lim_gpu.store.slices import SliceStore
@@ -246,8 +247,8 @@ def test_another_budget_reads_no_pixels_and_gives_the_same_files(store, tmp_path
     def unread(*_):
         raise AssertionError("pixels were read again")
 
-    for name in ("hashes", "compute", "_load"):
-        monkeypatch.setattr(StoredMatrix, name, unread)
+    for where, name in ((StoredMatrix, "hashes"), (StoredMatrix, "compute"), (Reader, "_load")):
+        monkeypatch.setattr(where, name, unread)
     lim_gpu.reduce(store, method, **how, device="cpu", output=tmp_path / "s.csv", overwrite=True)
     assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "fresh.csv").read_bytes()
     record, fresh = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("s", "fresh"))
@@ -404,7 +405,7 @@ def test_reading_ahead_changes_nothing_even_beside_a_cut_volume(
         plain = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "plain.csv")
         monkeypatch.undo()
         for name in ("BLOCK_BYTES", "CACHED_BYTES"):
-            monkeypatch.setattr(f"lim_gpu.reduction.engine.{name}", 2 * 3 * 48 * 40)  # three slices a piece
+            monkeypatch.setattr(f"lim_gpu.reduction.reader.{name}", 2 * 3 * 48 * 40)  # three slices a piece
         monkeypatch.setattr("lim_gpu.similarity.resolve_devices", lambda device: [torch.device("cpu")] * engines)
         ahead = lim_gpu.reduce(store, method, keep=0.3, scope=scope, device="cpu", output=tmp_path / "ahead.csv")
     assert [failure["volume"] for failure in ahead.record["failures"]] == [bad]
@@ -417,7 +418,7 @@ def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
     begun = {key: threading.Event() for key in [*keys, None]}
     begun[None].set()  # nothing comes after the last
     after = dict(zip(keys, [*keys[1:], None], strict=True))
-    load, compute = StoredMatrix._load, StoredMatrix.compute
+    load, compute = Reader._load, StoredMatrix.compute
 
     def noted(self, piece):
         begun[piece.volume.key].set()
@@ -427,7 +428,7 @@ def test_the_next_volume_is_read_while_one_is_compared(store, monkeypatch):
         assert begun[after[volumes[0].key]].wait(60)
         return compute(self, volumes)
 
-    monkeypatch.setattr(StoredMatrix, "_load", noted)
+    monkeypatch.setattr(Reader, "_load", noted)
     monkeypatch.setattr(StoredMatrix, "compute", compute_beside_reading)
     assert len(lim_gpu.reduce(store, "ssim", keep=0.3, device="cpu").volumes) == 4
 
