@@ -23,50 +23,53 @@ METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
 AUTO = "auto"  # --threshold: found from the data
 
 
+CRITERION = (
+    click.option(
+        "--weights",
+        type=PATH,
+        metavar="FILE",
+        help="deepnet: ResNet50 weights; default: torchvision's IMAGENET1K_V1.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="deepnet: bfloat16 is faster, and may select other slices.",
+    ),
+    click.option(
+        "--features",
+        type=click.Choice(["logits", "pooled"]),
+        default="logits",
+        show_default=True,
+        help="deepnet: the 1000 outputs or the 2048 pooled features.",
+    ),
+    click.option(
+        "--bins",
+        type=click.IntRange(2, 256),
+        default=100,
+        show_default=True,
+        help="mi: bins a side of the joint histogram.",
+    ),
+    click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
+    click.option(
+        "--window",
+        metavar="NAME|LEVEL,WIDTH",
+        help="lung, abdomen, bone, brain, chest, angio, or a level and a width in HU.",
+    ),
+    click.option(
+        "--intensity",
+        type=click.Choice(["slice-minmax"]),
+        default="slice-minmax",
+        show_default=True,
+        help="Each slice's own minimum..maximum to 0..255, as the paper.",
+    ),
+)
+
+
 def criterion_options(function: Any) -> Any:
     """The options that say how slices are compared."""
-    for option in (
-        click.option(
-            "--weights",
-            type=PATH,
-            metavar="FILE",
-            help="deepnet: ResNet50 weights; default: torchvision's IMAGENET1K_V1.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["float32", "bfloat16"]),
-            default="float32",
-            show_default=True,
-            help="deepnet: bfloat16 is faster, and may select other slices.",
-        ),
-        click.option(
-            "--features",
-            type=click.Choice(["logits", "pooled"]),
-            default="logits",
-            show_default=True,
-            help="deepnet: the 1000 outputs or the 2048 pooled features.",
-        ),
-        click.option(
-            "--bins",
-            type=click.IntRange(2, 256),
-            default=100,
-            show_default=True,
-            help="mi: bins a side of the joint histogram.",
-        ),
-        click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
-        click.option(
-            "--window",
-            metavar="NAME|LEVEL,WIDTH",
-            help="lung, abdomen, bone, brain, chest, angio, or a level and a width in HU.",
-        ),
-        click.option(
-            "--intensity",
-            type=click.Choice(["slice-minmax"]),
-            default="slice-minmax",
-            show_default=True,
-            help="Each slice's own minimum..maximum to 0..255, as the paper.",
-        ),
-    ):
+    for option in CRITERION:
         option(function)
     return function
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_json, write_text
@@ -118,8 +121,12 @@ def _csv(items: Sequence[Item], pairs: Sequence[Pair]) -> str:
 
 
 def _different_labels(items: Sequence[Item], pairs: Sequence[Pair]) -> int:
-    labels = [(items[pair.a].label, items[pair.b].label) for pair in pairs]
-    return sum(bool(a and b and a != b) for a, b in labels)
+    return sum(_differ(items[pair.a], items[pair.b]) for pair in pairs)
+
+
+def _differ(a: Item, b: Item) -> bool:
+    """Whether both have a label, and not the same."""
+    return bool(a.label and b.label and a.label != b.label)
 
 
 def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> list[str]:
@@ -147,24 +154,9 @@ def _write_gallery(
     def interest(pair: Pair) -> tuple[int, float, int]:
         return ORDER.index(relation(items[pair.a], items[pair.b])), -pair.value, pair.bits
 
-    cards = []
     shown = sorted(pairs, key=interest)[:SHOWN]
     places = sorted({i for pair in shown for i in (pair.a, pair.b)})
     pictures = larger_pictures(images, places, SIDE, reporter)
-    for pair in shown:
-        a, b = items[pair.a], items[pair.b]
-        cards.append(
-            asdict(pair)
-            | {
-                "a": a.name,
-                "b": b.name,
-                "a_more": " ".join(filter(None, (a.split, a.label))),
-                "b_more": " ".join(filter(None, (b.split, b.label))),
-                "a_image": image_uri(pictures[pair.a]),
-                "b_image": image_uri(pictures[pair.b]),
-                "labels_differ": bool(a.label and b.label and a.label != b.label),
-            }
-        )
     name = rule.confirm.upper()
     text = (
         f"A pair counts at {rule.bits} bits or less between the hashes, or at {rule.candidates} or less "
@@ -180,7 +172,21 @@ def _write_gallery(
         relations=list(values["relations"].items()),
         different_labels=values["different_labels"],
         patients=len(values["patients_in_several_splits"]),
-        cards=cards,
+        cards=[_card(pair, items, pictures) for pair in shown],
         confirm=name,
         version=values["versions"]["lim-gpu"],
     )
+
+
+def _card(pair: Pair, items: Sequence[Item], pictures: Mapping[int, NDArray[np.uint8]]) -> dict[str, Any]:
+    """What the gallery shows of a pair; `pictures` of both by their places among `items`."""
+    a, b = items[pair.a], items[pair.b]
+    return asdict(pair) | {
+        "a": a.name,
+        "b": b.name,
+        "a_more": " ".join(filter(None, (a.split, a.label))),
+        "b_more": " ".join(filter(None, (b.split, b.label))),
+        "a_image": image_uri(pictures[pair.a]),
+        "b_image": image_uri(pictures[pair.b]),
+        "labels_differ": _differ(a, b),
+    }
