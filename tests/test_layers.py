@@ -115,6 +115,22 @@ def test_every_folder_is_packaged():
     assert set(project["tool"]["setuptools"]["packages"]) == folders | {"lim_gpu.kernels"}
 
 
+MODULES_OF = {"grad-cam": "pytorch_grad_cam", "pillow": "PIL", "scikit-learn": "sklearn"}  # else under their own names
+USED_BY_OTHERS = {"pyjpegls", "pylibjpeg", "pylibjpeg_openjpeg", "tensorboard"}  # by pydicom; by Lightning
+
+
+def test_the_base_imports_what_it_installs():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    names = [re.match(r"[\w-]+", dependency)[0] for dependency in project["dependencies"]]
+    installed = {MODULES_OF.get(name, name.replace("-", "_")) for name in names}
+    trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    used = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names)
+    assert installed == used - {"lim_gpu", "cupy", "wandb"} | USED_BY_OTHERS  # those two are extras
+
+
 def test_hooks_and_checks_use_the_same_versions():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     pinned = {tool for tool in project["project"]["optional-dependencies"]["check"] if "==" in tool}
