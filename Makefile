@@ -3,8 +3,10 @@ VENV ?= .venv
 PYTHON ?= $(VENV)/bin/python
 ifeq ($(PYTHON),$(VENV)/bin/python)
 SETUP := $(VENV)/.installed
+extra = $(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
 else
 SETUP := installed-editable
+extra = @echo "$(PYTHON) stays as it is: what it lacks of the extra '$(1)' is named in pyproject.toml"
 endif
 
 .PHONY: help demo test test-oldest test-gpu memcheck-gpu bench bench-gpu rehearse-gpu docs check format clean installed-editable
@@ -42,7 +44,7 @@ memcheck-gpu: $(SETUP) ## the kernels on the GPU under compute-sanitizer (of the
 	compute-sanitizer --error-exitcode 1 $(PYTHON) -m pytest -q -m gpu tests/similarity/cuda
 
 bench: $(SETUP) ## each method against its peers, into bench/RESULTS.md; resumes
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(call extra,bench)
 	$(PYTHON) -m pytest -q -r fE bench
 
 bench-gpu: $(SETUP) ## ceilings, kernels, peers, data sets on a GPU; at most 9 minutes, resumes
@@ -52,11 +54,11 @@ rehearse-gpu: $(SETUP) ## bench/first_run.sh without a GPU, on a bare copy of th
 	PYTHON=$(PYTHON) bench/rehearse.sh
 
 docs: $(SETUP) ## the documentation as a site that reads without a network, into build/docs
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(call extra,docs)
 	$(PYTHON) -m mkdocs build --strict
 
 check: $(SETUP) ## ruff, mypy and clang-format at the pinned versions
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[check]'
+	$(call extra,check)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
