@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
-CODE = ("lim_gpu/**/*.py", "kernels/*", "bench/*.py", "bench/*.cu")  # what a change of makes a measurement old
+CODE = ("lim_gpu/**/*.py", "kernels/*", "bench/**/*.py", "bench/*.cu")  # what a change of makes a measurement old
 WRITERS = ("results.py", "goals.py", "text.py", "report.py", "plots.py")  # of bench/: they only show
 LIBRARIES = (
     "numpy numba torch torchvision pillow scikit-image scipy ImageHash imagededup pytorch-msssim torchmetrics kornia "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import inputs, peers
+from bench import inputs
+from bench.peers import params
+from bench.peers.deepnet import DEEPNET, torchvision_cosines
 from lim_gpu.similarity import deepnet
 
 JOB = "DeepNet"
@@ -38,7 +40,7 @@ def plain(weights, device: str) -> torch.nn.Module:
 
 def error(cosines: torch.Tensor, slices: torch.Tensor, weights, tolerance: float) -> float:
     """The largest deviation of the first 8 slices from torchvision on the CPU."""
-    expected = peers.torchvision_cosines(slices[:8].cpu(), plain(weights, "cpu"))
+    expected = torchvision_cosines(slices[:8].cpu(), plain(weights, "cpu"))
     deviation = float((cosines[:8, :8].cpu() - expected).abs().max())
     assert deviation <= tolerance
     return deviation
@@ -49,7 +51,7 @@ def named(peer: str, precision: str) -> str:
 
 
 @pytest.mark.budget(10)
-@pytest.mark.parametrize(("peer", "device"), peers.params(peers.DEEPNET))
+@pytest.mark.parametrize(("peer", "device"), params(DEEPNET))
 def test_peer(peer, device, weights, timed):
     slices, model = inputs.volume(N[device], device), plain(weights, device)
     off = error(peer.compute(slices[:8], model), slices, weights, peer.tolerance)

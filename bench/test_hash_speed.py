@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import inputs, peers
+from bench import inputs
+from bench.peers import hashes as peers
+from bench.peers import params
 from lim_gpu.pruning.hashes import leader_hashes, rank_hashes
 from lim_gpu.similarity.hash import BITS, dhash, hamming_matrix
 
@@ -29,7 +31,7 @@ def differing_bits(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(((a[:, None] ^ b[:, None]) >> bits & 1).sum(1).float().mean())
 
 
-@pytest.mark.parametrize(("peer", "device"), peers.params(peers.HASHES))
+@pytest.mark.parametrize(("peer", "device"), params(peers.HASHES))
 def test_peer(peer, device, timed):
     slices = inputs.volume(40, device)
     error = differing_bits(peer.compute(slices).cpu(), peers.imagehash_hashes(slices.cpu()))
@@ -53,7 +55,7 @@ def test_lim_gpu_on_gpu(timed):
     timed(HASHES, "slice", "lim_gpu", lambda: on_gpu(slices), len(slices), n=len(slices), error=0)
 
 
-@pytest.mark.parametrize(("peer", "device"), peers.params(peers.DISTANCES))
+@pytest.mark.parametrize(("peer", "device"), params(peers.DISTANCES))
 def test_peer_distances(peer, device, timed):
     few = inputs.random_hashes(20, device)
     assert (peer.compute(few).cpu() == peers.imagehash_distances(few.cpu())).all()

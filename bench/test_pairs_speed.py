@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import lim_gpu
-from bench import inputs, limits, peers
+from bench import inputs, limits
 from bench.kernels import pair_count
+from bench.peers import params
+from bench.peers.pairs import BINS, MI, SSIM
 from lim_gpu.similarity.mi import mi_pair
 from lim_gpu.similarity.ssim import ssim_pair
 
@@ -41,7 +43,7 @@ class Job:
 
 JOBS = {
     "ssim": Job("SSIM", lambda x, y: ssim_pair(x, y, 255), 1e-5),
-    "mi": Job("MI, 100 bins", lambda x, y: mi_pair(x, y, peers.BINS), 1e-6),
+    "mi": Job("MI, 100 bins", lambda x, y: mi_pair(x, y, BINS), 1e-6),
 }
 
 
@@ -49,7 +51,7 @@ def of_pairs(matrix: torch.Tensor) -> torch.Tensor:
     return torch.stack([matrix[i, j] for i, j in CHECKED])
 
 
-PEERS = [*peers.params(peers.SSIM, "ssim"), *peers.params(peers.MI, "mi")]
+PEERS = [*params(SSIM, "ssim"), *params(MI, "mi")]
 
 
 @pytest.mark.parametrize(("method", "peer", "device"), PEERS)
@@ -82,9 +84,9 @@ def test_limit_of_multiply_adds(slices, timed):
 
 def test_limit_of_increments(slices, timed):
     x, y = (image // 3 for image in slices[:2])  # 86 of 100 bins
-    assert limits.increments(x, y, peers.BINS).sum() == x.size
+    assert limits.increments(x, y, BINS).sum() == x.size
     name = "limit: an increment a pixel, 1 thread"
-    timed("MI, 100 bins", "pair", name, lambda: limits.increments(x, y, peers.BINS), 1, 50)
+    timed("MI, 100 bins", "pair", name, lambda: limits.increments(x, y, BINS), 1, 50)
 
 
 @pytest.mark.gpu

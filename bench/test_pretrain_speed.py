@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bench import inputs, peers
+from bench import inputs
+from bench.peers import DEVICES
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.datamodule import epoch_order
 from lim_gpu.pretrain.method import step_generator
@@ -136,7 +137,7 @@ def check(views: Views, device: str) -> None:
         assert not torch.equal(view[0], view[BATCH[device]])
 
 
-@pytest.mark.parametrize("device", peers.DEVICES)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("peer", PEERS)
 def test_step(peer, device, sources, setting, timed):
     source, there = sources(device, peer), setting(device)
@@ -144,7 +145,7 @@ def test_step(peer, device, sources, setting, timed):
     timed(STEP, "slice", peer, lambda: there.train(source()), there.count, 3, n=there.count)
 
 
-@pytest.mark.parametrize("device", peers.DEVICES)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("peer", [peer for peer in PEERS if RANDOM not in peer.values])
 def test_views(peer, device, sources, setting, timed):
     source = sources(device, peer)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import lim_gpu
-from bench import inputs, peers
+from bench import inputs
+from bench.peers import DEVICES
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.store.file import VolumeWriter
@@ -83,7 +84,7 @@ def cached(folder: Path) -> float:
 
 
 @pytest.mark.budget(10)
-@pytest.mark.parametrize("device", peers.DEVICES)
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", METHODS)
 def test_reduce(method, device, stores, timed, tmp_path):
     torch.set_num_threads(os.cpu_count() or 1)

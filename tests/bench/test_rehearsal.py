@@ -12,6 +12,8 @@ import pytest
 
 from bench import ceilings, datasets, inputs, kernels, parts, peers, report
 from bench.goals import GOALS
+from bench.peers import hashes as hash_peers
+from bench.peers import pairs as pair_peers
 from emulation import EmulatedModule, emulate
 from lim_gpu.intensity import cuda as intensity
 from lim_gpu.pruning import cuda as prune
@@ -68,7 +70,7 @@ def peers_of(table, *before):
 
 
 def test_a_wrong_peer_is_not_timed(timed, rows):
-    wrong = peers.Peer("wrong", "torch", lambda slices, which: 1.01 * peers.SSIM[1].compute(slices, which))
+    wrong = peers.Peer("wrong", "torch", lambda slices, which: 1.01 * pair_peers.SSIM[1].compute(slices, which))
     with pytest.raises(AssertionError):
         pairs.test_peer("ssim", wrong, "cpu", timed)
     assert rows == []
@@ -83,14 +85,14 @@ def everything(timed):
         timed("ceilings", "byte", resource, copy, size, table="ceilings")
     for kernel in kernels.ALL:
         versions.test_kernel(kernel, timed)
-    for values in (*peers_of(peers.SSIM, "ssim"), *peers_of(peers.MI, "mi")):
+    for values in (*peers_of(pair_peers.SSIM, "ssim"), *peers_of(pair_peers.MI, "mi")):
         pairs.test_peer(*values, timed)
     for method in pairs.JOBS:
         pairs.test_lim_gpu_on_gpu(method, 128, timed)
-    for peer, device in peers_of(peers.HASHES):
+    for peer, device in peers_of(hash_peers.HASHES):
         hashing.test_peer(peer, device, timed)
     hashing.test_lim_gpu_on_gpu(timed)
-    for peer, device in peers_of(peers.DISTANCES):
+    for peer, device in peers_of(hash_peers.DISTANCES):
         hashing.test_peer_distances(peer, device, timed)
     hashing.test_lim_gpu_distances_on_gpu(timed)
     for rule in hashing.RULES:
