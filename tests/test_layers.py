@@ -141,3 +141,14 @@ def test_hooks_and_checks_use_the_same_versions():
 def test_the_picture_in_contributing_is_this_house():
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
     assert "\n".join(f"    {'  '.join(rooms.split())}" for rooms in FLOORS) in text
+
+
+def test_where_a_method_lives_is_where_contributing_says():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text().split("## Where a method lives")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 7
+    places = (PACKAGE, PACKAGE.parent / "kernels", PACKAGE, PACKAGE.parent / "tests")
+    for name, *cells in rows:
+        for place, cell in zip(places, cells, strict=True):
+            for path in re.findall(r"`(\S+)`", cell):
+                assert (place / path).is_file(), f"{name}: {path}"
