@@ -18,6 +18,7 @@ import torch
 
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError, NoGpuError, UsageError
+from lim_gpu.pretrain import callbacks
 from lim_gpu.pretrain.callbacks import Keeper
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.plan import rank
@@ -223,6 +224,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished, store, tmp_path, monk
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr(Keeper, "save", on_a_full_disk)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", 0)
     with pytest.raises(LimGpuError, match=r"last.ckpt: cannot be written: File too large") as caught:
         pretrain(store, "swav", output=tmp_path / "run", **arguments("swav"))
     assert "\n" not in str(caught.value)
@@ -237,6 +239,20 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished, store, tmp_path, monk
     assert "warning: began with device cuda:0, goes on with cpu: its losses will differ" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("seconds", "every", "saved"), [(0, 50, [4, 8, 12]), (math.inf, 2, [8, 12])])
+def test_the_newest_state_is_saved_in_time_and_with_what_stays(store, tmp_path, monkeypatch, seconds, every, saved):
+    found, save = [], callbacks.save_checkpoint
+
+    def noted(path, state, plan):
+        found.append((path.name, state["global_step"]))
+        save(path, state, plan)
+
+    monkeypatch.setattr(callbacks, "save_checkpoint", noted)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", seconds)
+    pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", checkpoint_every=every))
+    assert [step for name, step in found if name == "last.ckpt"] == saved
+
+
 def test_a_loss_that_is_no_number_stops_with_a_dump(store, tmp_path, monkeypatch):
     loss = SwAV.loss
 
@@ -245,6 +261,7 @@ def test_a_loss_that_is_no_number_stops_with_a_dump(store, tmp_path, monkeypatch
         return found | {"loss": found["loss"] * (math.nan if self.global_step == 6 else 1)}
 
     monkeypatch.setattr(SwAV, "loss", spoiled)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", 0)
     with pytest.raises(LimGpuError, match=r"the loss is nan at epoch 1, step 6, with lr .* nonfinite.json"):
         pretrain(store, "swav", output=tmp_path / "run", **arguments("swav"))
     dump = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
