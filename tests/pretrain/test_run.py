@@ -133,16 +133,17 @@ def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, sto
     assert losses(run) == losses(finished / method)
 
 
-@pytest.mark.parametrize("method", ["swav", "spark"])
-def test_the_loss_falls(finished, method):
+@pytest.mark.parametrize(("method", "share"), [("swav", 0.9), ("spark", 0.99)])
+def test_the_loss_falls(finished, method, share):
+    """Seeds 1 to 3 came to 0.67 to 0.77 with SwAV, to 0.958 to 0.969 with SparK."""
     found = [loss for _, _, loss in losses(finished / method)]
-    assert sum(found[-STEPS:]) < 0.96 * sum(found[:STEPS])
+    assert sum(found[-STEPS:]) < share * sum(found[:STEPS])
 
 
 def test_the_loss_of_moco_falls_once_its_queue_is_full(store, tmp_path):
     pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", epochs=10))
     found = [loss for _, _, loss in losses(tmp_path / "run")]
-    assert sum(found[-2 * STEPS :]) < 0.97 * sum(found[STEPS : 3 * STEPS])  # 0.945 here
+    assert sum(found[-2 * STEPS :]) < 0.98 * sum(found[STEPS : 3 * STEPS])  # seeds 0 to 3: 0.898 to 0.945
 
 
 def test_streamed_slices_give_the_same_losses(finished, store, tmp_path, capsys):
