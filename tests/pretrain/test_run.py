@@ -96,8 +96,12 @@ GOLDEN = {"swav": (3.626702, 3.987371), "moco": (0.0, 2.396264), "spark": (1.712
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_losses_before_and_after_the_first_update_are_the_golden_ones(finished, method):
-    """Instruction sets are 3e-5 apart here, and 8e-3 a step later; `test_golden.py` goes further, in float64."""
-    assert [loss for _, _, loss in losses(finished / method)][:2] == pytest.approx(GOLDEN[method], rel=1e-3)
+    """Instruction sets are 3e-5 apart here, and 8e-3 a step later; `test_golden.py` goes further, in float64.
+
+    torch 2.6 begins SparK with other tokens than 2.14, which is 3e-3 of its second loss.
+    """
+    rel = 1e-2 if method == "spark" else 1e-3
+    assert [loss for _, _, loss in losses(finished / method)][:2] == pytest.approx(GOLDEN[method], rel=rel)
 
 
 def test_a_finished_run_is_unchanged(finished, store):
