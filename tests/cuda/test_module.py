@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import locale
 import re
 from types import SimpleNamespace
 
@@ -121,6 +122,7 @@ class FakeCupy:
         return self
 
     def get_function(self, name):
+        locale.setlocale(locale.LC_ALL, "C")  # as NVRTC 12.4 does
         self.log.append(("kernel", name))
         return self
 
@@ -140,6 +142,17 @@ def launch_distances(cupy):
     x, out = torch.arange(3), torch.empty((3, 3), dtype=torch.uint8)
     CudaModule("hash", cupy).launch("hash_distances", 1, 32, x=x, y=x, distances=out)
     return x, out
+
+
+def test_the_locale_is_that_of_before(on_stream_77):
+    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    try:
+        launch_distances(FakeCupy())
+        assert locale.setlocale(locale.LC_ALL) == "C.UTF-8"
+        assert locale.getencoding() == "UTF-8"
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def test_cupy_gets_addresses_and_typed_numbers_on_torchs_stream(on_stream_77):
