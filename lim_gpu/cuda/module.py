@@ -7,7 +7,7 @@ not see included files, so the header is pasted in.
 
 from __future__ import annotations
 
-import locale
+import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -219,12 +219,14 @@ class CudaModule(Module):
 
 @contextmanager
 def unchanged_locale() -> Iterator[None]:
-    """The process keeps its locale: NVRTC 12 leaves "C" behind, in which a text file that is opened is ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
+    """The thread keeps its locale: NVRTC 12 leaves "C" behind, in which a text file that is opened is ASCII."""
+    uselocale = ctypes.CDLL(None).uselocale
+    uselocale.argtypes, uselocale.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before = uselocale(None)
     try:
         yield
     finally:
-        locale.setlocale(locale.LC_ALL, before)
+        uselocale(before)
 
 
 class _Stream:
