@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lim_gpu.cuda.module import OPTIONS, source
+from lim_gpu.cuda.module import OPTIONS, source, unchanged_locale
 from lim_gpu.cuda.signature import constants
 
 CLASSES = {  # the first letters of an instruction; the longest match wins
@@ -123,7 +123,8 @@ def compile_kernels(text: str, name: str, architecture: int) -> tuple[bytes, str
     # CuPy adds -ftz=true to what it compiles
     options = [*(option.encode() for option in OPTIONS), b"-ftz=true", f"-arch=sm_{architecture}".encode()]
     options.append(b"--ptxas-options=-v")
-    result, *_ = library.nvrtcCompileProgram(program, len(options), options)
+    with unchanged_locale():
+        result, *_ = library.nvrtcCompileProgram(program, len(options), options)
     log = b" " * call(library.nvrtcGetProgramLogSize, program)
     call(library.nvrtcGetProgramLog, program, log)
     if result != library.nvrtcResult.NVRTC_SUCCESS:

@@ -7,8 +7,10 @@ not see included files, so the header is pasted in.
 
 from __future__ import annotations
 
+import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -178,8 +180,13 @@ class CudaModule(Module):
     def __init__(self, name: str, cupy: ModuleType, text: str | None = None) -> None:
         super().__init__(name, text)
         self._cupy = cupy
-        self._function = cache(cupy.RawModule(code=self.source, options=OPTIONS).get_function)
+        self._module = cupy.RawModule(code=self.source, options=OPTIONS)
+        self._function = cache(self._compiled)
         self._shared: dict[tuple[str, int | None], int] = {}  # the most asked for, by kernel and device
+
+    def _compiled(self, kernel: str) -> Any:
+        with unchanged_locale():
+            return self._module.get_function(kernel)
 
     def shared_limit(self, device: torch.device) -> int:
         """The most bytes of shared memory that a block may ask for on `device`."""
@@ -208,6 +215,18 @@ class CudaModule(Module):
                 f"{self.name}.cu: {signature.kernel} cannot run on {device}: {' '.join(str(error).split())}. "
                 "See lim-gpu doctor"
             ) from error
+
+
+@contextmanager
+def unchanged_locale() -> Iterator[None]:
+    """The thread keeps its locale: NVRTC 12 leaves "C" behind, in which a text file that is opened is ASCII."""
+    uselocale = ctypes.CDLL(None).uselocale
+    uselocale.argtypes, uselocale.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before = uselocale(None)
+    try:
+        yield
+    finally:
+        uselocale(before)
 
 
 class _Stream:

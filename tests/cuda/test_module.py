@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
+import locale
 import re
 from types import SimpleNamespace
 
@@ -92,6 +94,9 @@ def test_the_source_names_its_files():
 # ------------------------------------------------------------------------------------------------- what CuPy is told
 
 
+C, ALL = ctypes.CDLL(None), 0x1FBF  # LC_ALL_MASK of glibc
+
+
 class FakeCupy:
     """The parts of CuPy that the loader uses."""
 
@@ -121,6 +126,8 @@ class FakeCupy:
         return self
 
     def get_function(self, name):
+        C.uselocale.argtypes, C.newlocale.restype = [ctypes.c_void_p], ctypes.c_void_p
+        C.uselocale(C.newlocale(ALL, b"C", None))  # as NVRTC 12.4 does
         self.log.append(("kernel", name))
         return self
 
@@ -140,6 +147,13 @@ def launch_distances(cupy):
     x, out = torch.arange(3), torch.empty((3, 3), dtype=torch.uint8)
     CudaModule("hash", cupy).launch("hash_distances", 1, 32, x=x, y=x, distances=out)
     return x, out
+
+
+def test_the_locale_is_that_of_before(on_stream_77):
+    before = locale.getencoding()
+    launch_distances(FakeCupy())
+    assert locale.getencoding() == before
+    assert before != "ANSI_X3.4-1968", "tests run in UTF-8"
 
 
 def test_cupy_gets_addresses_and_typed_numbers_on_torchs_stream(on_stream_77):
