@@ -75,6 +75,8 @@ class Loop(NamedTuple):
 LOOPS = {
     "ssim_pairs": Loop(("X_TILE", "Y_TILE", "COLUMNS")),
     "ssim_pairs_tensor": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+    "ssim_pairs_staged_4x48": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+    "ssim_pairs_staged_8x24": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
     "mi_pairs_plain": Loop(mark=("ATOMS", 1)),
     "mi_pairs": Loop(mark=("ATOMS", 1)),
     "hash_distances": Loop(mark=("POPC", 2)),
