@@ -15,7 +15,7 @@ from lim_gpu.intensity.cuda import to_uint8
 from lim_gpu.pruning import cuda as prune
 from lim_gpu.pruning import hashes as hash_rules
 from lim_gpu.similarity.cuda.hash import Search
-from lim_gpu.similarity.cuda.mi import mi_matrix, mi_matrix_plain
+from lim_gpu.similarity.cuda.mi import KERNELS, mi_matrix, mi_matrix_plain
 from lim_gpu.similarity.cuda.ssim import TENSOR, ssim_matrix, ssim_matrix_plain
 
 pytestmark = pytest.mark.emulated
@@ -50,7 +50,10 @@ RUNS = {
         *(ssim_matrix(SMALL, 255, module=module, version=version) for version in TENSOR),
         ssim_matrix_plain(SMALL, 255, module=module),
     ),
-    "mi": lambda module: (mi_matrix(SMALL, 200, module=module), mi_matrix_plain(SMALL, 100, module=module)),
+    "mi": lambda module: (
+        *(mi_matrix(SMALL, 200 if version == "passes" else 50, module=module, version=version) for version in KERNELS),
+        mi_matrix_plain(SMALL, 100, module=module),
+    ),
     "intensity": lambda module: (to_uint8(HU, None, module=module),),
     "prune": pruned,
     "hash": swept,

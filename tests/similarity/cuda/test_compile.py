@@ -27,6 +27,9 @@ PER_PIXEL = {  # ceilings of the instructions for a pixel of a pair, from comput
     "ssim_pairs_staged_8x24": 41,
     "mi_pairs_plain": 32,
     "mi_pairs": 29,
+    "mi_pairs_every": 5,
+    "mi_pairs_redirected": 7,
+    "mi_pairs_skipped": 14,
 }
 REGISTERS = {  # ceilings: the most that any architecture takes, in steps of 8
     "hash_bits": 40,
@@ -43,7 +46,10 @@ REGISTERS = {  # ceilings: the most that any architecture takes, in steps of 8
     "mi_bins_u8": 40,
     "mi_marginals": 72,
     "mi_pairs": 48,
+    "mi_pairs_every": 56,
     "mi_pairs_plain": 48,
+    "mi_pairs_redirected": 64,
+    "mi_pairs_skipped": 56,
     "prune_leader": 24,
     "prune_nearest": 40,
     "prune_rank": 40,
