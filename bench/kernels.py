@@ -90,19 +90,26 @@ def _order(ranking: tuple[Any, ...]) -> torch.Tensor:
     return torch.from_numpy(ranking[0].copy())
 
 
+def _ssim(version: str) -> Callable[[torch.Tensor, Module | None], torch.Tensor]:
+    return lambda slices, module: cuda_ssim.ssim_matrix(slices, 255, version=version, module=module)
+
+
+def _mi(version: str) -> Callable[[torch.Tensor, Module | None], torch.Tensor]:
+    return lambda slices, module: cuda_mi.mi_matrix(slices, version=version, module=module)
+
+
+SSIM_KERNELS = {"pairs": "ssim_pairs", **{version: tensor.kernel for version, tensor in cuda_ssim.TENSOR.items()}}
 SSIM = [
     Kernel("ssim_plain", "ssim", "pair", lambda x, m: cuda_ssim.ssim_matrix_plain(x, 255, module=m),
            _numpy(ssim_matrix, 255), _ssim_work, 1e-5),
-    Kernel("ssim_pairs", "ssim", "pair", lambda x, m: cuda_ssim.ssim_matrix(x, 255, version="pairs", module=m),
-           _numpy(ssim_matrix, 255), _ssim_work, 1e-5),
-    Kernel("ssim_pairs_tensor", "ssim", "pair", lambda x, m: cuda_ssim.ssim_matrix(x, 255, version="tensor", module=m),
-           _numpy(ssim_matrix, 255), _ssim_work, 1e-5),
+    *(Kernel(name, "ssim", "pair", _ssim(version), _numpy(ssim_matrix, 255), _ssim_work, 1e-5)
+      for version, name in SSIM_KERNELS.items()),
 ]  # fmt: skip
 MI = [
     Kernel("mi_pairs_plain", "mi", "pair", lambda x, m: cuda_mi.mi_matrix_plain(x, module=m),
            _numpy(mi_matrix, 100), _mi_work, 1e-6),
-    Kernel("mi_pairs", "mi", "pair", lambda x, m: cuda_mi.mi_matrix(x, module=m),
-           _numpy(mi_matrix, 100), _mi_work, 1e-6),
+    *(Kernel(name, "mi", "pair", _mi(version), _numpy(mi_matrix, 100), _mi_work, 1e-6)
+      for version, name in cuda_mi.KERNELS.items()),
 ]  # fmt: skip
 HASH = [
     Kernel("hash_rows, hash_columns, hash_bits", "hash", "slice", lambda x, m: cuda_hash.dhash(x, module=m),

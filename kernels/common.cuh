@@ -1,5 +1,8 @@
 // What every kernel file shares. Pasted before each .cu by the loader, since CuPy's cache does not see included files.
 // No header is needed: NVRTC knows the mathematics and the intrinsics by itself.
+//
+// Parameters of a kernel: an array has a line of its own and its shape in the comment beside it. Both are parsed, and
+// every launch is checked against them (lim_gpu/cuda/signature.py).
 
 using u8 = unsigned char;
 using u32 = unsigned int;

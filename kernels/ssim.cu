@@ -32,10 +32,16 @@
 //                                        whole numbers, so the 11 multiply-adds and the exchange become 0.75
 //                                        instructions and 6 to put the digits together; 31 on sm_100, where the
 //                                        filter takes two windows at a time. Expected: 70 to 80 % of the pairs above.
+//     ssim_pairs_staged
+//             _4x48         38   3.4e6   The same to the bit, slices on their way into shared memory while the chunk
+//             _8x24         39   3.3e6   before is computed: no lane waits for the L2 cache. 4 slices of x meet 48 of y
+//                                        in a block, as in ssim_pairs_tensor, or 8 meet 24: then more of the pairs of
+//                                        small volumes lie in whole tiles.
 //
-// Other floors of ssim_pairs_tensor: the tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their
-// peak); the L2 cache gives 224 / 16 (1 / X_BLOCK + 1 / Y_BLOCK) = 3.8 bytes a pixel, 3.4 TB/s at 3.4e6 pairs; 384
-// threads of 168 registers fill the registers of a multiprocessor.
+// Other floors of the three: the tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their peak);
+// the L2 cache gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a pixel, 3.9 of 4 x 48 (3.4 TB/s at 3.4e6 pairs) and
+// 2.4 of 8 x 24; 384 threads of 168 registers fill the registers of a multiprocessor. Which is fastest the benchmark
+// tells (bench/kernels.py), and lim_gpu/similarity/cuda/ssim.py takes it.
 //
 // The value of a pair depends on its two slices alone, in either order, bit for bit. Equal slices give exactly 1: the
 // products and sums that this rests on are written as intrinsics, which the compiler must not contract.
@@ -412,7 +418,8 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
 
 // The filter along a row is a matrix product of bytes. For a row of a slice x and the same row of 8 slices y,
 //
-//     h[u, y] = sum over k of (w[k - u] x[k]) y[k],   u: 16 windows, their first columns; k: 32 columns, 26 in use
+//     h[window, y] = sum over k of (w[k - window] x[k]) y[k],   16 windows, by their first columns; 32 columns k, 26
+//     used
 //
 // so x is folded into the band of weights (16 x 32) and no product of two pixels is ever formed. Pixels are 8 bits
 // (pixel - offset), weights whole numbers of sum 217802, w x is split into three digits of 8 bits, and h is exact:
@@ -430,29 +437,34 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
 constexpr int STRIP = 16;       // windows
 constexpr int DEPTH = 32;       // columns that they are made of, of which the last 6 have no weight
 constexpr int DIGITS = 3;       // of w x
-constexpr int LANE_PIXELS = 4;  // of a product of 16 windows and 8 slices, 2 by 2
 constexpr int CHUNK = 3;        // rows between two barriers
 constexpr int STAGE = 11;       // chunks whose values are summed in float before they are added in fixed point
 constexpr int X_WARP = 2;       // slices of x that a warp takes
 constexpr int Y_WARP = 8;       // and of y
-constexpr int X_WARPS = 2;      // warps of a block side by side
-constexpr int Y_WARPS = 6;      // and one behind the other
-constexpr int X_BLOCK = 4;
-constexpr int Y_BLOCK = 48;
+constexpr int Y_LANE = 2;       // of which a lane has two, in two windows
+constexpr int LANE_PIXELS = 4;  // that it has of a product of 16 windows and 8 slices
+constexpr int TENSOR_WARPS = 12;
 constexpr int TENSOR_THREADS = 384;
 constexpr int RECORD = 224;  // bytes
+constexpr int SLAB = 688;    // bytes
 constexpr int WEIGHT_SUM = 217802;
 
-static_assert(X_BLOCK == X_WARPS * X_WARP && Y_BLOCK == Y_WARPS * Y_WARP, "slices of a block");
-static_assert(TENSOR_THREADS == X_WARPS * Y_WARPS * WARP && X_WARPS * Y_WARPS == CHUNK * X_BLOCK, "a fragment a warp");
+static_assert(WARP * LANE_PIXELS == STRIP * Y_WARP && LANE_PIXELS == 2 * Y_LANE, "as mma.m16n8k32 has it");
+static_assert(TENSOR_THREADS == TENSOR_WARPS * WARP, "whole warps");
 
-// A row of a strip of a slice. 7 sectors, and what lies in a row has addresses known when the kernel is compiled.
+// A row of a strip of a slice. What lies in it has addresses known when the kernel is compiled.
 struct Record {
     u8 pixels[DEPTH];     // pixel - offset, two's complement; 0 behind the W-th column
     int mean[STRIP];      // of pixel - offset, for the windows whose centres are in this row, times MEAN_SCALE
-    float2 field[STRIP];  // of the same windows: mean; spread: (sxx + C2 / 2) / 2 in units of h
+    float2 field[STRIP];  // of the windows that end with this row: mean; spread: (sxx + C2 / 2) / 2 in units of h
 };
-static_assert(sizeof(Record) == RECORD, "as the host has it");
+
+// CHUNK rows of a strip of a slice. The slabs of all slices lie side by side, so that those of a tile are one piece.
+struct Slab {
+    Record rows[CHUNK];
+    uint4 unused;  // neighbouring slices stand in different banks of shared memory
+};
+static_assert(sizeof(Record) == RECORD && sizeof(Slab) == SLAB, "as the host has them");
 
 constexpr double MEAN_SCALE = 32768 * 466.6926183260241;  // sqrt(2^32 WEIGHT_SUM / 4)
 
@@ -468,69 +480,73 @@ struct Covariance {
 
     // Takes h and the means at row r; returns the values at the centre r - RADIUS.
     __device__ float2 next(int2 h, int2 x_mean, int2 y_mean, float half_c2) {
+        // tail[1] .. tail[5] of the formula at the top, for the Gaussian of sigma 1.5 and sum 1
+        // (lim_gpu/similarity/ssim.py): 0.367 is w[1] + ... + w[5]. Along columns nothing need be exact.
         constexpr float tail[RADIUS] = {0.36699414f, 0.1539886f, 0.04462791f, 0.008627138f, 0.0010283801f};
         float2 value = filter.next({(float)(h.x - previous.x), (float)(h.y - previous.y)}, tail, half_c2);
-        previous = h;
+        previous = h;  // and what the windows with centre r have beside their excess:
         filter.partial[RADIUS - 1].x += (float)(h.x - __mulhi(x_mean.x, y_mean.x));
         filter.partial[RADIUS - 1].y += (float)(h.y - __mulhi(x_mean.y, y_mean.y));
         return value;
     }
 };
 
-extern "C" __global__ void ssim_records(const u8* __restrict__ slices,        // (n, H, W)
-                                        const int* __restrict__ offset,       // (n)
-                                        const double* __restrict__ vertical,  // (11): weights
-                                        u8* records,                          // (n, strips, rows, 224)
-                                        int H, int W, int strips, int rows, float half_c2) {
+extern "C" __global__ void ssim_slabs(const u8* __restrict__ slices,        // (n, H, W)
+                                      const int* __restrict__ offset,       // (n)
+                                      const double* __restrict__ vertical,  // (11): weights
+                                      u8* slabs,                            // (strips, chunks, n, 688)
+                                      int n, int H, int W, int strips, int chunks, float half_c2) {
     // A thread takes a window down the rows, twice. One that hangs over behind the W-th column has means of 0 and a
     // spread of C2 / 4, and no h in ssim_pairs_tensor: its SSIM is exactly 1.
-    int u = blockIdx.y * blockDim.x + threadIdx.x, own = u % STRIP;
-    if (u >= strips * STRIP) {
+    int window = blockIdx.y * blockDim.x + threadIdx.x, own = window % STRIP;  // it begins with that column
+    if (window >= strips * STRIP) {
         return;
     }
-    bool valid = u + WINDOW <= W;
+    bool valid = window + WINDOW <= W;
     int middle = offset[blockIdx.x];
     const u8* in = slices + (i64)blockIdx.x * H * W;
-    Record* out = (Record*)records + ((i64)blockIdx.x * strips + u / STRIP) * rows;
+    Slab* out = (Slab*)slabs + (i64)(window / STRIP) * chunks * n + blockIdx.x;
+    auto row = [=](int r) -> Record& { return out[(i64)(r / CHUNK) * n].rows[r % CHUNK]; };
     double partial[WINDOW] = {};
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < chunks * CHUNK; ++r) {
         for (int k = 2 * own; k < 2 * own + 2; ++k) {
-            int c = u - own + k;
-            out[r].pixels[k] = r < H && c < W ? in[(i64)r * W + c] - middle : 0;
+            int c = window - own + k;
+            row(r).pixels[k] = r < H && c < W ? in[(i64)r * W + c] - middle : 0;
         }
         int sum = 0;
         for (int k = 0; k < WINDOW && valid && r < H; ++k) {
-            sum += weight(k - RADIUS) * (in[(i64)r * W + u + k] - middle);
+            sum += weight(k - RADIUS) * (in[(i64)r * W + window + k] - middle);
         }
         for (int k = 0; k < WINDOW; ++k) {
             partial[k] = (k < WINDOW - 1 ? partial[k + 1] : 0) + vertical[k] * sum;
         }
         if (r >= 2 * RADIUS) {
             double mean = partial[0] / WEIGHT_SUM;
-            out[r - RADIUS].mean[own] = (int)rint(mean * MEAN_SCALE);
-            out[r - RADIUS].field[own].x = valid ? (float)(mean + middle) : 0;
+            row(r - RADIUS).mean[own] = (int)rint(mean * MEAN_SCALE);
+            row(r).field[own].x = valid ? (float)(mean + middle) : 0;
         }
     }
     Covariance variance{};
     for (int r = 0; r < H; ++r) {
         i64 sum = 0;
         for (int k = 0; k < WINDOW && valid; ++k) {
-            int pixel = in[(i64)r * W + u + k] - middle;
+            int pixel = in[(i64)r * W + window + k] - middle;
             sum += (i64)weight(k - RADIUS) * pixel * pixel;
         }
-        int mean = r >= RADIUS && r < H - RADIUS ? out[r].mean[own] : 0;
+        int mean = r >= RADIUS && r < H - RADIUS ? row(r).mean[own] : 0;
         int h = (int)(sum >> 2);
         float value = variance.next({h, h}, {mean, mean}, {mean, mean}, half_c2).x;
         if (r >= 2 * RADIUS) {
-            out[r - RADIUS].field[own].y = 0.5f * value;
+            row(r).field[own].y = 0.5f * value;
         }
     }
 }
 
-// d (16 x 8) += a (16 x 32) b (32 x 8), a: unsigned bytes or signed, b: signed. Lane 4 g + t of the warp holds
-//     a   rows g (a.x, a.z) and g + 8 (a.y, a.w), columns 4 t .. 4 t + 3 (a.x, a.y) and 16 + 4 t .. (a.z, a.w)
-//     b   column g, rows 4 t .. 4 t + 3 (b.x) and 16 + 4 t .. (b.y)
-//     d   rows g (d[0], d[1]) and g + 8 (d[2], d[3]), columns 2 t (d[0], d[2]) and 2 t + 1
+// d (16 x 8) += a (16 x 32) b (32 x 8), a: unsigned bytes or signed, b: signed. Lane 4 group + member of the warp holds
+//     a   rows group (a.x, a.z) and group + 8 (a.y, a.w),
+//         columns 4 member .. 4 member + 3 (a.x, a.y) and 16 + 4 member .. (a.z, a.w)
+//     b   column group, rows 4 member .. 4 member + 3 (b.x) and 16 + 4 member .. (b.y)
+//     d   rows group (d[0], d[1]) and group + 8 (d[2], d[3]), columns 2 member (d[0], d[2]) and 2 member + 1
 #define MMA(type)                                                                 \
     asm("mma.sync.aligned.m16n8k32.row.col.s32." type                             \
         ".s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
@@ -546,13 +562,13 @@ __device__ inline void multiply_add(int (&d)[LANE_PIXELS], const uint4& a, const
         MMA("u8");
     }
 #else
-    int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
-    for (int lane = 0; lane < 4; ++lane) {
+    int group = threadIdx.x % WARP / 4, member = threadIdx.x % 4;
+    for (int other = 0; other < 4; ++other) {
         for (int half = 0; half < 2; ++half) {
             u64 rows = half ? (u64)a.w << 32 | a.z : (u64)a.y << 32 | a.x;
-            rows = __shfl_sync(ALL_LANES, rows, 4 * g + lane);
+            rows = __shfl_sync(ALL_LANES, rows, 4 * group + other);
             for (int column = 0; column < 2; ++column) {
-                u32 bytes = __shfl_sync(ALL_LANES, half ? b.y : b.x, 4 * (2 * t + column) + lane);
+                u32 bytes = __shfl_sync(ALL_LANES, half ? b.y : b.x, 4 * (2 * member + column) + other);
                 for (int k = 0; k < 4; ++k) {
                     int factor = (signed char)(bytes >> 8 * k);
                     d[column] += (Byte)(rows >> 8 * k) * factor;
@@ -564,41 +580,187 @@ __device__ inline void multiply_add(int (&d)[LANE_PIXELS], const uint4& a, const
 #endif
 }
 
-__device__ inline int joined(int d0, int d1, int d2) { return (d0 >> 2) + (d1 << 6) + (d2 << 14); }
+// A row of a strip, of one slice of x and 8 of y, is one product for each digit. Rows and columns are numbered so that
+// what a lane holds are neighbours: row m < 8 of a fragment is window 2 m, and row m + 8 is window 2 m + 1; its columns
+// 4 member .. and 16 + 4 member .. are the columns 8 member .. 8 member + 7 of the strip. In lane 4 group + member:
+//
+//                                                  slice of y           group
+//                                    column 8 member .. 8 member + 3    b.x
+//                                       8 member + 4 .. 8 member + 7    b.y
+//
+//     fragment           columns of b.x   of b.y        h      slice of y  2 member  2 member + 1
+//     window 2 group          a.x          a.z          window 2 group       d[0]        d[1]
+//            2 group + 1      a.y          a.w               2 group + 1     d[2]        d[3]
 
-// Row m of a fragment is window 2 m for m < 8 and 2 (m - 8) + 1 behind, so that a lane's two windows are neighbours;
-// its columns 4 t .. and 16 + 4 t .. are 8 t .. 8 t + 7 of the strip, for one load.
-
-// w of a lane's 16 entries of a fragment, in its order; 0 for windows from `valid` on, whose h is then 0.
+// w of the 16 entries of a fragment that a lane holds, in its order; 0 for windows from `valid` on, whose h is then 0.
 __device__ inline void set_band(int4* band, int valid) {
-    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    for (int part = 0; part < 4; ++part) {
-        int u = 2 * g + part % 2, k = 8 * t + part / 2 * 4 - u - RADIUS;
-        bool used = u < valid;
+    int lane = threadIdx.x % WARP, group = lane / 4, member = lane % 4;
+    for (int part = 0; part < 4; ++part) {  // a.x, a.y, a.z, a.w
+        int window = 2 * group + part % 2, k = 8 * member + part / 2 * 4 - window - RADIUS;
+        bool used = window < valid;
         band[part * WARP + lane] = {used ? weight(k) : 0, used ? weight(k + 1) : 0, used ? weight(k + 2) : 0,
                                     used ? weight(k + 3) : 0};
     }
 }
 
-// The digits of w x for a row of a slice.
-__device__ inline void fold(const u8* pixels, const int4* band, uint4* fragment) {
-    int lane = threadIdx.x % WARP, t = lane % 4;
-    uint2 eight = *(const uint2*)(pixels + 8 * t);
-    u32 digit[DIGITS][4];
+// The digits of four products of 24 bits, gathered. Bytes from the lowest on; each digit of a selector of __byte_perm,
+// from the lowest on, takes a byte of its two arguments: 0 .. 3 of the first, 4 .. 7 of the second.
+//
+//     p0 = a0 a1 a2 .    0x5140: 0 4 1 5    low  = a0 b0 a1 b1    0x5410: 0 1 4 5    digit[0] = a0 b0 c0 d0
+//     p1 = b0 b1 b2 .                       high = c0 d0 c1 d1    0x7632: 2 3 6 7    digit[1] = a1 b1 c1 d1
+//     p2 = c0 c1 c2 .
+//     p3 = d0 d1 d2 .    0x0062: 2 6        a2 b2 and c2 d2       0x5410: 0 1 4 5    digit[2] = a2 b2 c2 d2
+__device__ inline void split(int p0, int p1, int p2, int p3, u32 (&digit)[DIGITS]) {
+    u32 low = __byte_perm(p0, p1, 0x5140), high = __byte_perm(p2, p3, 0x5140);
+    digit[0] = __byte_perm(low, high, 0x5410);
+    digit[1] = __byte_perm(low, high, 0x7632);
+    digit[2] = __byte_perm(__byte_perm(p0, p1, 0x0062), __byte_perm(p2, p3, 0x0062), 0x5410);
+}
+
+// A row of a slice of x folded into the band: a fragment for each digit of w x.
+struct Fragments {
+    uint4 digit[DIGITS][WARP];  // what the lanes hold as a
+};
+
+__device__ inline void fold(const u8* pixels, const int4* band, Fragments& fragments) {
+    int lane = threadIdx.x % WARP, member = lane % 4;
+    uint2 eight = *(const uint2*)(pixels + 8 * member);
+    u32 digit[4][DIGITS];
 #pragma unroll
-    for (int part = 0; part < 4; ++part) {
+    for (int part = 0; part < 4; ++part) {  // a.x, a.y, a.z, a.w
         int4 w = band[part * WARP + lane];
         int four = part < 2 ? eight.x : eight.y;
-        int p0 = w.x * (four << 24 >> 24), p1 = w.y * (four << 16 >> 24), p2 = w.z * (four << 8 >> 24);
-        int p3 = w.w * (four >> 24);
-        u32 low = __byte_perm(p0, p1, 0x5140), high = __byte_perm(p2, p3, 0x5140);
-        digit[0][part] = __byte_perm(low, high, 0x5410);
-        digit[1][part] = __byte_perm(low, high, 0x7632);
-        digit[2][part] = __byte_perm(__byte_perm(p0, p1, 0x62), __byte_perm(p2, p3, 0x62), 0x5410);
+        split(w.x * (four << 24 >> 24), w.y * (four << 16 >> 24), w.z * (four << 8 >> 24), w.w * (four >> 24),
+              digit[part]);
     }
 #pragma unroll
     for (int d = 0; d < DIGITS; ++d) {
-        fragment[d * WARP + lane] = {digit[d][0], digit[d][1], digit[d][2], digit[d][3]};
+        fragments.digit[d][lane] = {digit[0][d], digit[1][d], digit[2][d], digit[3][d]};
+    }
+}
+
+// h from the products of the digits.
+__device__ inline int joined(int d0, int d1, int d2) { return (d0 >> 2) + (d1 << 6) + (d2 << 14); }
+
+// h of a lane's two windows with each of its slices of y, from a row of a slice of x and what the lane holds as b.
+__device__ inline void multiply(const Fragments& x, uint2 pixels, int2 (&h)[Y_LANE]) {
+    int lane = threadIdx.x % WARP, d0[LANE_PIXELS] = {}, d1[LANE_PIXELS] = {}, d2[LANE_PIXELS] = {};
+    multiply_add<u8>(d0, x.digit[0][lane], pixels);
+    multiply_add<u8>(d1, x.digit[1][lane], pixels);
+    multiply_add<signed char>(d2, x.digit[2][lane], pixels);  // which has the sign of w x
+#pragma unroll
+    for (int y = 0; y < Y_LANE; ++y) {
+        h[y] = {joined(d0[y], d1[y], d2[y]), joined(d0[y + Y_LANE], d1[y + Y_LANE], d2[y + Y_LANE])};
+    }
+}
+
+// sum + SSIM - 1 of a window. Luminance and spreads have no small difference to lose; SSIM - 1 loses nothing near 1.
+__device__ inline float add_ssim(float sum, float mx, float my, float spread, float covariance, float c1) {
+    float luminance = fmaf(2 * mx, my, c1), apart = mx - my;
+    float above = __fmul_rn(luminance, covariance), below = __fmul_rn(fmaf(apart, apart, luminance), spread);
+    return fmaf(above - below, __fdividef(1, below), sum);
+}
+
+// The pairs of a lane, X_WARP slices of x with Y_LANE of y, in two neighbouring windows of a strip.
+struct LanePairs {
+    int group, member, window;          // window: the first of the two
+    const Slab *x[X_WARP], *y[Y_LANE];  // of a chunk
+    const u8* y_pixels;                 // in its first row, of the slice of y and the columns that the lane holds as b
+    float c1, half_c2;
+    Covariance covariance[X_WARP][Y_LANE];
+    float sum[X_WARP][Y_LANE];  // of SSIM - 1
+
+    __device__ LanePairs(float c1, float half_c2)
+        : group(threadIdx.x % WARP / 4),
+          member(threadIdx.x % 4),
+          window(2 * group),
+          c1(c1),
+          half_c2(half_c2),
+          covariance(),
+          sum() {}
+
+    // Looks at a chunk: the warp's slices are i and those behind it of xs (a), and j and those behind it of ys (b).
+    __device__ void look(const Slab* xs, const Slab* ys, int i, int j, int a, int b) {
+        for (int k = 0; k < X_WARP; ++k) {
+            x[k] = &xs[min(i + k, a - 1)];
+        }
+        for (int k = 0; k < Y_LANE; ++k) {
+            y[k] = &ys[min(j + Y_LANE * member + k, b - 1)];
+        }
+        y_pixels = ys[min(j + group, b - 1)].rows->pixels + 8 * member;
+    }
+
+    // Takes row k of the chunk into the filters; returns sxy + C2 / 2 of the windows that end with it.
+    __device__ void filter(int k, const Fragments* fragments, float2 (&value)[X_WARP][Y_LANE]) {
+        uint2 pixels = *(const uint2*)(y_pixels + k * RECORD);
+#pragma unroll
+        for (int i = 0; i < X_WARP; ++i) {
+            int2 h[Y_LANE], x_mean = *(const int2*)&x[i]->rows[k].mean[window];
+            multiply(fragments[i], pixels, h);
+#pragma unroll
+            for (int j = 0; j < Y_LANE; ++j) {
+                int2 y_mean = *(const int2*)&y[j]->rows[k].mean[window];
+                value[i][j] = covariance[i][j].next(h[j], x_mean, y_mean, half_c2);
+            }
+        }
+    }
+
+    // Adds the windows that end with row k of the chunk.
+    __device__ void add(int k, const float2 (&value)[X_WARP][Y_LANE]) {
+#pragma unroll
+        for (int i = 0; i < X_WARP; ++i) {
+            float4 of_x = *(const float4*)&x[i]->rows[k].field[window];  // mean, spread; mean, spread
+#pragma unroll
+            for (int j = 0; j < Y_LANE; ++j) {
+                float4 of_y = *(const float4*)&y[j]->rows[k].field[window];
+                sum[i][j] = add_ssim(sum[i][j], of_x.x, of_y.x, of_x.y + of_y.y, value[i][j].x, c1);
+                sum[i][j] = add_ssim(sum[i][j], of_x.z, of_y.z, of_x.w + of_y.w, value[i][j].y, c1);
+            }
+        }
+    }
+
+    // On to the next chunk of (chunks, a) slabs of x and (chunks, b) of y.
+    __device__ void advance(int a, int b) {
+        for (const Slab*& slab : x) {
+            slab += a;
+        }
+        for (const Slab*& slab : y) {
+            slab += b;
+        }
+        y_pixels += (i64)b * SLAB;
+    }
+
+    // Sums over the windows of the strip, that is over the lanes with this member, and begins anew. Each of the four
+    // pairs of such a lane is the result in one of the first four groups.
+    __device__ float flush() {
+        float found = 0;
+        for (int pair = 0; pair < X_WARP * Y_LANE; ++pair) {
+            float& part = sum[pair / Y_LANE][pair % Y_LANE];
+            for (int distance = WARP / 2; distance >= 4; distance /= 2) {
+                part += __shfl_xor_sync(ALL_LANES, part, distance);
+            }
+            found = group == pair ? part : found;
+            part = 0;
+        }
+        return found;
+    }
+};
+
+// A row of windows ends with each row of a slice from 2 RADIUS on. One comparison: the rows before have differences
+// below 0, which as u32 are larger than any height.
+__device__ inline bool ends_windows(int row, int H) { return (u32)(row - 2 * RADIUS) < (u32)(H - 2 * RADIUS); }
+
+// A chunk that begins with row `first`; the slices of x of this warp are x_warp and those behind it of the block's.
+template <int X_BLOCK>
+__device__ inline void add_chunk(LanePairs& pairs, const Fragments (&fragments)[CHUNK][X_BLOCK], int x_warp, int first,
+                                 int H) {
+#pragma unroll
+    for (int k = 0; k < CHUNK; ++k) {
+        float2 value[X_WARP][Y_LANE];
+        pairs.filter(k, fragments[k] + x_warp, value);
+        if (ends_windows(first + k, H)) {
+            pairs.add(k, value);
+        }
     }
 }
 
@@ -606,122 +768,216 @@ __device__ inline void fold(const u8* pixels, const int4* band, uint4* fragment)
 struct Total {
     i64 sum;  // of SSIM - 1, times 2^32
     int row, column;
+
+    __device__ void add(float part) { sum += __float2ll_rn(part * 4294967296.0f); }
 };
 
-extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
-    ssim_pairs_tensor(const u8* x,  // (a, strips, rows, 224)
-                      const u8* y,  // (b, strips, rows, 224)
-                      u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                      int a, int b, int strips, int rows, int H, int W, int x_first, int y_first, float c1,
-                      float half_c2) {
-    // A block takes a strip of X_BLOCK slices of x against Y_BLOCK of y, a warp 2 of them against 8.
-    __shared__ uint4 fragments[2][CHUNK * X_BLOCK][DIGITS * WARP];
-    __shared__ int4 band[4 * WARP];
-    __shared__ Total totals[TENSOR_THREADS];
-    Tile tile = tile_of(blockIdx.x, (a + X_BLOCK - 1) / X_BLOCK, (b + Y_BLOCK - 1) / Y_BLOCK);
-    int i = tile.row * X_BLOCK, j = tile.column * Y_BLOCK;
-    if (x_first + i >= y_first + min(j + Y_BLOCK, b) - 1) {
-        return;  // on or below the diagonal
+// What a block and its warps take: a strip of X_BLOCK slices of x against Y_BLOCK of y, X_WARPS x Y_WARPS warps, each 2
+// against 8. Slices are counted from the first of the block; one that hangs over repeats the last, or is not read.
+template <int X_WARPS, int Y_WARPS>
+struct Share {
+    static constexpr int X_BLOCK = X_WARPS * X_WARP, Y_BLOCK = Y_WARPS * Y_WARP;
+    static constexpr int FOLDED = CHUNK * X_WARP / Y_WARPS;  // rows of slices of x that a warp folds for a chunk
+    static_assert(X_WARPS * Y_WARPS == TENSOR_WARPS && FOLDED * Y_WARPS == CHUNK * X_WARP, "each warp as many");
+
+    int a, b, x_first, y_first;
+    int x_block, y_block;  // the first slices of the block
+    int x_warp, y_warp;    // and of the warp, after those
+    int folded;            // the first that the warp folds of the rows of its slices: row folded / X_WARP of a chunk
+
+    __device__ Share(int a, int b, int x_first, int y_first) : a(a), b(b), x_first(x_first), y_first(y_first) {
+        Tile tile = tile_of(blockIdx.x, (a + X_BLOCK - 1) / X_BLOCK, (b + Y_BLOCK - 1) / Y_BLOCK);
+        int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0);
+        x_block = tile.row * X_BLOCK;
+        y_block = max(0, x_first + x_block + 1 - y_first) + tile.column * Y_BLOCK;  // nothing before the diagonal
+        x_warp = warp % X_WARPS * X_WARP, y_warp = warp / X_WARPS * Y_WARP, folded = warp / X_WARPS * FOLDED;
     }
-    int warp = __shfl_sync(ALL_LANES, threadIdx.x / WARP, 0), lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
-    if (warp == 0) {
-        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
+
+    __device__ bool has_pairs() const { return y_block < b; }
+
+    __device__ bool warp_has_pairs() const {
+        int i = x_block + x_warp, j = y_block + y_warp;
+        return i < a && j < b && x_first + i < y_first + min(j + Y_WARP, b) - 1;
     }
-    i64 slice = (i64)strips * rows, strip = (i64)blockIdx.y * rows;  // a tile that hangs over repeats the last slice
-    const Record *xs = (const Record*)x + strip, *ys = (const Record*)y + strip;
-    const Record* folded = xs + min(i + warp % X_BLOCK, a - 1) * slice + warp / X_BLOCK;
-    i += warp % X_WARPS * X_WARP, j += warp / X_WARPS * Y_WARP;
-    bool busy = i < a && j < b && x_first + i < y_first + min(j + Y_WARP, b) - 1;
-    const Record *x_row[X_WARP], *y_row[2];
-    const u8* y_pixels = ys[min(j + g, b - 1) * slice].pixels + 8 * t;
-    for (int s = 0; s < X_WARP; ++s) {
-        x_row[s] = xs + min(i + s, a - 1) * slice;
+
+    // Of the X_WARP Y_LANE pairs of lanes with the same member, each of the first lanes sums up one.
+    __device__ Total total(const LanePairs& lane) const {
+        int i = lane.group < X_WARP * Y_LANE ? x_block + x_warp + lane.group / Y_LANE : a;
+        return {0, i, y_block + y_warp + Y_LANE * lane.member + lane.group % Y_LANE};
     }
-    for (int q = 0; q < 2; ++q) {
-        y_row[q] = ys + min(j + 2 * t + q, b - 1) * slice;
+
+    __device__ void store(const Total& total, u64* sums) const {
+        if (total.row < a && total.column < b && x_first + total.row < y_first + total.column) {
+            atomicAdd(&sums[(i64)total.row * b + total.column], (u64)total.sum);
+        }
     }
-    Total& total = totals[threadIdx.x];
-    total = {0, g < 4 ? i + g / 2 : a, j + 2 * t + g % 2};  // lanes with g = 2 s + q take the pair (s, q)
-    Covariance covariance[X_WARP][2] = {};
-    float sum[X_WARP][2] = {};
-    __syncthreads();
-    int buffer = 0;
+};
+
+// Calls chunk(first) for every chunk, `first` being its first row, and moves what a stage of them has added to `total`.
+template <class Chunk>
+__device__ inline void over_chunks(int rows, LanePairs& pairs, bool busy, Total& total, const Chunk& chunk) {
     for (int first = 0; first < rows;) {
 #pragma unroll 1
         for (int end = min(first + STAGE * CHUNK, rows); first < end; first += CHUNK) {
-            uint4(&now)[CHUNK * X_BLOCK][DIGITS * WARP] = fragments[buffer ^= 1];
-            fold(folded->pixels, band, now[warp]);
-            folded += CHUNK;
-            __syncthreads();
-            if (!busy) {
-                continue;
-            }
-#pragma unroll
-            for (int k = 0; k < CHUNK; ++k) {
-                int r = first + k;
-                uint2 pixels = *(const uint2*)(y_pixels + k * RECORD);
-                float2 value[X_WARP][2];
-#pragma unroll
-                for (int s = 0; s < X_WARP; ++s) {
-                    const uint4* fragment = now[k * X_BLOCK + warp % X_WARPS * X_WARP + s] + lane;
-                    int d0[LANE_PIXELS] = {}, d1[LANE_PIXELS] = {}, d2[LANE_PIXELS] = {};
-                    multiply_add<u8>(d0, fragment[0], pixels);
-                    multiply_add<u8>(d1, fragment[WARP], pixels);
-                    multiply_add<signed char>(d2, fragment[2 * WARP], pixels);
-                    int2 x_mean = *(const int2*)&x_row[s][k].mean[2 * g];
-#pragma unroll
-                    for (int q = 0; q < 2; ++q) {
-                        int2 h = {joined(d0[q], d1[q], d2[q]), joined(d0[q + 2], d1[q + 2], d2[q + 2])};
-                        value[s][q] = covariance[s][q].next(h, x_mean, *(const int2*)&y_row[q][k].mean[2 * g], half_c2);
-                    }
-                }
-                if (r - 2 * RADIUS >= (u32)(H - 2 * RADIUS)) {
-                    continue;
-                }
-                float4 y_field[2];
-                for (int q = 0; q < 2; ++q) {
-                    y_field[q] = *(const float4*)&y_row[q][k - RADIUS].field[2 * g];
-                }
-#pragma unroll
-                for (int s = 0; s < X_WARP; ++s) {
-                    float4 x_field = *(const float4*)&x_row[s][k - RADIUS].field[2 * g];
-#pragma unroll
-                    for (int q = 0; q < 2; ++q) {
-#pragma unroll
-                        for (int c = 0; c < 2; ++c) {
-                            float mx = c ? x_field.z : x_field.x, my = c ? y_field[q].z : y_field[q].x;
-                            float spread = (c ? x_field.w : x_field.y) + (c ? y_field[q].w : y_field[q].y);
-                            float luminance = fmaf(2 * mx, my, c1), apart = mx - my;
-                            float above = __fmul_rn(luminance, c ? value[s][q].y : value[s][q].x);
-                            float below = __fmul_rn(fmaf(apart, apart, luminance), spread);
-                            sum[s][q] = fmaf(above - below, __fdividef(1, below), sum[s][q]);
-                        }
-                    }
-                }
-            }
-            y_pixels += CHUNK * RECORD;
-            for (int k = 0; k < 2; ++k) {
-                x_row[k] += CHUNK, y_row[k] += CHUNK;
-            }
+            chunk(first);
         }
-        if (!busy) {
-            continue;
+        if (busy) {
+            total.add(pairs.flush());
         }
-        float own = 0;
-        for (int s = 0; s < X_WARP; ++s) {
-            for (int q = 0; q < 2; ++q) {
-                for (int distance = WARP / 2; distance >= 4; distance /= 2) {
-                    sum[s][q] += __shfl_xor_sync(ALL_LANES, sum[s][q], distance);
-                }
-                own = g == 2 * s + q ? sum[s][q] : own;
-                sum[s][q] = 0;
-            }
-        }
-        total.sum += __float2ll_rn(own * 4294967296.0f);
     }
-    if (total.row < a && total.column < b && x_first + total.row < y_first + total.column) {
-        atomicAdd(&sums[(i64)total.row * b + total.column], (u64)total.sum);
+}
+
+extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+    ssim_pairs_tensor(const u8* x,  // (strips, chunks, a, 688)
+                      const u8* y,  // (strips, chunks, b, 688)
+                      u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                      int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                      float half_c2) {
+    using Tensor = Share<2, 6>;
+    static_assert(Tensor::FOLDED == 1, "a row of a slice a warp");
+    __shared__ Fragments fragments[2][CHUNK][Tensor::X_BLOCK];  // of a chunk, made while those before it are read
+    __shared__ int4 band[4 * WARP];
+    __shared__ Total totals[TENSOR_THREADS];
+    Tensor share(a, b, x_first, y_first);
+    if (!share.has_pairs()) {
+        return;
     }
+    if (threadIdx.x < WARP) {
+        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
+    }
+    const Slab *xs = (const Slab*)x + (i64)blockIdx.y * chunks * a, *ys = (const Slab*)y + (i64)blockIdx.y * chunks * b;
+    int i = share.x_block + share.x_warp, j = share.y_block + share.y_warp;
+    int folded = share.folded % X_WARP, folded_row = share.folded / X_WARP, buffer = 0;
+    const u8* x_pixels = xs[min(i + folded, a - 1)].rows[folded_row].pixels;
+    LanePairs pairs(c1, half_c2);
+    pairs.look(xs, ys, i, j, a, b);
+    bool busy = share.warp_has_pairs();
+    Total& total = totals[threadIdx.x];
+    total = share.total(pairs);
+    __syncthreads();
+    over_chunks(chunks * CHUNK, pairs, busy, total, [&](int first) {
+        buffer ^= 1;
+        fold(x_pixels, band, fragments[buffer][folded_row][share.x_warp + folded]);
+        x_pixels += (i64)a * SLAB;
+        __syncthreads();
+        if (busy) {
+            add_chunk(pairs, fragments[buffer], share.x_warp, first, H);
+            pairs.advance(a, b);
+        }
+    });
+    share.store(total, sums);
+}
+
+// ------------------------------------------------------------------------------------------------ staged
+
+// ssim_pairs_tensor with the slabs of the next chunk on their way into shared memory while one is computed: no lane
+// waits for the L2 cache, and a slab is read once a block.
+
+#ifndef COPY_LATER  // macros, so that on the CPU (tests/emulation) a copy can come as late as it may
+#if __CUDA_ARCH__ >= 800
+#define COPY_LATER(to, from)                                                                                     \
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) \
+                 : "memory")
+#define WAIT_FOR_COPIES() asm volatile("cp.async.wait_all;" ::: "memory")  // of this thread
+#else
+#define COPY_LATER(to, from) (*(to) = *(from))
+#define WAIT_FOR_COPIES()
+#endif
+#endif
+
+constexpr int PIECES = 43;  // of 16 bytes, in a slab
+static_assert(PIECES * sizeof(uint4) == SLAB, "whole pieces");
+
+// Of up to MOST slabs side by side in each chunk, the pieces that this thread copies.
+template <int MOST>
+struct Copies {
+    const uint4* from;
+    int pieces;   // that are there from the first of this thread on
+    i64 advance;  // to the next chunk
+
+    __device__ Copies(const Slab* slabs, int first, int count)
+        : from((const uint4*)(slabs + first) + threadIdx.x),
+          pieces(min(MOST, count - first) * PIECES - threadIdx.x),
+          advance((i64)count * PIECES) {}
+
+    __device__ void start(Slab* to) {
+        uint4* own = (uint4*)to + threadIdx.x;
+#pragma unroll
+        for (int k = 0; k < MOST * PIECES; k += TENSOR_THREADS) {
+            if (k < pieces) {
+                COPY_LATER(own + k, from + k);
+            }
+        }
+        from += advance;
+    }
+};
+
+template <int X_WARPS, int Y_WARPS>
+__device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int chunks, int H, int W, int x_first,
+                       int y_first, float c1, float half_c2) {
+    using Staged = Share<X_WARPS, Y_WARPS>;
+    constexpr int X_BLOCK = Staged::X_BLOCK, Y_BLOCK = Staged::Y_BLOCK;
+    struct Memory {
+        Slab slabs[2][X_BLOCK + Y_BLOCK];  // of x, and of y behind them; of a chunk, and of the next
+        Fragments fragments[CHUNK][X_BLOCK];
+    };
+    DYNAMIC_SHARED(uint4, memory);
+    Memory& shared = *(Memory*)memory;
+    __shared__ int4 band[4 * WARP];
+    __shared__ Total totals[TENSOR_THREADS];
+    Staged share(a, b, x_first, y_first);
+    if (!share.has_pairs()) {
+        return;
+    }
+    if (threadIdx.x < WARP) {
+        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
+    }
+    Copies<X_BLOCK> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
+    Copies<Y_BLOCK> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
+    of_x.start(shared.slabs[0]), of_y.start(shared.slabs[0] + X_BLOCK);
+    LanePairs pairs(c1, half_c2);
+    bool busy = share.warp_has_pairs();
+    Total& total = totals[threadIdx.x];
+    total = share.total(pairs);
+    int stage = 0, rows = chunks * CHUNK;
+    over_chunks(rows, pairs, busy, total, [&](int first) {
+        const Slab *xs = shared.slabs[stage], *ys = xs + X_BLOCK;
+        WAIT_FOR_COPIES();
+        __syncthreads();  // those of all threads have come; and the chunk before has been read
+        stage ^= 1;
+        if (first + CHUNK < rows) {
+            of_x.start(shared.slabs[stage]), of_y.start(shared.slabs[stage] + X_BLOCK);
+        }
+#pragma unroll
+        for (int k = share.folded; k < share.folded + Staged::FOLDED; ++k) {
+            int slice = share.x_warp + k % X_WARP, row = k / X_WARP;
+            fold(xs[slice].rows[row].pixels, band, shared.fragments[row][slice]);
+        }
+        __syncthreads();
+        if (busy) {
+            pairs.look(xs, ys, share.x_warp, share.y_warp, X_BLOCK, Y_BLOCK);
+            add_chunk(pairs, shared.fragments, share.x_warp, first, H);
+        }
+    });
+    share.store(total, sums);
+}
+
+extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+    ssim_pairs_staged_4x48(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    staged<2, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+    ssim_pairs_staged_8x24(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    staged<4, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
 extern "C" __global__ void ssim_means(const u64* __restrict__ sums,  // (a, b)

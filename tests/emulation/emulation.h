@@ -31,6 +31,8 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("emulated_shared")))
 #define DYNAMIC_SHARED(type, name) type* name = (type*)emulation::dynamic_shared
+#define COPY_LATER(to, from) emulation::copy_later(to, from)
+#define WAIT_FOR_COPIES() emulation::finish_copies()
 
 struct dim3 {
     unsigned x, y, z;
@@ -73,6 +75,7 @@ struct Fiber {
     unsigned exchanges;          // of its warp that it has met
     unsigned long long slot[2];  // what it gives to its warp; two, since a lane may be one exchange ahead
     std::vector<char> stack;
+    std::vector<std::function<void()>> copies;  // that it has started and not waited for
 };
 
 static std::vector<Fiber> fibers;
@@ -117,6 +120,24 @@ T exchange(T value, unsigned mask, unsigned source, int line) {
     return value;
 }
 
+// Copies of one half of the threads come at once, as early as they may; those of the other half when they are waited
+// for.
+template <class T>
+void copy_later(T* to, const T* from) {
+    if (current->rank % 2) {
+        *to = *from;
+    } else {
+        current->copies.push_back([=] { *to = *from; });
+    }
+}
+
+inline void finish_copies() {
+    for (auto& copy : current->copies) {
+        copy();
+    }
+    current->copies.clear();
+}
+
 inline unsigned lane() { return current->rank % LANES; }
 
 // Lets the fibers of a range go on if all wait in `state` at one line.
@@ -144,7 +165,7 @@ static void create_fibers() {
         Fiber& fiber = fibers[k];
         fiber.stack.resize(STACK);
         fiber.index = {k % blockDim.x, k / blockDim.x % blockDim.y, k / blockDim.x / blockDim.y};
-        fiber.rank = k, fiber.state = RUNNABLE, fiber.line = 0, fiber.exchanges = 0;
+        fiber.rank = k, fiber.state = RUNNABLE, fiber.line = 0, fiber.exchanges = 0, fiber.copies.clear();
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
         fiber.context.uc_stack.ss_size = STACK;
@@ -277,6 +298,10 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline int __popcll(unsigned long long bits) { return __builtin_popcountll(bits); }
 inline long long __float2ll_rn(float a) { return llrintf(a); }
 inline int __mulhi(int a, int b) { return (long long)a * b >> 32; }
+inline unsigned __dp2a_lo(unsigned two, unsigned bytes, unsigned sum) {
+    return (two & 65535) * (bytes & 255) + (two >> 16) * (bytes >> 8 & 255) + sum;
+}
+inline unsigned __dp2a_hi(unsigned two, unsigned bytes, unsigned sum) { return __dp2a_lo(two, bytes >> 16, sum); }
 inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
     unsigned long long bytes = (unsigned long long)high << 32 | low;
     unsigned result = 0;

@@ -46,6 +46,8 @@ KERNELS = {
     "first_block_writes": "__shared__ int s; if (k() == 0) s = 7; __syncthreads(); values[blockIdx.x] = s;",
     "last_block_writes": "__shared__ int s; if (k() == 32) s = 7; __syncthreads(); values[blockIdx.x] = s;",
     "dynamic": "DYNAMIC_SHARED(int, a); a[k()] = k(); __syncthreads(); values[k()] = a[n - 1 - k()];",
+    "copies": "DYNAMIC_SHARED(int, a); COPY_LATER(a + k(), values + k()); WAIT_FOR_COPIES(); values[k()] = a[k()] + 1;",
+    "copies_not_waited_for": "DYNAMIC_SHARED(int, a); COPY_LATER(a + k(), values + k()); values[k()] = a[k()] + 1;",
     "first_warp": "if (threadIdx.x < 32) values[threadIdx.x] = __shfl_xor_sync(ALL, threadIdx.x, 1);",
     "atomics": "atomicAdd(&values[threadIdx.z], (int)(blockIdx.y + threadIdx.x * threadIdx.y));",
     **{name: f"{LANE}{shuffle};" for name, (shuffle, _) in SHUFFLES.items()},
@@ -89,6 +91,12 @@ def test_dynamic_shared_memory():
     assert run("dynamic", 1, 64, 64, shared=256) == list(reversed(range(64)))
 
 
+def test_copies_may_come_at_once_and_as_late_as_they_are_waited_for():
+    assert run("copies", 1, 64, 64, shared=256) == list(range(1, 65))
+    waited_for = [value == k + 1 for k, value in enumerate(run("copies_not_waited_for", 1, 64, 64, shared=256))]
+    assert waited_for == [False, True] * 32
+
+
 @pytest.mark.parametrize("name", SHUFFLES)
 def test_shuffles(name):
     expected = [SHUFFLES[name][1](k % 32) for k in range(96)]
@@ -112,8 +120,8 @@ def test_what_is_wrong_is_reported(name):
 
 
 def test_more_shared_memory_than_a_block_has():
-    with pytest.raises(EmulationError, match="60000 bytes of shared memory"):
-        run("dynamic", 1, 32, 32, shared=60_000)
+    with pytest.raises(EmulationError, match="120000 bytes of shared memory"):
+        run("dynamic", 1, 32, 32, shared=120_000)
 
 
 def test_it_goes_on_after_an_error():

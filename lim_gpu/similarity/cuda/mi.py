@@ -20,6 +20,16 @@ THREADS = 512
 STATIC_BYTES = 1024  # of shared memory left to the kernels beside the histogram
 COUNT_BYTES = 4
 
+# By version. The first takes any number of bins, the others what fits in the shared memory of a block at once; they
+# differ in what they do with the fullest bin (mi.cu), and in nothing of the result.
+KERNELS = {
+    "passes": "mi_pairs",
+    "every": "mi_pairs_every",
+    "redirected": "mi_pairs_redirected",
+    "skipped": "mi_pairs_skipped",
+}
+FASTEST = "passes"  # until a GPU has compared them: `make bench-gpu`, the rows mi_pairs of RESULTS.md
+
 
 class Numbers(NamedTuple):
     """Of k slices: bin numbers (k, pitch), entropies (k) times the pixels in fixed point, fullest bins (k)."""
@@ -36,10 +46,12 @@ def mi_matrix(
     device: torch.device | None = None,
     budget: int | None = None,
     module: Module | None = None,
+    version: str | None = None,
 ) -> torch.Tensor:
     """Normalized mutual information of every pair of slices (n, H, W), uint8 or float32: float32 (n, n) in [1, 2].
 
-    device, budget and module are as for SSIM. The joint counts are those of numpy.histogramdd, and the matrix is the
+    device, budget and module are as for SSIM. version is one of KERNELS, by default FASTEST where its histogram fits in
+    the shared memory of a block, else "passes". The joint counts are those of numpy.histogramdd, and the matrix is the
     CPU's bit for bit. Raises UsageError unless there are 2..256 bins, LimGpuError when two slices do not fit.
     """
     if not 2 <= bins <= MAX_BINS:
@@ -49,20 +61,23 @@ def mi_matrix(
     n, pixels = len(slices), slices[0].numel()
     matrix = square_matrix(n, 2, device)
     table = _table(pixels).to(device)
-    rows = histogram_rows(bins, module.shared_limit(device))
+    limit, whole = module.shared_limit(device), whole_bytes(bins, module.constants)
+    version = version or (FASTEST if whole + STATIC_BYTES <= limit else "passes")
+    rows = histogram_rows(bins, limit)
+    own = {"shared": rows * bins * COUNT_BYTES, "rows_per_pass": rows} if version == "passes" else {"shared": whole}
 
     def prepare(first: int, last: int) -> Numbers:
         return _numbers(slices[first:last].to(device).flatten(1), bins, table, module)
 
     def compare(x: Block[Numbers], y: Block[Numbers]) -> None:
         module.launch(
-            "mi_pairs", len(x.content.numbers) * len(y.content.numbers), THREADS, shared=rows * bins * COUNT_BYTES,
-            x_numbers=x.content.numbers, x_entropies=x.content.entropies, x_modes=x.content.modes,
-            y_numbers=y.content.numbers, y_entropies=y.content.entropies, y_modes=y.content.modes,
-            c_log_c=table, matrix=matrix, bins=bins, rows_per_pass=rows, x_first=x.first, y_first=y.first,
+            KERNELS[version], len(x.content.numbers) * len(y.content.numbers), THREADS,
+            x_numbers=x.content.numbers, x_entropies=x.content.entropies, x_modes=x.content.modes, x_first=x.first,
+            y_numbers=y.content.numbers, y_entropies=y.content.entropies, y_modes=y.content.modes, y_first=y.first,
+            c_log_c=table, matrix=matrix, bins=bins, **own,
         )  # fmt: skip
 
-    bytes_per_slice = _pitch(pixels) + pixels * slices.element_size()
+    bytes_per_slice = _pitch(pixels, module) + pixels * slices.element_size()
     budget = memory_for_blocks(device) if budget is None else budget
     over_pairs(n, block_size(n, bytes_per_slice, budget), prepare, compare)
     return matrix
@@ -82,6 +97,11 @@ def mi_matrix_plain(slices: torch.Tensor, bins: int = BINS, *, module: Module | 
     return matrix
 
 
+def whole_bytes(bins: int, constants: dict[str, int]) -> int:
+    """Of shared memory for a whole joint histogram and what stands behind it (mi.cu), in pieces of 16 bytes."""
+    return -(-(bins * bins + bins + 1 + constants["SPREAD"]) * COUNT_BYTES // 16) * 16
+
+
 def histogram_rows(bins: int, limit: int) -> int:
     """Rows of a joint histogram counted in one pass: all in 48 KiB, else the fewest even passes in `limit` bytes."""
     if bins * bins * COUNT_BYTES + STATIC_BYTES <= SHARED_BYTES:
@@ -95,7 +115,7 @@ def _numbers(slices: torch.Tensor, bins: int, table: torch.Tensor, module: Modul
     n, pixels = slices.shape
     low, high = (ends.cpu().numpy() for ends in torch.aminmax(slices, dim=1))
     edges = np.stack([_edges(*ends, bins) for ends in zip(low, high, strict=True)]).astype(np.float64)
-    numbers = torch.empty((n, _pitch(pixels)), dtype=torch.uint8, device=slices.device)
+    numbers = torch.empty((n, _pitch(pixels, module)), dtype=torch.uint8, device=slices.device)
     kernel = "mi_bins_u8" if slices.dtype == torch.uint8 else "mi_bins_f32"
     parts = min(32, -(-pixels // 1024))
     edges_there = torch.from_numpy(edges).to(slices.device)
@@ -106,8 +126,9 @@ def _numbers(slices: torch.Tensor, bins: int, table: torch.Tensor, module: Modul
     return Numbers(numbers, entropies, modes)
 
 
-def _pitch(pixels: int) -> int:
-    return -(-pixels // 4) * 4
+def _pitch(pixels: int, module: Module) -> int:
+    piece = module.constants["PIECE"]
+    return -(-pixels // piece) * piece
 
 
 _edges = lru_cache(maxsize=1024, typed=True)(bin_edges)  # slices mapped to 8 bits mostly share 0..255

@@ -20,7 +20,25 @@ WARP = 32
 PLAIN_THREADS = 128
 RECORD_THREADS = 128
 
-VERSIONS = ("pairs", "tensor")
+
+class Tensor(NamedTuple):
+    """A kernel for the tensor cores. A block takes x slices against y, staged in shared memory or read as they come."""
+
+    kernel: str
+    x: int
+    y: int
+    staged: bool
+
+
+# By version, for 8-bit slices; all give the same bits. They differ in how many slices meet in a block, and in how these
+# are read (ssim.cu).
+TENSOR = {
+    "tensor": Tensor("ssim_pairs_tensor", 4, 48, staged=False),
+    "staged_4x48": Tensor("ssim_pairs_staged_4x48", 4, 48, staged=True),
+    "staged_8x24": Tensor("ssim_pairs_staged_8x24", 8, 24, staged=True),
+}
+VERSIONS = ("pairs", *TENSOR)
+FASTEST = "tensor"  # of TENSOR, until a GPU has compared them: `make bench-gpu`, the rows ssim_pairs of RESULTS.md
 TENSOR_SINCE = (8, 0)  # compute capability; older tensor cores have no product of this shape
 AGREEMENT = 1e-5  # between the versions: the tolerance of the definition
 
@@ -55,7 +73,7 @@ def ssim_matrix(
     device      where to compute, by default where the slices lie; slices in host memory are copied in blocks
     budget      bytes of device memory for blocks of slices, by default most of what is free
     module      the kernels, by default those of the GPU
-    version     "pairs", or "tensor" for uint8 of range 255, by default the faster that there is
+    version     "pairs", or one of TENSOR for uint8 of range 255, by default the fastest that there is
 
     A pair's value depends on its two slices alone, bit for bit: not on n, their order, or the blocks.
     Raises InputError for slices smaller than 11 x 11 and LimGpuError when two slices do not fit in the memory.
@@ -68,7 +86,11 @@ def ssim_matrix(
     matrix = square_matrix(n, 1, device)
     version = version or default_version(slices.dtype, data_range, device)
     budget = memory_for_blocks(device) if budget is None else budget
-    pairs: _Pairs | _Tensor = (_Tensor if version == "tensor" else _Pairs)(slices, data_range, matrix, module)
+    pairs: _Pairs | _Tensor
+    if version in TENSOR:
+        pairs = _Tensor(slices, data_range, matrix, module, TENSOR[version])
+    else:
+        pairs = _Pairs(slices, data_range, matrix, module)
     prepare: Callable[[int, int], Any] = pairs.prepare
     over_pairs(n, block_size(n, pairs.bytes_per_slice, budget), prepare, pairs.compare)
     return matrix
@@ -83,12 +105,12 @@ def default_version(dtype: torch.dtype, data_range: float, device: torch.device)
     if dtype != torch.uint8 or data_range != 255 or device.type != "cuda":
         return "pairs"
     able = torch.cuda.get_device_capability(device) >= TENSOR_SINCE
-    return "tensor" if able and tensor_cores_agree(device) else "pairs"
+    return FASTEST if able and tensor_cores_agree(device) else "pairs"
 
 
 @cache
 def tensor_cores_agree(device: torch.device, module: Module | None = None) -> bool:
-    """Whether both versions give the same on a few slices, asked of each GPU once, in milliseconds.
+    """Whether FASTEST gives what "pairs" does on a few slices, asked of each GPU once, in milliseconds.
 
     How the tensor cores lay out their operands is checked by emulation and compilation, not on every GPU there is. One
     that differs is left out with a warning.
@@ -98,7 +120,7 @@ def tensor_cores_agree(device: torch.device, module: Module | None = None) -> bo
     slices[3:6] = (slices[3:6] // 16 + slices[:3] // 2).clamp(max=255)
     slices[7:, 5:20] = 255
     by_tensor, by_pairs = (
-        ssim_matrix(slices.to(device), 255, module=module, version=version) for version in ("tensor", "pairs")
+        ssim_matrix(slices.to(device), 255, module=module, version=version) for version in (FASTEST, "pairs")
     )
     apart = float((by_tensor - by_pairs).abs().max())
     if apart <= AGREEMENT:
@@ -137,41 +159,44 @@ class _Pairs:
 
 
 class _Tensor:
-    """ssim_pairs_tensor: records (k, strips, rows, 224) of 8-bit slices."""
+    """The kernels of TENSOR: slabs (strips, chunks, k, 688) of 8-bit slices."""
 
-    def __init__(self, slices: torch.Tensor, data_range: float, matrix: torch.Tensor, module: Module) -> None:
+    def __init__(
+        self, slices: torch.Tensor, data_range: float, matrix: torch.Tensor, module: Module, tensor: Tensor
+    ) -> None:
         if slices.dtype != torch.uint8 or data_range != 255:
             raise UsageError(f"SSIM on the tensor cores takes uint8 of range 255, not {slices.dtype} of {data_range:g}")
         _, height, width = slices.shape
-        self.slices, self.matrix, self.module, self.constants = slices, matrix, module, module.constants
+        self.slices, self.matrix, self.module, self.tensor = slices, matrix, module, tensor
+        self.constants = module.constants
         self.strips = -(-(width - 2 * RADIUS) // self.constants["STRIP"])
-        self.rows = -(-height // self.constants["CHUNK"]) * self.constants["CHUNK"]
+        self.chunks = -(-height // self.constants["CHUNK"])
         self.c1 = (K1 * data_range) ** 2
         self.half_c2 = (K2 * data_range) ** 2 / 2 * self.constants["WEIGHT_SUM"] / 4
         self.vertical = torch.from_numpy(gaussian()).to(matrix.device)
-        self.bytes_per_slice = self.strips * self.rows * self.constants["RECORD"] + height * width
+        self.bytes_per_slice = self.strips * self.chunks * self.constants["SLAB"] + height * width
 
     def prepare(self, first: int, last: int) -> torch.Tensor:
         slices = self.slices[first:last].to(self.matrix.device)
         low, high = torch.aminmax(slices.flatten(1), dim=1)
         offset = (low.int() + high.int() + 1) // 2  # up, so that what is left fits in -128 .. 127
-        records = torch.empty(
-            (len(slices), self.strips, self.rows, self.constants["RECORD"]), dtype=torch.uint8, device=slices.device
-        )
+        shape = self.strips, self.chunks, len(slices), self.constants["SLAB"]
+        slabs = torch.empty(shape, dtype=torch.uint8, device=slices.device)
         grid = len(slices), -(-self.strips * self.constants["STRIP"] // RECORD_THREADS)
         self.module.launch(
-            "ssim_records", grid, RECORD_THREADS, slices=slices, offset=offset, vertical=self.vertical,
-            records=records, half_c2=self.half_c2,
+            "ssim_slabs", grid, RECORD_THREADS, slices=slices, offset=offset, vertical=self.vertical, slabs=slabs,
+            half_c2=self.half_c2,
         )  # fmt: skip
-        return records
+        return slabs
 
     def compare(self, x: Block[torch.Tensor], y: Block[torch.Tensor]) -> None:
-        a, b, height, width = len(x.content), len(y.content), *self.slices.shape[1:]
-        tiles = -(-a // self.constants["X_BLOCK"]) * -(-b // self.constants["Y_BLOCK"])
+        a, b, height, width = x.content.shape[2], y.content.shape[2], *self.slices.shape[1:]
+        tiles = -(-a // self.tensor.x) * -(-b // self.tensor.y)
         sums = torch.zeros((a, b), dtype=torch.int64, device=self.matrix.device)
         self.module.launch(
-            "ssim_pairs_tensor", (tiles, self.strips), self.constants["TENSOR_THREADS"], x=x.content, y=y.content,
-            sums=sums, H=height, W=width, x_first=x.first, y_first=y.first, c1=self.c1, half_c2=self.half_c2,
+            self.tensor.kernel, (tiles, self.strips), self.constants["TENSOR_THREADS"],
+            shared=staged_bytes(self.tensor, self.constants), x=x.content, y=y.content, sums=sums, H=height, W=width,
+            x_first=x.first, y_first=y.first, c1=self.c1, half_c2=self.half_c2,
         )  # fmt: skip
         windows = (height - 2 * RADIUS) * (width - 2 * RADIUS)
         self.module.launch(
@@ -190,6 +215,12 @@ def ssim_matrix_plain(slices: torch.Tensor, data_range: float, *, module: Module
     kernel = "ssim_plain_u8" if slices.dtype == torch.uint8 else "ssim_plain_f32"
     module.launch(kernel, n * n, PLAIN_THREADS, slices=slices, weights=weights, matrix=matrix, c1=c1, c2=c2)
     return matrix
+
+
+def staged_bytes(tensor: Tensor, constants: dict[str, int]) -> int:
+    """Of shared memory that a kernel asks for: two stages of slabs, and the fragments of a chunk."""
+    fragments = tensor.x * constants["CHUNK"] * constants["DIGITS"] * WARP * 16
+    return 2 * (tensor.x + tensor.y) * constants["SLAB"] + fragments if tensor.staged else 0
 
 
 def strip_shape(width: int, module: Module) -> Shape:

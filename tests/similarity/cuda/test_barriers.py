@@ -1,4 +1,4 @@
-"""Every barrier of the kernels is needed, and the emulation sees when one is missing."""
+"""Every barrier of the kernels is needed, and every wait for copies, and the emulation sees when one is missing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lim_gpu.intensity.cuda import to_uint8
 from lim_gpu.pruning import cuda as prune
 from lim_gpu.pruning import hashes as hash_rules
 from lim_gpu.similarity.cuda.hash import Search
-from lim_gpu.similarity.cuda.mi import mi_matrix, mi_matrix_plain
-from lim_gpu.similarity.cuda.ssim import ssim_matrix, ssim_matrix_plain
+from lim_gpu.similarity.cuda.mi import KERNELS, mi_matrix, mi_matrix_plain
+from lim_gpu.similarity.cuda.ssim import TENSOR, ssim_matrix, ssim_matrix_plain
 
 pytestmark = pytest.mark.emulated
 
@@ -47,15 +47,18 @@ def swept(module):
 RUNS = {
     "ssim": lambda module: (
         ssim_matrix(TWO_STRIPS, 255, module=module, version="pairs"),
-        ssim_matrix(SMALL, 255, module=module, version="tensor"),
+        *(ssim_matrix(SMALL, 255, module=module, version=version) for version in TENSOR),
         ssim_matrix_plain(SMALL, 255, module=module),
     ),
-    "mi": lambda module: (mi_matrix(SMALL, 200, module=module), mi_matrix_plain(SMALL, 100, module=module)),
+    "mi": lambda module: (
+        *(mi_matrix(SMALL, 200 if version == "passes" else 50, module=module, version=version) for version in KERNELS),
+        mi_matrix_plain(SMALL, 100, module=module),
+    ),
     "intensity": lambda module: (to_uint8(HU, None, module=module),),
     "prune": pruned,
     "hash": swept,
 }
-BARRIER = re.compile(r"__syncthreads\(\);")
+BARRIER = re.compile(r"(?:__syncthreads|WAIT_FOR_COPIES)\(\);")
 OF_BLOCK_SUM = 2  # in common.cuh, seen through mi
 
 

@@ -11,7 +11,8 @@ from emulation import EmulatedModule
 from hard_slices import STACKS, as_float
 from lim_gpu.errors import UsageError
 from lim_gpu.similarity import mi as cpu
-from lim_gpu.similarity.cuda.mi import histogram_rows, mi_matrix, mi_matrix_plain
+from lim_gpu.similarity.cuda import mi
+from lim_gpu.similarity.cuda.mi import KERNELS, histogram_rows, mi_matrix, mi_matrix_plain, whole_bytes
 
 TOLERANCE = 1e-6
 
@@ -46,6 +47,39 @@ def test_equals_the_cpu_bit_for_bit(engine, bins, as_type):
     assert (compute(engine, slices, bins) == expected).all()
     plain = mi_matrix_plain(engine.tensor(slices), bins, module=engine.module("mi")).cpu().numpy()
     assert (plain == expected).all()
+
+
+def slices_of_full_bins():
+    """Slices whose fullest bins meet in many pixels, in none, and in all of a padded piece."""
+    slices = noise(6, 9, 15)
+    slices[1] = slices[0]
+    slices[2, slices[0] == 0] = 255
+    slices[3:] = 7
+    slices[4, :5] = 9
+    return slices
+
+
+@pytest.mark.parametrize("version", KERNELS)
+@pytest.mark.parametrize("bins", [2, 3, 5, 100, 110])
+def test_every_version_equals_the_cpu_bit_for_bit(engine, version, bins):
+    for slices in (slices_of_full_bins(), noise(3, 16, 2), noise(5, 7, 23)):
+        assert (compute(engine, slices, bins, version=version) == cpu.mi_matrix(slices, bins)).all()
+
+
+def test_memory_of_a_whole_histogram():
+    assert whole_bytes(100, {"SPREAD": 32}) == 4 * (10_000 + 100 + 1 + 32 + 3)  # rounded up to 16 bytes
+
+
+@pytest.mark.emulated
+def test_a_version_that_needs_it_whole_is_left_out_where_it_does_not_fit(monkeypatch):
+    monkeypatch.setattr(mi, "FASTEST", "every")
+    launched = []
+    module = EmulatedModule("mi")
+    launch = module.launch
+    monkeypatch.setattr(module, "launch", lambda kernel, *a, **k: (launched.append(kernel), launch(kernel, *a, **k)))
+    for bins in (100, 200):
+        mi_matrix(torch.tensor(noise(2, 5, 5)), bins, module=module)
+    assert [kernel for kernel in launched if "pairs" in kernel] == ["mi_pairs_every", "mi_pairs"]
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 5), (2, 1, 1), (2, 1, 2), (33, 3, 5)], ids=str)

@@ -39,14 +39,15 @@ def slices(request, engine):
 
 def ssim_versions(slices, engine):
     here, module = engine.tensor(slices), engine.module("ssim")
-    yield "pairs", cuda_ssim.ssim_matrix(here, 255, version="pairs", module=module)
-    yield "tensor", cuda_ssim.ssim_matrix(here, 255, version="tensor", module=module)
+    for version in cuda_ssim.VERSIONS:
+        yield version, cuda_ssim.ssim_matrix(here, 255, version=version, module=module)
     yield "plain", cuda_ssim.ssim_matrix_plain(here, 255, module=module)
 
 
 def mi_versions(slices, engine):
     here, module = engine.tensor(slices), engine.module("mi")
-    yield "fast", cuda_mi.mi_matrix(here, module=module)
+    for version in cuda_mi.KERNELS:
+        yield version, cuda_mi.mi_matrix(here, version=version, module=module)
     yield "plain", cuda_mi.mi_matrix_plain(here, module=module)
 
 

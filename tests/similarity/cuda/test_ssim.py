@@ -14,7 +14,7 @@ from hard_slices import STACKS, as_float, odd_sizes
 from lim_gpu.cuda.module import source
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.similarity.cuda import ssim
-from lim_gpu.similarity.cuda.ssim import VERSIONS, default_version, ssim_matrix, ssim_matrix_plain, strip_shape
+from lim_gpu.similarity.cuda.ssim import TENSOR, VERSIONS, default_version, ssim_matrix, ssim_matrix_plain, strip_shape
 from lim_gpu.similarity.ssim import gaussian
 
 TOLERANCE = 1e-6  # ten times stricter than the contract; the largest error seen is 5e-7, on tensor cores 8e-7
@@ -37,7 +37,8 @@ def compute(engine, slices, data_range=255, **options):
     return ssim_matrix(engine.tensor(slices), data_range, module=engine.module("ssim"), **options).cpu().numpy()
 
 
-versions = pytest.mark.parametrize("version", VERSIONS)
+versions = pytest.mark.parametrize("version", ["pairs", "tensor"])
+tensors = pytest.mark.parametrize("version", [version for version in TENSOR if version != "tensor"])
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -89,6 +90,24 @@ def test_any_size_from_11(engine, slices, version):
 def test_any_number_of_slices(engine, n, version):
     slices = noise(n, 13, 12)
     assert np.abs(compute(engine, slices, version=version) - reference(slices, 255)).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("shape", [(2, 11, 11), (3, 12, 26), (27, 13, 27), (6, 77, 60)], ids=str)
+@tensors
+def test_versions_on_tensor_cores_give_the_same_bits(engine, shape, version):
+    slices = noise(*shape)
+    slices[1] = slices[0] // 2
+    assert (compute(engine, slices, version=version) == compute(engine, slices, version="tensor")).all()
+
+
+@pytest.mark.parametrize("version", TENSOR)
+def test_tiles_meet_every_pair_of_two_blocks(engine, version):
+    """Blocks of slices on the diagonal and above it, of more and of fewer slices than a tile has."""
+    slices, slab = noise(50, 11, 12), 4 * engine.module("ssim").constants["SLAB"]
+    whole = compute(engine, slices, version="tensor")
+    assert (compute(engine, slices, version=version) == whole).all()
+    for block in (26, 49):
+        assert (compute(engine, slices, version=version, budget=2 * block * (slab + 11 * 12)) == whole).all()
 
 
 @pytest.mark.parametrize(("offset", "data_range"), [(1000, 40), (-1024, 4000), (0, 1e-30), (1e-20, 1e-22), (0, 1e30)])
