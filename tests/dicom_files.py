@@ -114,8 +114,13 @@ def change(dataset: Dataset, **elements: Any) -> None:
 
 
 @_allowing_bad_values
-def save(dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
-    """Write a data set in a transfer syntax; compressed ones are encoded (JPEG Lossless needs python-gdcm)."""
+def save(
+    dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian, bits: int | None = None, **encoding: Any
+) -> Path:
+    """Write a data set in a transfer syntax; compressed ones are encoded (JPEG Lossless needs python-gdcm).
+
+    `bits` is what the header then says of BitsStored, whatever the codestream holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if syntax in (JPEGLossless, JPEGLosslessSV1):
         return _transcode(save(dataset, path), syntax)
@@ -123,10 +128,12 @@ def save(dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian)
         _encode_jpeg(dataset)
     elif syntax not in NATIVE:
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.compress(syntax, generate_instance_uid=False, **encoding)
     elif syntax == ExplicitVRBigEndian:
         swapped = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}").byteswap()
         dataset.PixelData = swapped.tobytes()
+    if bits is not None:
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
     dataset.file_meta.TransferSyntaxUID = syntax
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)

@@ -62,6 +62,8 @@ REMEDIES: dict[UID, str] = {
     HTJ2KLosslessRPCL: "pip install pylibjpeg pylibjpeg-openjpeg",
     HTJ2K: "pip install pylibjpeg pylibjpeg-openjpeg",
 }
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)  # or free to be so
+OVERSHOOT = 1 / 8  # of the range of values: the ringing of a wavelet at an edge stays below
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
@@ -262,20 +264,25 @@ def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> t
 def used_bits(values: np.ndarray, file: DicomFile) -> np.ndarray:
     """Clear (unsigned) or sign-extend (signed) the bits above BitsStored, which may hold anything (PS3.5 8.1.1).
 
-    JPEG-LS and JPEG 2000 streams say their own precision; pydicom has applied it already.
+    A codestream of a greater precision than BitsStored carries them too. A lossy one has no bits of its own: what it
+    decodes to may overshoot the range a little, and is kept. Raises `SourceError` for more.
     """
     stored = required(file.header, "BitsStored")
     shift = values.dtype.itemsize * 8 - stored
-    own_precision = file.syntax in PLUGINS and file.syntax.name.startswith(("JPEG-LS", "JPEG 2000", "High-Throughput"))
-    if shift == 0 or own_precision or _within(values, stored):
+    if shift == 0 or _within(values, stored):
         return values
-    return np.right_shift(np.left_shift(values, shift), shift)
+    if file.syntax not in LOSSY:
+        return np.right_shift(np.left_shift(values, shift), shift)
+    if _within(values, stored, OVERSHOOT):
+        return values
+    raise SourceError("pixels contradict the header", f"{values.min()}..{values.max()} with {stored} bits stored")
 
 
-def _within(values: np.ndarray, bits: int) -> bool:
-    """Whether `bits` bits hold all values already, as they do in nearly every file."""
-    low, high = (-1 << bits - 1, 1 << bits - 1) if values.dtype.kind == "i" else (0, 1 << bits)
-    return bool(low <= values.min() and values.max() < high)
+def _within(values: np.ndarray, bits: int, beyond: float = 0) -> bool:
+    """Whether `bits` bits hold all values already, as they do in nearly every file. `beyond`: and that much more."""
+    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if values.dtype.kind == "i" else (0, (1 << bits) - 1)
+    more = int(beyond * (high - low))
+    return bool(low - more <= values.min() and values.max() <= high + more)
 
 
 def _is_padding(values: np.ndarray, header: Header) -> np.ndarray:

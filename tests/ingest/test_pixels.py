@@ -94,10 +94,7 @@ def test_near_lossless_jpeg_ls_and_jpeg_baseline(tmp_path):
     path = save(ct(grey), tmp_path / "jpeg.dcm", JPEGBaseline8Bit)
     assert np.abs(decoded(path).pixels - grey.astype(int)).max() < 40
     np.testing.assert_array_equal(decoded(path).pixels, pixel_array(path))
-    dataset = ct(stored_slice(3, signed=False))
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.compress(JPEGLSNearLossless, jls_error=3)
-    dataset.save_as(tmp_path / "near.dcm", enforce_file_format=True)
+    save(ct(stored_slice(3, signed=False)), tmp_path / "near.dcm", JPEGLSNearLossless, jls_error=3)
     assert 0 < np.abs(decoded(tmp_path / "near.dcm").pixels - stored_slice(3, signed=False).astype(int)).max() <= 3
 
 
@@ -234,6 +231,31 @@ def test_unused_bits_of_signed_values_are_sign_extended(tmp_path):
     stored = np.array([[0x0830, 0x0FFF, 0x0001]], dtype=np.uint16).view(np.int16)  # 12-bit -2000, -1, 1
     path = save(ct(stored, BitsStored=12, HighBit=11), tmp_path / "a.dcm")
     assert decoded(path).pixels.tolist() == [[-1024, -1, 1]]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("bits", [8, 12, 15])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_bits_above_bits_stored_count_in_no_syntax(tmp_path, syntax, bits, signed):
+    rng = np.random.default_rng(bits)
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
+    expected = rng.integers(low, high, (33, 45))
+    expected[expected == -2000] = 5  # it would be padding
+    above = rng.integers(0, 1 << 16 - bits, (33, 45)) << bits  # overlays, or signs that are not extended
+    stored = ((expected & (1 << bits) - 1) | above).astype(np.uint16)
+    stored[stored == 0xF830] ^= 0x8000  # so would -2000 as a pattern of 16 bits
+    dataset = ct(stored.view(np.int16) if signed else stored)
+    path = save(dataset, tmp_path / "a.dcm", syntax, bits)
+    np.testing.assert_array_equal(decoded(path).pixels, expected)
+
+
+def test_a_lossy_stream_may_overshoot_a_little_and_no_more(tmp_path):
+    sharp = np.kron([[0, 4300], [4300, 0]], np.ones((40, 40))).astype(np.uint16)
+    near = save(ct(sharp), tmp_path / "near", JPEGLSNearLossless, bits=12, jls_error=2)
+    assert np.abs(decoded(near).pixels - sharp.astype(int)).max() <= 2
+    far = save(ct(sharp * 2), tmp_path / "far", JPEGLSNearLossless, bits=12, jls_error=2)
+    with pytest.raises(SourceError, match=r"pixels contradict the header: 0\.\.\d+ with 12 bits stored"):
+        decoded(far)
 
 
 def test_8_bit_ct_has_no_untagged_padding(tmp_path):
