@@ -24,6 +24,7 @@ from torchvision.models import resnet50
 import interrupted
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.choice import choose
 from lim_gpu.reduction.engine import StoredMatrix
@@ -31,6 +32,8 @@ from lim_gpu.selection import Selection
 from lim_gpu.similarity.ssim import ssim_pair
 from lim_gpu.store.slices import SliceStore
 from stores import make_store
+from volumes import pixels as pixels_of_noise
+from volumes import write_store
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +188,35 @@ def test_slices_of_unequal_shape_are_not_compared_and_that_is_said_once(store, c
     selection = lim_gpu.reduce(store, "ssim", keep_count=1, scope="dataset", device="cpu", reporter=Reporter())
     assert capsys.readouterr().err.count("equal shape") == 1
     assert len(selection.kept()) == 3  # one for each shape
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_window_on_values_that_are_no_hu_is_refused_before_anything_is_written(tmp_path, write):
+    path = write_store(tmp_path / "s", [pixels_of_noise(4, 20, 20)], modality="MR", unit="stored")
+    output = tmp_path / "selection.csv" if write else None
+    lung = {"intensity": Intensity.parse(window="lung"), "output": output, "device": "cpu"}
+    with SliceStore(path) as store:
+        with pytest.raises(UsageError, match=r"1 volumes \(MR\) hold values that are no HU"):
+            lim_gpu.reduce(store, "hash", **lung)
+        assert not list(tmp_path.glob("selection*"))
+        assert lim_gpu.reduce(store, "every-n", keep=0.5, **lung).record["counts"]["kept"] == 2  # compares nothing
+
+
+@pytest.mark.parametrize("method", ["hash", "mi"])
+@pytest.mark.parametrize("scope", ["volume", "dataset"])
+def test_volumes_of_one_grey_in_every_slice_are_said(tmp_path, capsys, method, scope):
+    flat = np.stack([np.full((20, 20), value, np.int16) for value in (2000, 2100, 2200)])
+    spot = flat.copy()
+    spot[1, 3, 4] = -600
+    path = write_store(tmp_path / "s", [flat, pixels_of_noise(3, 20, 20), flat + 9, spot])
+    options = {"keep": 0.9, "scope": scope, "device": "cpu", "reporter": Reporter()}
+    with SliceStore(path) as store:
+        lim_gpu.reduce(store, method, intensity=Intensity.parse(window="lung"), **options)
+        assert "warning: 2 volumes are of one grey in every slice, mapped to 0..255" in capsys.readouterr().err
+        lim_gpu.reduce(store, method, intensity=Intensity.parse(hu_range="-1000:400"), **options)
+        assert "Give another window or range" in capsys.readouterr().err
+        lim_gpu.reduce(store, "every-n", **(options | {"scope": "volume"}))
+        assert "grey" not in capsys.readouterr().err
 
 
 def test_output_is_written_unchanged_and_refused(store, tmp_path, capsys):
