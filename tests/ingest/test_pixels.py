@@ -135,6 +135,21 @@ def test_a_missing_decoder_is_named_with_the_command_that_installs_it(monkeypatc
     assert missing_decoder(JPEGLosslessSV1, 16) == "pip install 'lim-gpu[codecs]'"
 
 
+def test_another_decoder_is_tried_where_the_first_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such thing")
+
+    stored = stored_slice(3)
+    path = save(ct(stored), tmp_path / "a.dcm", JPEG2000Lossless)
+    decoder = pixels.get_decoder(JPEG2000Lossless)
+    assert pixels.plugins(JPEG2000Lossless, 16) == ["pylibjpeg", "pillow"]
+    monkeypatch.setitem(decoder._available, "pylibjpeg", fail)
+    np.testing.assert_array_equal(decoded(path).pixels, stored)
+    monkeypatch.setitem(decoder._available, "pillow", fail)
+    with pytest.raises(SourceError, match="pixels cannot be decoded: .*no such thing"):
+        decoded(path)
+
+
 def test_an_unknown_syntax_is_refused_without_its_text():
     with pytest.raises(SourceError, match="unsupported transfer syntax: unknown"):
         missing_decoder(UID("1.2.3.4"), 16)
@@ -209,6 +224,26 @@ def test_padding_becomes_air(tmp_path, values, padding, limit, expected, syntax)
     assert result.pixels[0].tolist() == expected
     padded = sum(new == -1024 and old != -1000 for old, new in zip(values, expected, strict=True))
     assert result.counts["padding"] == padded
+
+
+@pytest.mark.parametrize(
+    ("hu", "wide", "said"),
+    [(-3024, 6, True), (-1025, 6, True), (-3024, 1, False), (-1024, 6, False), (-2000, 6, False)],  # -2000 is padding
+)
+def test_much_padding_that_no_tag_names_is_said(tmp_path, run, hu, wide, said):
+    """A real file: -3024 beside a padding tag of -2000. It is kept as it is, which the grey range follows."""
+    for i in range(3):
+        stored = stored_slice(i, (40, 60))
+        stored[:6, :wide] = hu
+        dataset = ct(stored, z=3.0 * i, number=i, PixelPaddingValue=-2000)
+        dataset["PixelPaddingValue"].VR = "SS"
+        save(dataset, tmp_path / "in" / str(i))
+    result = run()
+    below = {"below_air": {"hu": hu, "pixels": 3 * 36, "share": 36 / 2400}}
+    assert result.only.header.defects == (below if said else {})
+    texts = [text for _, text in result.report.defects]
+    assert bool(texts) == said
+    assert not said or texts[0].startswith(f"1.5 % of the pixels hold {hu} HU")
 
 
 @pytest.mark.parametrize("vr", ["US", "SS"])
@@ -294,6 +329,19 @@ def test_frames_have_their_own_rescale_and_come_in_any_order(tmp_path, syntax):
     path = save(dataset, tmp_path / "a.dcm", syntax)
     for index, (slope, intercept) in reversed(list(enumerate([(1, 0), (2, -10), (3, 5)]))):
         np.testing.assert_array_equal(decoded(path, index).pixels, stored[index].astype(int) * slope + intercept)
+
+
+@pytest.mark.parametrize("assume_hu", [False, True])
+def test_a_rescale_at_the_top_level_of_an_enhanced_object_counts(tmp_path, assume_hu):
+    stored = np.stack([stored_slice(i) for i in range(3)])
+    dataset = enhanced(stored, z=[0, 3, 6], rescale=[(1, 0)] * 3)
+    for frame in dataset.PerFrameFunctionalGroupsSequence[:2]:
+        del frame.PixelValueTransformationSequence
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 2, -1024, "HU"
+    path = save(dataset, tmp_path / "a.dcm")
+    for index, (slope, intercept) in enumerate([(2, -1024), (2, -1024), (1, 0)]):  # a frame's own comes first
+        result = decoded(path, index, assume_hu)
+        np.testing.assert_array_equal(result.pixels, stored[index].astype(int) * slope + intercept)
 
 
 def test_padding_after_the_pixels_is_allowed_up_to_a_frame(tmp_path):
