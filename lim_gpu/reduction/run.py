@@ -139,6 +139,9 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
     start = time.perf_counter()
     engines = engines_for(request, device)  # first: a device that is not there ends it all
     units = units_of(store.volumes, request.scope)
+    if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
+        wider = "Give --scope dataset" if request.scope != "dataset" else "Give --method hash"
+        raise InputError(f"{store.path}: no {request.scope} has two slices that {request.method} can compare. {wider}")
     _say_once(store, units, request, reporter)
     with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
         done, left = _standing_units(units, request, parts)

@@ -219,6 +219,36 @@ def test_volumes_of_one_grey_in_every_slice_are_said(tmp_path, capsys, method, s
         assert "grey" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("scope", ["volume", "dataset"])
+def test_a_volume_too_small_for_ssim_is_listed_and_the_rest_goes_on(tmp_path, capsys, scope):
+    shapes = ((4, 20, 20), (4, 10, 40), (3, 40, 7), (5, 11, 11))
+    path = write_store(tmp_path / "s", [pixels_of_noise(*shape, seed=i) for i, shape in enumerate(shapes)])
+    options = {"scope": scope, "device": "cpu", "reporter": Reporter()}
+    with SliceStore(path) as store:
+        selection = lim_gpu.reduce(store, "ssim", keep=0.5, **options)
+        whole = lim_gpu.reduce(store, "mi", keep=0.5, **options)
+    small = [f"{i:016x}" for i in (1, 2)]
+    assert [failure["volume"] for failure in selection.record["failures"]] == small
+    assert not {volume.key for volume in selection.volumes} & set(small)
+    assert len(selection.volumes) == 2
+    assert "slices of 10 x 40 pixels: SSIM needs at least 11 x 11" in capsys.readouterr().err
+    assert len(whole.volumes) == 4
+
+
+@pytest.mark.parametrize("method", ["hash", "ssim"])
+def test_where_no_two_slices_are_compared_nothing_is_selected(tmp_path, method):
+    path = write_store(tmp_path / "s", [pixels_of_noise(1, 20, 20 + i, seed=i) for i in range(3)])
+    with SliceStore(path) as store:
+        with pytest.raises(
+            InputError, match=f"no volume has two slices that {method} can compare. Give --scope dataset"
+        ):
+            lim_gpu.reduce(store, method, keep=0.5, device="cpu")
+        assert lim_gpu.reduce(store, "hash", keep=0.5, scope="dataset", device="cpu").record["counts"]["kept"] == 2
+        with pytest.raises(InputError, match="no dataset has two slices that ssim can compare. Give --method hash"):
+            lim_gpu.reduce(store, "ssim", keep=0.5, scope="dataset", device="cpu")
+        assert lim_gpu.reduce(store, "random", keep=0.5).record["counts"]["kept"] == 3
+
+
 def test_output_is_written_unchanged_and_refused(store, tmp_path, capsys):
     out = tmp_path / "selection.csv"
     first = lim_gpu.reduce(store, "hash", keep=0.3, device="cpu", output=out)
