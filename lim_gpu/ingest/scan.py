@@ -148,7 +148,7 @@ def _scan_file(found: Found, modality: str, assume_hu: bool) -> Scanned:
     if head.startswith(SIGNATURES) or name.endswith(ENDINGS):
         return Scanned(found, read_picture(found))
     if name.endswith(".dcm"):
-        from lim_gpu.ingest.part10 import lacks_part10_header
+        from lim_gpu.ingest.dicom import lacks_part10_header
 
         return Scanned(found, NO_PART10 if lacks_part10_header(found.path) else Counted("named .dcm but not DICOM"))
     return Scanned(found, Counted("not an image"))
