@@ -22,8 +22,11 @@ def test_every_layout_gives_the_same_backbone(tmp_path, state, source):
     assert backbone.preprocess["stated"] is False
 
 
-@pytest.mark.parametrize("source", FOREIGN)
-@pytest.mark.parametrize("chain", ["module.", "_orig_mod.", "module._orig_mod.", "model.module.", "_orig_mod.net."])
+CHAINS = ("module.", "_orig_mod.", "module._orig_mod.", "model.module.", "_orig_mod.net.")
+WRAPPED = [(source, CHAINS[i % len(CHAINS)]) for i, source in enumerate(FOREIGN)]
+
+
+@pytest.mark.parametrize(("source", "chain"), WRAPPED)
 def test_wrappers_compose_with_every_layout(tmp_path, state, source, chain):
     content = FOREIGN[source](state)
     inner = next((key for key in ("state_dict", "module") if isinstance(content.get(key), dict)), None)
