@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from lim_gpu.intensity import Intensity
 from lim_gpu.store.selected import SelectedSlices, open_selected
+from lim_gpu.store.units import check_limits
 
 
 class SliceDataset(Dataset[Any]):
@@ -24,8 +25,8 @@ class SliceDataset(Dataset[Any]):
     `places` is (n, 2), int32: volume number and slice of every item. Slices keep their own sizes: where a store mixes
     sizes, `transform` must bring them to one before a DataLoader can stack them. Works with any number of DataLoader
     workers, forked or spawned: each opens its own files.
-    Raises InputError for a selection of another store, or one that names a slice that is not there; an item raises it
-    for a damaged file.
+    Raises UsageError for limits in HU on values that are no HU, InputError for a selection of another store, or one
+    that names a slice that is not there; an item raises it for a damaged file.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class SliceDataset(Dataset[Any]):
         self.store, self.places = self.slices.store, self.slices.places
         self.transform = transform
         self.intensity = intensity
+        if intensity is not None:
+            check_limits(self.store.path, self.slices.volumes, intensity)
 
     def __len__(self) -> int:
         return len(self.places)

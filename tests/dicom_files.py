@@ -77,7 +77,10 @@ def ct(
     """A CT slice. `stored` (rows, columns), or (frames, rows, columns); `elements` set or (None) delete elements."""
     dataset = FileDataset("", {}, preamble=b"\0" * 128, file_meta=FileMetaDataset())
     dataset.SOPClassUID = CTImageStorage
-    dataset.SOPInstanceUID = uid(f"{series}/{z}/{number}/{stored.tobytes()[:4000]!r}")
+    instance = f"{series}/{z}/{number}/{stored.tobytes()[:4000]!r}"
+    if spacing != (0.8, 0.7) or "ImageType" in elements:
+        instance += f"/{spacing}/{elements.get('ImageType')}"
+    dataset.SOPInstanceUID = uid(instance)
     dataset.Modality, dataset.PatientID, dataset.PatientName = "CT", patient, f"{patient}^name"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid(study), uid(series)
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -114,8 +117,13 @@ def change(dataset: Dataset, **elements: Any) -> None:
 
 
 @_allowing_bad_values
-def save(dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
-    """Write a data set in a transfer syntax; compressed ones are encoded (JPEG Lossless needs python-gdcm)."""
+def save(
+    dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian, bits: int | None = None, **encoding: Any
+) -> Path:
+    """Write a data set in a transfer syntax; compressed ones are encoded (JPEG Lossless needs python-gdcm).
+
+    `bits` is what the header then says of BitsStored, whatever the codestream holds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if syntax in (JPEGLossless, JPEGLosslessSV1):
         return _transcode(save(dataset, path), syntax)
@@ -123,10 +131,12 @@ def save(dataset: FileDataset, path: Path, syntax: UID = ExplicitVRLittleEndian)
         _encode_jpeg(dataset)
     elif syntax not in NATIVE:
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.compress(syntax, generate_instance_uid=False, **encoding)
     elif syntax == ExplicitVRBigEndian:
         swapped = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}").byteswap()
         dataset.PixelData = swapped.tobytes()
+    if bits is not None:
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
     dataset.file_meta.TransferSyntaxUID = syntax
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
@@ -190,9 +200,13 @@ def enhanced(
     z: Sequence[float],
     rescale: Sequence[tuple[float, float]] | None = None,
     acquisitions: Sequence[int] | None = None,
+    groups: Sequence[dict[str, Dataset]] | None = None,
     **options: Any,
 ) -> FileDataset:
-    """An enhanced multi-frame CT: `stored` (frames, rows, columns), a position and a rescale a frame."""
+    """An enhanced multi-frame CT: `stored` (frames, rows, columns), a position and a rescale a frame.
+
+    `groups`: further functional groups of each frame, by the name of their sequence.
+    """
     dataset = ct(stored, rescale=None, **options)
     dataset.SOPClassUID, dataset.NumberOfFrames = EnhancedCTImageStorage, len(stored)
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
@@ -210,6 +224,7 @@ def enhanced(
             item(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="HU")
         ]
         frame.FrameContentSequence = [item(FrameAcquisitionNumber=acquisitions[i] if acquisitions else 1)]
+        change(frame, **{name: [group] for name, group in (groups[i] if groups else {}).items()})
         frames.append(frame)
     dataset.PerFrameFunctionalGroupsSequence = frames
     return dataset

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import lim_gpu
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.store.selected import open_selected
 from volumes import pixels, write_store
@@ -96,6 +96,13 @@ def test_places_from_the_end_and_beyond(path):
         dataset[10]
     with pytest.raises(IndexError):
         dataset.place(10)
+
+
+def test_a_window_on_values_that_are_no_hu_is_refused(tmp_path):
+    mr = write_store(tmp_path / "s", [pixels()], modality="MR", unit="stored")
+    with pytest.raises(UsageError, match=r"1 volumes \(MR\) hold values that are no HU"):
+        lim_gpu.SliceDataset(mr, intensity=Intensity.parse(window="lung"))
+    assert lim_gpu.SliceDataset(mr, intensity=Intensity())[0].dtype == torch.uint8
 
 
 def test_volumes_of_8_bits_stay_as_they_are(tmp_path):

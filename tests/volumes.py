@@ -53,10 +53,10 @@ def write_volume(folder: Path, volume, key="0" * 16, compression=None, **values)
     return VolumeEntry.of(head, digest)
 
 
-def write_store(folder: Path, volumes) -> Path:
-    """A store of arrays (n, H, W), keyed 0000.., 0001.. ."""
+def write_store(folder: Path, volumes, **values) -> Path:
+    """A store of arrays (n, H, W), keyed 0000.., 0001.. ; `values` of their headers."""
     entries = [
-        write_volume(folder / "volumes", volume, f"{i:016x}", patient=f"{i // 2:016x}")
+        write_volume(folder / "volumes", volume, f"{i:016x}", patient=f"{i // 2:016x}", **values)
         for i, volume in enumerate(volumes)
     ]
     write_index(folder, entries, {"modality": "CT"}, {}, "origin")

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lim_gpu.errors import UsageError
 from lim_gpu.labelled.images import Normalisation, load_images, network_input, resized
-from lim_gpu.labelled.table import PARTS, read_table
+from lim_gpu.labelled.parts import PARTS
+from lim_gpu.labelled.table import read_table
 from lim_gpu.progress import Reporter
 from lim_gpu.spread import spread_evenly
 from lim_gpu.weights.backbone import resnet

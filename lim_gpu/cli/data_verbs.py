@@ -39,7 +39,9 @@ from lim_gpu.cli.options import PATH
     is_flag=True,
     help="Keep readable names (public collections only); else keys are keyed hashes.",
 )
-@click.option("--assume-hu", is_flag=True, help="Take CT slices without a rescale slope and intercept as HU.")
+@click.option(
+    "--assume-hu", is_flag=True, help="Take CT slices without a rescale as HU, and 16-bit pictures as HU + 32768."
+)
 @click.option(
     "--patient-pattern",
     metavar="REGEX",

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.labelled.table import PARTS, Table
+from lim_gpu.labelled.parts import PARTS
+from lim_gpu.labelled.table import Table
 
 VALIDATION_PARTS = 10  # one of ten parts of what is left for training chooses the epoch (the paper's 90/10)
 RANDOM_TEST_PARTS = 5  # one of five parts tests, where runs draw their own split

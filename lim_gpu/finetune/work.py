@@ -24,7 +24,8 @@ from lim_gpu.finetune.results import Run, predictions, write_results
 from lim_gpu.finetune.splits import Split, make_splits
 from lim_gpu.finetune.starts import Start, read_starts
 from lim_gpu.labelled.images import Images, Normalisation, load_images
-from lim_gpu.labelled.table import PARTS, Table
+from lim_gpu.labelled.parts import PARTS
+from lim_gpu.labelled.table import Table
 from lim_gpu.progress import Reporter
 from lim_gpu.weights import load as weights
 from lim_gpu.weights.backbone import training_device

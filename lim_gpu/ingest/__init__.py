@@ -58,7 +58,7 @@ def ingest(
     modality          DICOM images to take; the others are counted
     skip_bad_slices   a volume goes on without slices that cannot be used, and records the loss; else it fails
     keep_identifiers  readable names and plain hashes instead of keyed ones, for public collections
-    assume_hu         CT without a rescale holds HU
+    assume_hu         CT without a rescale holds HU, 16-bit pictures HU + 32768
     compression       None, "deflate", "zstd" or "lz4"
     patient_pattern   regular expression that finds the patient in a NIfTI or picture name
     workers           child processes; default: one a core, at most 16

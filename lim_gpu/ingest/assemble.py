@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.nifti import nifti_plan
@@ -20,7 +20,8 @@ from lim_gpu.ingest.records import (
     SeriesId,
     SourceError,
 )
-from lim_gpu.ingest.series import FrameId, Stack, collisions, dicom_plan, resolve, stacks
+from lim_gpu.ingest.resolve import CollisionError, resolve, same_instances, without_copies
+from lim_gpu.ingest.series import FrameId, Stack, collisions, dicom_plan, frame_id, stacks
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import VolumePlan
 
@@ -62,7 +63,7 @@ def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digest
         else:
             frames += content
     _add_series(planned, frames, broken, settings.skip_bad_slices, digests)
-    plans, failed = picture_plans(pictures, settings.patient_pattern)
+    plans, failed = picture_plans(pictures, settings.patient_pattern, settings.assume_hu)
     planned.volumes += plans
     for found, error in failed:
         planned.fail(found, error)
@@ -86,7 +87,13 @@ def _add_series(
     digests: Digests,
 ) -> None:
     undecodable = _missing_decoders(planned, frames)
-    groups, unplaced = stacks(frame for frame in frames if frame.instance.series not in undecodable)
+    failing = set() if skip_bad_slices else set(undecodable)
+    frames = [f for f in frames if not (f.instance.missing_decoder or f.instance.series in failing)]
+    doubtful = [frame for group in same_instances(frames) for frame in group]
+    copies = without_copies(frames, digests(doubtful) if doubtful else {})
+    groups, unplaced = stacks(copies.frames, copies.dropped)
+    for stack in groups:
+        stack.lost.update({"no decoder": count} if (count := undecodable[stack.frames[0].instance.series]) else {})
     for found, instance in unplaced:
         broken[instance.series].append((found, instance.error))
     bad = _broken_series(planned, broken, groups, skip_bad_slices)
@@ -94,18 +101,35 @@ def _add_series(
     colliding = [frame for stack in groups for group in collisions(stack.frames) for frame in group]
     known = digests(colliding) if colliding else {}
     for stack in groups:
+        first = min((f.instance.found for f in stack.frames), key=lambda found: found.order)
         try:
-            for part in resolve(stack, known):
+            for part in _resolved(planned, stack, known, skip_bad_slices):
                 plan = dicom_plan(part)
                 plan.check_size()
                 planned.volumes.append(plan)
+        except CollisionError as error:
+            remedy = SKIPPABLE if error.few else ""
+            planned.fail(error.first.instance.found, f"{error} ({len(stack.frames)} slices{remedy})")
         except SourceError as error:
-            text = f"{error} ({len(stack.frames)} slices)"
-            planned.fail(min((f.instance.found for f in stack.frames), key=lambda found: found.order), text)
+            planned.fail(first, f"{error} ({len(stack.frames)} slices)")
 
 
-def _missing_decoders(planned: Planned, frames: Iterable[Frame]) -> set[SeriesId]:
-    """Report each transfer syntax that nothing decodes here once; returns the series that use it."""
+def _resolved(planned: Planned, stack: Stack, digests: Mapping[FrameId, str], skip_bad_slices: bool) -> list[Stack]:
+    """`resolve`; with `skip_bad_slices` a few slices at places that are taken cost themselves alone."""
+    try:
+        return resolve(stack, digests)
+    except CollisionError as error:
+        if not (skip_bad_slices and error.few):
+            raise
+        bad = [(frame.instance.found.path, error) for frame in error.repeated]
+        planned.failures += name_bad_files(bad, len(stack.frames), SKIPPED)
+        stack.lost.update([error.cause] * len(bad))
+        gone = {frame_id(frame) for frame in error.repeated}
+        return resolve(replace(stack, frames=[f for f in stack.frames if frame_id(f) not in gone]), digests)
+
+
+def _missing_decoders(planned: Planned, frames: Iterable[Frame]) -> Counter[SeriesId]:
+    """Report each transfer syntax that nothing decodes here once; returns how many files of each series use them."""
     files: dict[tuple[str, str], dict[str, Frame]] = defaultdict(dict)
     for frame in frames:
         if frame.instance.missing_decoder:
@@ -114,7 +138,7 @@ def _missing_decoders(planned: Planned, frames: Iterable[Frame]) -> set[SeriesId
     for (syntax, remedy), users in files.items():
         first = next(iter(users.values())).instance.found
         planned.fail(first, f"no decoder for {syntax} ({len(users)} files). {remedy}")
-    return {frame.instance.series for users in files.values() for frame in users.values()}
+    return Counter(frame.instance.series for users in files.values() for frame in users.values())
 
 
 def _broken_series(

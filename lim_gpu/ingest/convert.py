@@ -6,7 +6,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from itertools import groupby
@@ -20,13 +20,15 @@ from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
 from lim_gpu.ingest.quiet import silence
-from lim_gpu.ingest.records import Decoded, SourceError
+from lim_gpu.ingest.records import AIR, Decoded, SourceError
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan
 from lim_gpu.pictures import decode_picture
 from lim_gpu.store.file import VolumeWriter
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.private import write_sources
+
+BELOW_AIR = 0.01  # of the pixels: noise below -1024 HU is less, and spread over values
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
     """
     silence()
     counts: Counter[str] = Counter()
+    lowest: Counter[int] = Counter()
     bad: list[tuple[int, SourceError]] = []
     try:
         folder = settings.store / "volumes"
@@ -58,9 +61,27 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
                 elif isinstance(decoded, Decoded) and (settings.skip_bad_slices or not bad):
                     writer.append(decoded.pixels)
                     counts += decoded.counts
-            return _finish(writer, plan, settings, counts, bad)
+                    if plan.unit == "HU":
+                        lowest += _lowest(decoded.pixels)
+            return _finish(writer, _noted(plan, lowest), settings, counts, bad)
     except SourceError as error:
         return Converted(None, "", [Failure(plan.path, str(error))])
+
+
+def _lowest(pixels: np.ndarray) -> Counter[int]:
+    """How many pixels of a slice hold its lowest value, where that lies below air."""
+    lowest = int(pixels.min())
+    return Counter({lowest: int(np.count_nonzero(pixels == lowest))} if lowest < AIR else {})
+
+
+def _noted(plan: VolumePlan, lowest: Counter[int]) -> VolumePlan:
+    """The plan with the value below air that many pixels hold as a defect: padding that no tag names."""
+    n, rows, columns = plan.shape
+    (value, count), *_ = [*lowest.most_common(1), (0, 0)]
+    if count <= BELOW_AIR * n * rows * columns:
+        return plan
+    share = count / (n * rows * columns)
+    return replace(plan, defects=plan.defects | {"below_air": {"hu": value, "pixels": count, "share": share}})
 
 
 def _finish(
@@ -156,7 +177,7 @@ def _dicom_frames(path: str, sources: list[SliceSource], assume_hu: bool) -> Ite
 
 
 def _header(plan: VolumePlan, counts: Counter[str], keep_identifiers: bool) -> tuple[VolumeHeader, np.ndarray]:
-    placement = place(plan.plane, [source.position for source in plan.slices])
+    placement = place(plan.plane, [s.position for s in plan.slices], [s.thickness for s in plan.slices])
     seen: dict[str, Any] = {kind: counts[kind] for kind in ("colour", "transparent") if counts[kind]}
     header = VolumeHeader(
         key=plan.key,

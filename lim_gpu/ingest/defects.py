@@ -24,10 +24,19 @@ def sentences(defects: dict[str, Any], clamped: float) -> dict[str, str]:
         found["gaps"] = f"slices are missing, gaps: {len(gaps)}, the widest {widest:g} mm"
     if uneven := defects.get("uneven_spacing"):
         found["uneven_spacing"] = f"uneven spacing, {uneven['min']:g} to {uneven['max']:g} mm"
+    if below := defects.get("below_air"):
+        found["below_air"] = (
+            f"{100 * below['share']:.1f} % of the pixels hold {below['hu']} HU, as padding that no tag names. "
+            "It takes part of the grey range: --window or --hu-range leave it out"
+        )
     if tilt := defects.get("gantry_tilt"):
         found["gantry_tilt"] = f"gantry tilt, {tilt:g} degrees"
     if doubles := defects.get("duplicates"):
         found["duplicates"] = f"duplicated slices dropped: {doubles}"
+    for element in defects.get("set_apart", []):
+        found[f"set apart: {element}"] = f"overlaps slices of another {element}, which are a volume of their own"
+    for element in defects.get("mixed", []):
+        found[f"mixed: {element}"] = f"slices of different {element} lie between each other"
     for lost in defects.get("skipped_slices", []):
         found[f"skipped: {lost['cause']}"] = f"slices skipped: {lost['count']} ({lost['cause']})"
     if colour := defects.get("colour"):

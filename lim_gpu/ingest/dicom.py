@@ -9,11 +9,12 @@ import re
 from functools import lru_cache
 from typing import TypeVar
 
+from pydicom.filereader import dcmread
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from lim_gpu.ingest.geometry import normal, orthonormal
+from lim_gpu.ingest.hounsfield import rescale
 from lim_gpu.ingest.part10 import (
-    SPLITS,
     DicomFile,
     Header,
     if_usable,
@@ -26,8 +27,10 @@ from lim_gpu.ingest.part10 import (
     texts,
     whole,
 )
-from lim_gpu.ingest.pixels import check_pixels, missing_decoder, rescale
+from lim_gpu.ingest.pixels import check_pixels, missing_decoder
+from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import BrokenInstance, Content, Counted, Found, Frame, Instance, SeriesId, SourceError
+from lim_gpu.ingest.splits import SPLITS, Split
 from lim_gpu.store.file import MAX_SIDE, MAX_SLICES
 
 # Modalities whose objects are no images of a stack, whatever pixels they hold (PS3.3 C.7.3.1.1.1).
@@ -36,8 +39,15 @@ NOT_IMAGES = """
     SEG SMR SR SRF TEXTUREMAP VF
 """
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame children
-# A projection or a picture of a screen is no slice, whatever plane it claims. Vendors say so in values 3 and on.
-NO_SLICE = re.compile("MIP|MINIP|(MAX|MIN)(IMUM)?_IP|PROJECTION|VRT|VOLREN|VOLUME.REND|SSD|SCREEN|DOSE")
+# A projection or a picture of a screen is no slice, whatever plane it claims. Vendors say so in values 3 and on, as
+# words: DOSE_INFO, and neither LOWDOSE nor DOSE_RED; SSD, and not SSDE.
+NO_SLICE = re.compile(
+    r"(?<![A-Z])("
+    "(THIN|THICK|SLAB|AXIAL|MIN|MAX)?MIPS?|(MAX|MIN)(IMUM)?_IP|PROJECTIONS?|VRT|VOLREN|VOLUME.REND(ER(ED|ING)?)?|SSD"
+    "|SCREEN|SCREEN.?(SAVE|SHOT|CAPTURE)S?|DOSE.?(INFO|REPORT|SUMMARY|PAGE|RECORD|SHEET)|^DOSE$"
+    ")(?![A-Z])"
+)
+MOSAIC = "mosaic (a volume in one image: split it with dcm2niix)"
 Value = TypeVar("Value")
 AXIAL = 0.8  # |normal z| from which a plane is axial: as for "oblique" in geometry.py
 
@@ -65,6 +75,19 @@ def read_instance(found: Found, modality: str, assume_hu: bool) -> Content:
         return SourceError("cannot be read", error.strerror or type(error).__name__)
 
 
+def lacks_part10_header(path: str) -> bool:
+    """Whether a file holds the elements of an object without the header that makes it a DICOM file.
+
+    It is not read all the same: what its transfer syntax is would be a guess.
+    """
+    silence()
+    try:
+        dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+        return len(dataset) == 2
+    except Exception:  # whatever pydicom makes of bytes that are anything
+        return False
+
+
 def _not_wanted(header: Header, modality: str) -> str:
     """The kind under which an object of another modality is counted, "" for one that is wanted."""
     found = text(header, "Modality")
@@ -78,7 +101,7 @@ def _not_wanted(header: Header, modality: str) -> str:
 
 def _read_image(file: DicomFile, found: Found, assume_hu: bool) -> Content:
     names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-    series = _shared(SeriesId(*(text(file.header, name) for name in names)))
+    series = _shared(SeriesId(*("\\".join(texts(file.header, name)) for name in names)))  # a backslash ends no name
     try:
         if kind := _set_apart(file):
             return Counted(kind)
@@ -106,6 +129,8 @@ def _set_apart(file: DicomFile) -> str:
     derived = image_type[:1] == ["DERIVED"] or image_type[1:2] == ["SECONDARY"]
     if derived and any(NO_SLICE.search(value) for value in image_type[2:]):
         return "projection or screen"
+    if "MOSAIC" in image_type and not file.enhanced:  # enhanced objects keep the word for what they have split
+        return MOSAIC
     orientation = numbers(file.group("PlaneOrientationSequence", 0), "ImageOrientationPatient", 6)
     if orientation is None:
         return "secondary capture" if text(header, "SOPClassUID").startswith(SECONDARY_CAPTURE) else ""
@@ -162,7 +187,6 @@ def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
         raise SourceError("unusable ImageOrientationPatient", "its directions are not perpendicular unit vectors")
     measures = file.group("PixelMeasuresSequence", index)
     spacing = numbers(measures, "PixelSpacing", 2)
-    content = file.group("FrameContentSequence", index)
     return Frame(
         instance=instance,
         index=index,
@@ -170,10 +194,14 @@ def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
         orientation=_shared(orientation),
         spacing=_shared(spacing if spacing and min(spacing) > 0 else None),
         thickness=if_usable(number, measures, "SliceThickness"),
-        splits=_shared(
-            tuple("\\".join(texts(content, enhanced) or texts(file.header, plain)) for plain, enhanced in SPLITS)
-        ),
+        splits=_shared(tuple(_split_value(file, index, split) for split in SPLITS)),
     )
+
+
+def _split_value(file: DicomFile, index: int, split: Split) -> str:
+    groups = (file.group(name, index) for name in split.groups if file.enhanced)
+    found = next(filter(None, (texts(group, split.frame_name) for group in groups)), None)
+    return "\\".join(found or texts(file.header, split.name))
 
 
 @lru_cache(maxsize=1024)

@@ -56,8 +56,11 @@ def orthonormal(orientation: Vector) -> bool:
     return all(abs(length - 1) < 0.01 for length in lengths) and abs(float(np.dot(row, column))) < 0.01
 
 
-def place(plane: Plane, positions: Sequence[Vector | None]) -> Placement:
-    """Describe ordered slices by the positions of their first voxels. Positions may be unknown, all of them at once."""
+def place(plane: Plane, positions: Sequence[Vector | None], thicknesses: Sequence[float | None] = ()) -> Placement:
+    """Describe ordered slices by the positions of their first voxels, and their thicknesses where they are known.
+
+    Positions may be unknown, all of them at once.
+    """
     n = len(positions)
     if plane.orientation is None or any(position is None for position in positions):
         return Placement([float(i) for i in range(n)], defects={"no_position": True})
@@ -68,7 +71,7 @@ def place(plane: Plane, positions: Sequence[Vector | None]) -> Placement:
     steps = np.diff(z)
     step = float(np.median(steps)) if n > 1 else (plane.thickness or 0.0)
     direction = (points[-1] - points[0]) / (z[-1] - z[0]) if n > 1 else unit
-    defects = _uneven(steps, step) | _tilt(direction, unit) if n > 1 else {}
+    defects = _uneven(z, thicknesses) | _tilt(direction, unit) if n > 1 else {}
     name = _plane_name(unit)
     if plane.spacing is None or step <= 0:
         return Placement(z.tolist(), None, None, name, defects)
@@ -81,8 +84,22 @@ def place(plane: Plane, positions: Sequence[Vector | None]) -> Placement:
     return Placement(z.tolist(), (step, row, column), affine.tolist(), name, defects)
 
 
-def _uneven(steps: np.ndarray, step: float) -> dict[str, Any]:
-    missing = steps > GAP * step
+def gaps(z: np.ndarray, thicknesses: Sequence[float | None]) -> np.ndarray:
+    """Between which of the slices at ascending `z` (n,) a slice is missing: (n - 1,) booleans.
+
+    Where thicknesses vary, as the 4 and 7 mm of a head CT do, so may the distances.
+    """
+    steps = np.diff(z)
+    usual = np.full(len(steps), np.median(steps) if len(steps) else 0.0)
+    thick = np.array(thicknesses, dtype=np.float64)
+    if len(steps) and len(thick) and (thick > 0).all():
+        usual *= np.maximum(1, np.maximum(thick[1:], thick[:-1]) / np.median(thick))
+    return steps > GAP * usual
+
+
+def _uneven(z: np.ndarray, thicknesses: Sequence[float | None]) -> dict[str, Any]:
+    steps = np.diff(z)
+    step, missing = float(np.median(steps)), gaps(z, thicknesses)
     found: dict[str, Any] = {}
     if missing.any():
         found["gaps"] = [[int(i), round(float(steps[i]), 3)] for i in np.flatnonzero(missing)]

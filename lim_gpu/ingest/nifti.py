@@ -24,6 +24,7 @@ from lim_gpu.store.file import MAX_SIDE
 if TYPE_CHECKING:
     from nibabel import Nifti1Header
 
+MM = {1: 1000.0, 3: 0.001}  # of a metre and a micron, by the unit code; any other is taken for mm
 LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 FINEST_SPAN = 32  # values with fractions that span less lose their meaning as whole numbers
 GZIP = b"\x1f\x8b"
@@ -52,6 +53,11 @@ def read_nifti(found: Found) -> Content:
         return SourceError("damaged NIfTI header", type(error).__name__)
 
 
+def is_pair_header(path: str, head: bytes) -> bool:
+    """Whether a file is the .hdr of a NIfTI or Analyze pair, whose .img holds the voxels."""
+    return path.lower().endswith(".hdr") and head[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c")  # sizeof_hdr, 348
+
+
 def _header(block: bytes) -> Nifti1Header:
     from nibabel import Nifti1Header, Nifti2Header  # 0.2 s that only those who read NIfTI spend
 
@@ -62,7 +68,7 @@ def _header(block: bytes) -> Nifti1Header:
         raise SourceError("not NIfTI", f"{len(block)} bytes without a NIfTI header")
     header = kind(block[: kind.sizeof_hdr], check=False)
     if bytes(header["magic"])[:3] != kind.single_magic[:3]:
-        raise SourceError("not NIfTI", "no single-file NIfTI. Join .hdr and .img, or convert it")
+        raise SourceError("not NIfTI", "no single-file NIfTI. Join .hdr and .img to a .nii, as nibabel.save does")
     return header
 
 
@@ -104,6 +110,7 @@ def _three_dimensions(header: Nifti1Header) -> tuple[int, int, int]:
 def _affine(header: Nifti1Header, shape: tuple[int, int, int]) -> tuple[np.ndarray, frozenset[str]]:
     """Voxel (i, j, k) to RAS mm as nibabel has it (sform, else qform, else voxel sizes), and whether it can be used."""
     affine = header.get_best_affine()
+    affine[:3] *= MM.get(int(header["xyzt_units"]) & 7, 1.0)
     if np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9:
         known = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
         return affine, frozenset() if known else frozenset({"no_affine"})

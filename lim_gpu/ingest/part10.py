@@ -27,32 +27,23 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import SourceError
+from lim_gpu.ingest.splits import SPLITS
 
 Value = TypeVar("Value")
 
 DEFLATED_LIMIT = 64 * 2**20  # bytes, inflated: a deflated file of 400 KB can hold 1 GB
 FIRST_PIXEL_TAG, PIXEL_DATA = 0x7FE00008, 0x7FE00010
 
-# What may tell two slices at one position apart, in the order it is tried; the name in enhanced objects second.
-SPLITS = (
-    ("AcquisitionNumber", "FrameAcquisitionNumber"),
-    ("TemporalPositionIdentifier", "TemporalPositionIndex"),
-    ("StackID", "StackID"),
-    ("EchoNumbers", "EffectiveEchoTime"),
-    ("TriggerTime", "NominalCardiacTriggerDelayTime"),
-    ("DiffusionBValue", "DiffusionBValue"),
-    ("ConvolutionKernel", "ConvolutionKernel"),
-    ("ImageType", "FrameType"),
-)
 # The only elements that are read: no name, date or free text ever enters the program.
 KEYWORDS = """
     ImageType SOPClassUID SOPInstanceUID Modality PatientID StudyInstanceUID SeriesInstanceUID InstanceNumber
     SliceThickness ImagePositionPatient ImageOrientationPatient PixelSpacing BurnedInAnnotation
     SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns
     BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit
-    RescaleSlope RescaleIntercept RescaleType SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    RescaleSlope RescaleIntercept RescaleType ModalityLUTSequence
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
 """
-TAGS = [tag for name in (*KEYWORDS.split(), *(plain for plain, _ in SPLITS)) if (tag := tag_for_keyword(name))]
+TAGS = [tag for name in (*KEYWORDS.split(), *(split.name for split in SPLITS)) if (tag := tag_for_keyword(name))]
 # Texts that pydicom leaves as they are, by their VR.
 PLAIN = {
     "CS": re.compile("[A-Z0-9_ ]*"),

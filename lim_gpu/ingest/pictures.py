@@ -55,11 +55,11 @@ def _is_sixteen_bit(head: bytes) -> bool:
 
 
 def picture_plans(
-    pictures: Iterable[Picture], patient_pattern: str | None
+    pictures: Iterable[Picture], patient_pattern: str | None, assume_hu: bool = False
 ) -> tuple[list[VolumePlan], list[tuple[Found, SourceError]]]:
     """Group pictures by folder or prefix, size and depth, and by patient where a pattern finds one in their names.
 
-    Each group is in the natural order of the names.
+    Each group is in the natural order of the names. `assume_hu`: 16-bit ones hold HU + 32768, as DeepLesion's.
     """
     groups: dict[tuple[str, str, int, int, bool], list[Picture]] = {}
     failed = []
@@ -72,7 +72,7 @@ def picture_plans(
             continue
         key = (name, patient, picture.rows, picture.columns, picture.sixteen_bit)
         groups.setdefault(key, []).append(picture)
-    return [_plan(name, patient, group) for (name, patient, *_), group in groups.items()], failed
+    return [_plan(name, patient, group, assume_hu) for (name, patient, *_), group in groups.items()], failed
 
 
 def volume_name(name: str) -> str:
@@ -82,11 +82,14 @@ def volume_name(name: str) -> str:
     return (f"{folder}/{numbered[1]}" if folder else numbered[1]) if numbered else folder or file
 
 
-def _plan(name: str, patient: str, group: list[Picture]) -> VolumePlan:
+def _plan(name: str, patient: str, group: list[Picture], assume_hu: bool) -> VolumePlan:
     first = group[0]
+    hounsfield = assume_hu and first.sixteen_bit
     defects: dict[str, Any] = {"offset": OFFSET_16} if first.sixteen_bit else {}
     if any(picture.turned for picture in group):
         defects["turned"] = True
+    if hounsfield:
+        defects["assumed_hu"] = True
     size = f"{first.rows} x {first.columns}" + (", 16 bit" if first.sixteen_bit else "")
     return VolumePlan(
         kind="image",
@@ -100,7 +103,8 @@ def _plan(name: str, patient: str, group: list[Picture]) -> VolumePlan:
         rows=first.rows,
         columns=first.columns,
         dtype="int16" if first.sixteen_bit else "uint8",
-        unit="16-bit" if first.sixteen_bit else "8-bit",
+        unit="HU" if hounsfield else ("16-bit" if first.sixteen_bit else "8-bit"),
+        modality="CT" if hounsfield else "",
         plane=Plane(None, None, None),
         defects=defects,
     )

@@ -1,9 +1,7 @@
-"""DICOM pixels: whether the file holds all of them, which plugin decodes them, and stored values to HU."""
+"""DICOM pixels: whether the file holds all of them, which plugin decodes them, and what is stored."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,12 +26,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lim_gpu.ingest.part10 import DicomFile, Header, number, required, text, texts, whole
-from lim_gpu.ingest.records import INT16, Decoded, SourceError, to_int16
-
-AIR = -1024  # HU, what padding becomes
-EXACT = 1 << 20  # slopes and intercepts below give whole numbers that float64 holds exactly, of 32 bits too
-LIDC_PADDING = -2000  # stored outside the field of view by scanners that write no padding tag
+from lim_gpu.ingest.hounsfield import hounsfield, is_padding, rescale
+from lim_gpu.ingest.part10 import DicomFile, required, text, whole
+from lim_gpu.ingest.records import Decoded, SourceError, to_int16
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 LITTLE = tuple(syntax for syntax in NATIVE if syntax != ExplicitVRBigEndian)  # as the store holds pixels
@@ -62,27 +57,20 @@ REMEDIES: dict[UID, str] = {
     HTJ2KLosslessRPCL: "pip install pylibjpeg pylibjpeg-openjpeg",
     HTJ2K: "pip install pylibjpeg pylibjpeg-openjpeg",
 }
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)  # or free to be so
+OVERSHOOT = 1 / 8  # of the range of values: the ringing of a wavelet at an edge stays below
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
-@dataclass(frozen=True)
-class Rescale:
-    """HU = slope * stored + intercept. `marks` says what is doubtful about it."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
-    marks: frozenset[str] = frozenset()
-
-
-def plugin(syntax: UID, bits_stored: int) -> str | None:
-    """The pydicom plugin that decodes a transfer syntax here ("" for uncompressed data), None where there is none."""
+def plugins(syntax: UID, bits_stored: int) -> list[str]:
+    """The pydicom plugins that decode a transfer syntax here, the preferred first ([""] for uncompressed data)."""
     if syntax in NATIVE:
-        return ""
+        return [""]
     wanted = PLUGINS.get(syntax, ())
     if syntax == JPEGExtended12Bit and bits_stored > 8:
         wanted = ("pylibjpeg",)  # Pillow has no 12-bit JPEG
     available = get_decoder(syntax).available_plugins if wanted else ()
-    return next((name for name in wanted if name in available), None)
+    return [name for name in wanted if name in available]
 
 
 def missing_decoder(syntax: UID, bits_stored: int) -> str:
@@ -90,7 +78,7 @@ def missing_decoder(syntax: UID, bits_stored: int) -> str:
     if syntax not in NATIVE and syntax not in PLUGINS:
         name = syntax.name if syntax.is_transfer_syntax else "unknown"
         raise SourceError("unsupported transfer syntax", f"{name}. Convert it to an uncompressed one")
-    return "" if plugin(syntax, bits_stored) is not None else REMEDIES.get(syntax, "pip install --upgrade lim-gpu")
+    return "" if plugins(syntax, bits_stored) else REMEDIES.get(syntax, "pip install --upgrade lim-gpu")
 
 
 def check_pixels(file: DicomFile, rows: int, columns: int, frames: int) -> None:
@@ -136,24 +124,6 @@ def _check_encapsulated(file: DicomFile, frames: int) -> None:
         raise SourceError("truncated", f"{len(file.fragments)} of {frames} compressed frames. Copy the file again")
 
 
-def rescale(file: DicomFile, index: int, assume_hu: bool) -> Rescale:
-    """The modality rescale of a CT frame.
-
-    Raises `SourceError` unless it is finite and not 0, or absent with `assume_hu`.
-    """
-    group = file.group("PixelValueTransformationSequence", index)
-    slope, intercept = number(group, "RescaleSlope"), number(group, "RescaleIntercept")
-    if slope is None and intercept is None and assume_hu:
-        return Rescale(marks=frozenset({"assumed_hu"}))
-    if slope is None or intercept is None:
-        missing = "RescaleSlope" if slope is None else "RescaleIntercept"
-        raise SourceError(f"no {missing}", "the HU are unknown. --assume-hu takes the stored values for HU")
-    if slope == 0:
-        raise SourceError("unusable RescaleSlope", "it is 0")
-    other_unit = texts(group, "RescaleType")[:1] not in ([], ["HU"], ["US"])  # US: unspecified (PS3.3 C.11.1.1.2)
-    return Rescale(slope, intercept, frozenset({"not_hu"} if other_unit else ()))
-
-
 def stored_values(file: DicomFile, index: int) -> np.ndarray:
     """Frame `index` as it is stored: (rows, columns) integers, unused bits as they come. Raises `SourceError`."""
     return _native_values(file, index) if file.syntax in LITTLE else _decoded_values(file, index)
@@ -172,13 +142,22 @@ def _native_values(file: DicomFile, index: int) -> np.ndarray:
 
 
 def _decoded_values(file: DicomFile, index: int) -> np.ndarray:
-    """A frame as pydicom's plugins decode it."""
+    """A frame as the first of pydicom's plugins decodes it that can; the error is that of the first."""
     options = _decode_options(file)
+    errors: list[SourceError] = []
+    for name in plugins(file.syntax, options["bits_stored"]):
+        try:
+            return _decoded_by(name, file, index, options)
+        except SourceError as error:
+            errors.append(error)
+    raise errors[0] if errors else SourceError("pixels cannot be decoded", "no decoder")
+
+
+def _decoded_by(name: str, file: DicomFile, index: int, options: dict[str, Any]) -> np.ndarray:
     file.stream.seek(file.pixels.start)
-    chosen = plugin(file.syntax, options["bits_stored"]) or ""
     try:
         values, _ = get_decoder(file.syntax).as_array(
-            file.stream, index=index, raw=True, decoding_plugin=chosen, **options
+            file.stream, index=index, raw=True, decoding_plugin=name, **options
         )
     except MemoryError:
         raise
@@ -224,73 +203,31 @@ def decode(file: DicomFile, index: int, assume_hu: bool = False) -> Decoded:
     used = used_bits(values, file)
     if text(file.header, "Modality") != "CT":
         return Decoded(used) if used.dtype == np.uint8 else Decoded(*to_int16(used))
-    padded = _is_padding(values, file.header)
+    padded = is_padding(values, file.header)
     if used is not values:
-        padded |= _is_padding(used, file.header)
-    scale = rescale(file, index, assume_hu)
-    pixels, counts = _whole_hounsfield(used, padded, scale) or _hounsfield(used, padded, scale)
-    return Decoded(pixels, counts + Counter(padding=int(np.count_nonzero(padded))))
-
-
-def _hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]]:
-    """HU of any rescale: float64, rounded and clamped."""
-    hounsfield = used * np.float64(scale.slope) + np.float64(scale.intercept)
-    hounsfield[padded] = AIR
-    return to_int16(hounsfield)
-
-
-def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]] | None:
-    """The same in whole numbers, where slope and intercept are whole and no value leaves int16; else None.
-
-    Modulo 2^16 then loses nothing. float64 takes 20 times as long.
-    """
-    if not (scale.slope.is_integer() and scale.intercept.is_integer()):
-        return None
-    slope, intercept = int(scale.slope), int(scale.intercept)
-    if max(abs(slope), abs(intercept)) >= EXACT:
-        return None
-    ends = [int(end) * slope + intercept for end in (used.min(), used.max())]
-    if min(ends) < INT16.min or max(ends) > INT16.max:
-        return None
-    pixels = used.astype(np.int16)
-    pixels *= np.array(slope).astype(np.int16)
-    pixels += np.array(intercept).astype(np.int16)
-    pixels[padded] = AIR
-    return pixels, Counter()
+        padded |= is_padding(used, file.header)
+    return Decoded(*hounsfield(used, padded, rescale(file, index, assume_hu)))
 
 
 def used_bits(values: np.ndarray, file: DicomFile) -> np.ndarray:
     """Clear (unsigned) or sign-extend (signed) the bits above BitsStored, which may hold anything (PS3.5 8.1.1).
 
-    JPEG-LS and JPEG 2000 streams say their own precision; pydicom has applied it already.
+    A codestream of a greater precision than BitsStored carries them too. A lossy one has no bits of its own: what it
+    decodes to may overshoot the range a little, and is kept. Raises `SourceError` for more.
     """
     stored = required(file.header, "BitsStored")
     shift = values.dtype.itemsize * 8 - stored
-    own_precision = file.syntax in PLUGINS and file.syntax.name.startswith(("JPEG-LS", "JPEG 2000", "High-Throughput"))
-    if shift == 0 or own_precision or _within(values, stored):
+    if shift == 0 or _within(values, stored):
         return values
-    return np.right_shift(np.left_shift(values, shift), shift)
+    if file.syntax not in LOSSY:
+        return np.right_shift(np.left_shift(values, shift), shift)
+    if _within(values, stored, OVERSHOOT):
+        return values
+    raise SourceError("pixels contradict the header", f"{values.min()}..{values.max()} with {stored} bits stored")
 
 
-def _within(values: np.ndarray, bits: int) -> bool:
-    """Whether `bits` bits hold all values already, as they do in nearly every file."""
-    low, high = (-1 << bits - 1, 1 << bits - 1) if values.dtype.kind == "i" else (0, 1 << bits)
-    return bool(low <= values.min() and values.max() < high)
-
-
-def _is_padding(values: np.ndarray, header: Header) -> np.ndarray:
-    """Pixels that hold PixelPaddingValue, lie in its range (PS3.3 C.7.5.1.1.2), or hold the untagged -2000.
-
-    Compared as bit patterns: -2000 in an unsigned image is 63536.
-    """
-    ends = [(LIDC_PADDING, LIDC_PADDING)] if values.dtype.itemsize > 1 else []
-    first = whole(header, "PixelPaddingValue")
-    if first is not None:
-        limit = whole(header, "PixelPaddingRangeLimit")
-        ends.append((first, first if limit is None else limit))
-    found = np.zeros(values.shape, bool)
-    lowest, highest = values.min(), values.max()
-    for low, high in np.sort(np.array(ends, np.int64).reshape(-1, 2).astype(values.dtype)):
-        if low <= highest and lowest <= high:
-            found |= (values >= low) & (values <= high)
-    return found
+def _within(values: np.ndarray, bits: int, beyond: float = 0) -> bool:
+    """Whether `bits` bits hold all values already, as they do in nearly every file. `beyond`: and that much more."""
+    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if values.dtype.kind == "i" else (0, (1 << bits) - 1)
+    more = int(beyond * (high - low))
+    return bool(low - more <= values.min() and values.max() <= high + more)

@@ -15,6 +15,7 @@ import numpy as np
 from lim_gpu.errors import InputError
 
 INT16 = np.iinfo(np.int16)
+AIR = -1024  # HU, what padding becomes
 
 
 class SourceError(InputError):
@@ -97,7 +98,7 @@ class Frame:
     orientation: tuple[float, ...] | None  # 6: direction of a row, direction of a column
     spacing: tuple[float, ...] | None  # 2: between rows, between columns
     thickness: float | None
-    splits: tuple[str, ...]  # see part10.SPLITS
+    splits: tuple[str, ...]  # see splits.SPLITS
 
 
 @dataclass(frozen=True, slots=True)

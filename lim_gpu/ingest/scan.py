@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lim_gpu.errors import InputError
 from lim_gpu.ingest.failures import Failure
-from lim_gpu.ingest.nifti import read_nifti
+from lim_gpu.ingest.nifti import is_pair_header, read_nifti
 from lim_gpu.ingest.pictures import read_picture
 from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Counted, Found, Scanned, SourceError
@@ -25,6 +25,7 @@ CHUNK = 32  # files a task
 SECONDS = 120  # for a chunk
 MEMORY = 8 * 2**30  # bytes of address space for a child; NumPy's thread pools alone reserve some
 NIFTI_NAMES = (".nii", ".nii.gz")
+NO_PART10 = SourceError("no Part 10 header", "it holds DICOM elements alone. Rewrite it, as dcmconv of DCMTK does")
 
 
 @dataclass
@@ -142,8 +143,12 @@ def _scan_file(found: Found, modality: str, assume_hu: bool) -> Scanned:
         from lim_gpu.ingest.dicom import read_instance
 
         return Scanned(found, read_instance(found, modality, assume_hu))
-    if name.endswith(NIFTI_NAMES):
+    if name.endswith(NIFTI_NAMES) or is_pair_header(found.path, head):
         return Scanned(found, read_nifti(found))
     if head.startswith(SIGNATURES) or name.endswith(ENDINGS):
         return Scanned(found, read_picture(found))
-    return Scanned(found, Counted("named .dcm but not DICOM" if name.endswith(".dcm") else "not an image"))
+    if name.endswith(".dcm"):
+        from lim_gpu.ingest.dicom import lacks_part10_header
+
+        return Scanned(found, NO_PART10 if lacks_part10_header(found.path) else Counted("named .dcm but not DICOM"))
+    return Scanned(found, Counted("not an image"))

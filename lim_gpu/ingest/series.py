@@ -1,10 +1,10 @@
-"""DICOM frames to volumes: told apart by series and geometry, ordered along the normal, duplicates resolved."""
+"""DICOM frames to stacks, told apart by series and geometry and ordered along the normal; a stack to a volume."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +23,21 @@ FrameId = tuple[str, int]  # path, index
 
 @dataclass
 class Stack:
-    """Frames of one series and geometry, in order. `split`: what tells it from another stack at the same positions."""
+    """Frames of one series and geometry, in order.
+
+    duplicates  dropped because the same pixels lay at the same place
+    copies      dropped before, of each frame of the series, because they were the same instance
+    split       what tells it from another stack at the same positions
+    apart       names of the elements that told it from a stack that was woven into it
+    mixed       names of those of which it holds several values, between each other
+    """
 
     frames: list[Frame]
     duplicates: int = 0
+    copies: Counter[FrameId] = field(default_factory=Counter)
     split: str = ""
+    apart: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
     lost: Counter[str] = field(default_factory=Counter)  # causes of slices of the series that cannot be used
 
 
@@ -36,8 +46,8 @@ def frame_id(frame: Frame) -> FrameId:
     return frame.instance.found.path, frame.index
 
 
-def stacks(frames: Iterable[Frame]) -> tuple[list[Stack], list[tuple[Found, BrokenInstance]]]:
-    """Group frames by series and geometry, and order each group.
+def stacks(frames: Iterable[Frame], copies: Counter[FrameId]) -> tuple[list[Stack], list[tuple[Found, BrokenInstance]]]:
+    """Group frames by series and geometry, and order each group. `copies`: how many of each were dropped.
 
     Frames without a position in a series where others have one are returned as broken: their place is not known.
     """
@@ -48,12 +58,12 @@ def stacks(frames: Iterable[Frame]) -> tuple[list[Stack], list[tuple[Found, Brok
         families.setdefault((i.series, *shape), []).append(frame)
     result, broken = [], []
     for family in families.values():
-        placed = [f for f in family if f.position and f.orientation]
+        placed = [f for f in family if _placed(f)]
         if placed and len(placed) < len(family):
             error = SourceError("no ImagePositionPatient", "other slices of the series have one")
-            lost = {f.instance.found.path: f.instance for f in family if not (f.position and f.orientation)}
+            lost = {f.instance.found.path: f.instance for f in family if not _placed(f)}
             broken += [(i.found, BrokenInstance(i.series, error)) for i in lost.values()]
-        result += [Stack(_ordered(group)) for group in _by_geometry(placed or family)]
+        result += [Stack(_ordered(group), copies=copies) for group in _by_geometry(placed or family)]
     return result, broken
 
 
@@ -85,69 +95,40 @@ def _same_geometry(a: Frame, b: Frame) -> bool:
 
 def _ordered(frames: list[Frame]) -> list[Frame]:
     """Ascending along the normal; frames without a position in order of InstanceNumber and frame."""
-    if frames[0].position and frames[0].orientation:
-        unit = np.array(normal(frames[0].orientation))
-        z = np.array([f.position for f in frames]) @ unit
-        ranks = np.lexsort(([f.index for f in frames], [f.instance.found.order for f in frames], z))
+    heights = places(frames)
+    if _placed(frames[0]):
+        ranks = np.lexsort(([f.index for f in frames], [f.instance.found.order for f in frames], heights))
         return [frames[i] for i in ranks]
-    return sorted(frames, key=lambda f: (_place(f), f.instance.found.order))
+    return [
+        f for _, f in sorted(zip(heights, frames, strict=True), key=lambda one: (one[0], one[1].instance.found.order))
+    ]
+
+
+def places(frames: Sequence[Frame]) -> list[float]:
+    """Where frames of one stack lie: mm along the normal of the first, since directions may differ by rounding.
+
+    Frames without a position by their InstanceNumber and frame.
+    """
+    if not _placed(frames[0]):
+        return [float((f.instance.number or 0) * MAX_SLICES + f.index) for f in frames]
+    unit = np.array(normal(frames[0].orientation or ()))
+    return (np.array([f.position for f in frames]) @ unit).tolist()
+
+
+def _placed(frame: Frame) -> bool:
+    return bool(frame.position and frame.orientation)
 
 
 def collisions(frames: Sequence[Frame]) -> list[list[Frame]]:
     """The groups of two or more frames that share one place in an ordered stack."""
     groups: list[list[Frame]] = []
     place = None
-    for frame in frames:
-        here = _place(frame)
+    for here, frame in sorted(zip(places(frames), frames, strict=True), key=lambda one: one[0]):
         if place is None or here - place > SAME_PLACE:
             groups.append([])
             place = here
         groups[-1].append(frame)
     return [group for group in groups if len(group) > 1]
-
-
-def _place(frame: Frame) -> float:
-    if frame.position and frame.orientation:
-        return float(np.dot(frame.position, normal(frame.orientation)))
-    return float((frame.instance.number or 0) * MAX_SLICES + frame.index)
-
-
-def resolve(stack: Stack, digests: Mapping[FrameId, str]) -> list[Stack]:
-    """Leave one slice at each place.
-
-    Slices with identical pixels (equal digests) are dropped and counted. Different ones are told apart by the header
-    (`part10.SPLITS`): the element that does it with the fewest volumes, or all of them together. Raises `SourceError`.
-    """
-    single = _drop_identical(stack, stack.frames, digests)
-    if not collisions(single.frames):
-        return [single]
-    choices: list[dict[Any, list[Frame]]] = []
-    for element in [*range(len(stack.frames[0].splits)), slice(None)]:
-        parts: dict[Any, list[Frame]] = {}
-        for frame in stack.frames:
-            parts.setdefault(frame.splits[element], []).append(frame)
-        choices.append(parts)
-    alone, together = sorted(choices[:-1], key=len), choices[-1]
-    for parts in [*alone, together]:
-        resolved = [_drop_identical(stack, part, digests, repr(value)) for value, part in parts.items()]
-        if not any(collisions(part.frames) for part in resolved):
-            return resolved
-    if stack.frames[0].position is None:
-        raise SourceError("order unknown", "slices without a position share an InstanceNumber or have none")
-    place = collisions(single.frames)[0]
-    detail = f"{len(place)} at {_place(place[0]):.3f} mm. Give only one of them as input"
-    raise SourceError("different slices at one position", detail)
-
-
-def _drop_identical(stack: Stack, part: list[Frame], digests: Mapping[FrameId, str], split: str = "") -> Stack:
-    doubles: set[FrameId] = set()
-    for group in collisions(part):
-        first: dict[str, FrameId] = {}
-        for frame in group:
-            name = frame_id(frame)
-            if first.setdefault(digests.get(name) or repr(name), name) != name:
-                doubles.add(name)
-    return Stack([f for f in part if frame_id(f) not in doubles], len(doubles), split, stack.lost)
 
 
 def dicom_plan(stack: Stack) -> VolumePlan:
@@ -167,7 +148,9 @@ def dicom_plan(stack: Stack) -> VolumePlan:
         path=next(iter(files)) if len(files) == 1 else os.path.commonpath(files),
         order=(order, first.index),
         files=tuple(sorted(files.values(), key=lambda f: f.order)),
-        slices=tuple(SliceSource(f.instance.found.path, f.index, f.instance.sop, f.position) for f in stack.frames),
+        slices=tuple(
+            SliceSource(f.instance.found.path, f.index, f.instance.sop, f.position, f.thickness) for f in stack.frames
+        ),
         rows=instance.rows,
         columns=instance.columns,
         dtype="uint8" if instance.eight_bit else "int16",
@@ -184,8 +167,12 @@ def _defects(stack: Stack) -> dict[str, Any]:
     found: dict[str, Any] = {mark: True for f in stack.frames for mark in f.instance.marks}
     if stack.frames[0].instance.derived:
         found["derived"] = True
-    if stack.duplicates:
-        found["duplicates"] = stack.duplicates
+    if duplicates := stack.duplicates + sum(stack.copies[frame_id(f)] for f in stack.frames):
+        found["duplicates"] = duplicates
+    if stack.apart:
+        found["set_apart"] = list(stack.apart)
+    if stack.mixed:
+        found["mixed"] = list(stack.mixed)
     if stack.lost:
         found["skipped_slices"] = skipped_slices([], stack.lost.elements())
     return found

@@ -20,12 +20,16 @@ VERSION = 1  # of what ingest does to pixels; part of every fingerprint
 
 @dataclass(frozen=True, slots=True)
 class SliceSource:
-    """Where one slice comes from: a file, a frame in it, its SOP Instance UID, the position of its first voxel."""
+    """Where one slice comes from: a file, a frame in it, its SOP Instance UID, the position of its first voxel.
+
+    thickness: mm, where it is known.
+    """
 
     path: str
     frame: int = 0
     sop: str = ""
     position: Vector | None = None
+    thickness: float | None = None
 
     def row(self) -> dict[str, Any]:
         """The slice's row in the private list of sources."""

@@ -18,7 +18,8 @@ from torch.nn.functional import interpolate
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
-from lim_gpu.labelled.table import PARTS, Table, open_npz, read_array
+from lim_gpu.labelled.parts import PARTS
+from lim_gpu.labelled.table import Table, open_npz, read_array
 from lim_gpu.pictures import decode_picture
 from lim_gpu.progress import Reporter
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lim_gpu.errors import InputError
+from lim_gpu.labelled.parts import columns_of
 
 LISTS = ("split.csv", "labels.csv")  # that a folder may hold, the first one that is there counts
 
@@ -16,12 +17,17 @@ def read_list(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
     columns  what every row must fill
 
+    Columns that are known by other names or another case have ours: see `parts.columns_of`.
+
     Raises InputError for another text, a column that is missing, and a line with too few or too many values.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            named, rows = list(reader.fieldnames or []), list(reader)
+            spaced = ", " in file.readline()  # as some write, for whom the space is not of the value
+            file.seek(0)
+            reader = csv.DictReader(file, restval="", strict=True, skipinitialspace=spaced)
+            named = reader.fieldnames = columns_of(reader.fieldnames or [])
+            rows = list(reader)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as error:

@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError
 from lim_gpu.files import file_sha256, fingerprint
 from lim_gpu.labelled.listed import LISTS, read_list
+from lim_gpu.labelled.parts import PARTS, folder_parts, part_of, patient_column, pictures_below, visible_folders
 from lim_gpu.natural import natural_key
-from lim_gpu.pictures import ENDINGS
-
-PARTS = ("train", "val", "test")
-PATIENT_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "group")
 
 
 @dataclass(frozen=True)
@@ -126,39 +123,41 @@ def _check_split(table: Table, split: NDArray[np.int64]) -> None:
 
 
 def _read_csv(folder: Path, path: Path) -> Table:
-    divided = path.name == "split.csv"
-    rows = read_list(path, ("file", "label", "split") if divided else ("file", "label"))
-    patient = next((column for column in rows[0] if column.lower() in PATIENT_COLUMNS), None)
+    rows = read_list(path, ("file", "label", "split") if path.name == "split.csv" else ("file", "label"))
+    divided = "split" in rows[0]
+    patient = patient_column(rows[0])
     lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
         if patient and not row[patient]:
             raise InputError(f"{path}: line {line} has no {patient}. Complete it")
         if lines.setdefault(row["file"], line) != line:
             raise InputError(f"{path}: {row['file']} stands in lines {lines[row['file']]} and {line}. Remove one")
-        if divided and row["split"] not in PARTS:
+        if divided and part_of(row["split"]) is None:
             raise InputError(f"{path}: line {line}: split {row['split']!r} is unknown. Give {', '.join(PARTS)}")
         if not (folder / row["file"]).is_file():
             raise InputError(f"{path}: line {line}: there is no file {row['file']} in {folder}")
     labels = [row["label"] for row in rows]
     patients = [row[patient] for row in rows] if patient else None
-    return _assemble(folder, list(lines), labels, patients, [row["split"] for row in rows] if divided else None)
+    parts = [part_of(row["split"]) or "" for row in rows] if divided else None
+    return _assemble(folder, list(lines), labels, patients, parts)
 
 
 def _read_folders(folder: Path) -> Table:
-    """A folder per class; below train, val and test where these are there."""
-    names = sorted((entry.name for entry in folder.iterdir() if entry.is_dir()), key=natural_key)
-    split = {"train", "test"} <= set(names) <= set(PARTS)
-    classes = sorted({e.name for name in names for e in (folder / name).iterdir() if e.is_dir()}) if split else names
+    """A folder per class; below folders of train, val and test where these are there."""
+    names = sorted((entry.name for entry in visible_folders(folder)), key=natural_key)
+    split = folder_parts(folder, names)
+    classes = sorted({e.name for name in split for e in visible_folders(folder / name)}) if split else names
+    if taken := [name for name in classes if part_of(name)]:
+        raise InputError(f"{folder}: {taken[0]} stands within a part and is called like one. Rename that class")
     if not classes:
         raise InputError(f"{folder}: neither split.csv nor labels.csv nor a folder per class. Add one of them")
     files, labels, parts = [], [], []
-    for part in names if split else [""]:
+    for part in split or [""]:
         for label in classes:
-            found = (p for p in (folder / part / label).rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-            for path in sorted(found, key=lambda p: natural_key(str(p))):
+            for path in sorted(pictures_below(folder / part / label), key=lambda p: natural_key(str(p))):
                 files.append(str(path.relative_to(folder)))
                 labels.append(label)
-                parts.append(part)
+                parts.append(split.get(part, ""))
     return _assemble(folder, files, labels, None, parts if split else None)
 
 
@@ -189,6 +188,8 @@ def _read_npz(path: Path) -> Table:
             values = read_array(archive, path, f"{part}_labels")
             if values.ndim == 2 and values.shape[1] > 1:
                 raise InputError(f"{path}: {values.shape[1]} labels an image. Give a data set of one label an image")
+            if values.dtype.kind not in "iub" and not (values.dtype.kind == "f" and (values == np.rint(values)).all()):
+                raise InputError(f"{path}: {part}_labels hold {values.dtype}, no whole numbers. Give a number a class")
             files += [f"{part}/{place}" for place in range(len(values))]
             labels += [str(int(value)) for value in values.ravel()]
             parts += [part] * len(values)

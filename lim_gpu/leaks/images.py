@@ -18,7 +18,8 @@ from PIL import Image
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.listed import LISTS, read_list
-from lim_gpu.pictures import ENDINGS, decode_picture
+from lim_gpu.labelled.parts import part_of, patient_column, pictures_below
+from lim_gpu.pictures import decode_picture
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import run_in_children
@@ -26,6 +27,7 @@ from lim_gpu.workers import run_in_children
 SIDE = 64  # of the small copies on which a pair is confirmed: images of any size become comparable
 SECONDS = 60  # that one picture may take
 BATCH = 32  # pictures a task
+PATIENT = "patient"  # the column that is looked for where none is named
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,33 @@ def read_images(path: Path, patients: str, reporter: Reporter) -> Images:
 def _from_list(path: Path, patients: str, reporter: Reporter) -> Images:
     root = path.parent.resolve()
     items = []
-    for row in read_list(path, ["file"]):
+    rows = read_list(path, ["file"])
+    patient = _patient_column(path, list(rows[0]), patients)
+    for row in rows:
         target = (root / row["file"]).resolve()
         if not target.is_relative_to(root):
             raise InputError(f"{path}: {row['file']!r} leads out of its folder")
-        text = {key: row.get(key) or "" for key in ("split", "label", patients)}
-        texts = (text["split"], text["label"], text[patients])
+        split, label, person = (row.get(column) or "" for column in ("split", "label", patient))
+        texts = (part_of(split) or split, label, person)
         items.append(Item(str(path.parent), row["file"], f"{path}\0{row['file']}", target, *texts))
     return _decoded(items, path, reporter)
 
 
+def _patient_column(path: Path, columns: Sequence[str], wanted: str) -> str:
+    """The column that names the patient: `wanted`, else by default any that is called so; "" for none."""
+    if wanted in columns:
+        return wanted
+    if wanted != PATIENT:
+        raise InputError(f"{path}: has no column {wanted}. Give --patients one of {', '.join(columns)}")
+    return patient_column(columns) or ""
+
+
 def _from_folder(folder: Path, reporter: Reporter) -> Images:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-    names = [str(path.relative_to(folder)) for path in paths]
-    items = [Item(str(folder), name, f"{folder}\0{name}", path) for name, path in zip(names, paths, strict=True)]
+    items = []
+    for path in sorted(pictures_below(folder)):
+        inside = path.relative_to(folder)
+        split = next(filter(None, map(part_of, inside.parts[:-1])), "")
+        items.append(Item(str(folder), str(inside), f"{folder}\0{inside}", path, split))
     return _decoded(items, folder, reporter)
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.leaks.images import Images, Item
 
 MOST = 2_000_000  # candidates; beyond them the images are alike as a whole, and no list would help
 MI_BINS = 32  # for 64 x 64 pixels; 100 would leave the bins empty
 FLAT = 0  # the hash of an image without any gradient from left to right
-SPLITS = ("test", "val", "valid", "validation", "train")  # what is kept first when a pair lies across two
+KEPT_FIRST = ("test", "val", "train")  # when a pair lies across two parts
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,18 @@ class Pair:
 
 
 def find_pairs(images: Images, rule: Rule, across: bool) -> list[Pair]:
-    """The near-duplicates, ascending by position; with `across`, only between collections or between splits."""
+    """The near-duplicates, ascending by position; with `across`, only between collections or between splits.
+
+    Raises InputError where that leaves no two images to compare: no pair is found in nothing.
+    """
     from lim_gpu.similarity.hash import close_pairs
 
     known = images.hashes != FLAT
     names = [(item.collection, item.split) if across else item.group for item in images.items]
     _, groups = np.unique(np.array([str(name) for name in names]), return_inverse=True)
     places = np.flatnonzero(known)
+    if len(np.unique(groups[places])) < 2:
+        raise InputError(_nothing_compared(images, len(places), across))
     close = close_pairs(images.hashes[places], rule.candidates, groups[places].astype(np.int64))
     if len(close) > MOST:
         raise UsageError(f"{len(close):,} candidate pairs within {rule.candidates} bits. Give a lower --candidates")
@@ -76,6 +81,19 @@ def find_pairs(images: Images, rule: Rule, across: bool) -> list[Pair]:
             evidence = "both" if by_hash and by_value else "hash" if by_hash else rule.confirm
             pairs.append(Pair(a, b, bits, round(value, 6), evidence))
     return pairs
+
+
+def _nothing_compared(images: Images, known: int, across: bool) -> str:
+    """Why there are no two images to compare, and what to do."""
+    where = ", ".join(dict.fromkeys(item.collection for item in images.items))
+    if known < 2:
+        return f"{where}: {known} of {len(images.items)} images are not blank. Give two or more to compare"
+    if not across:
+        return f"{where}: holds one volume, whose slices are neighbours by nature. Give another source beside it"
+    return (
+        f"{where}: no split is known, so --across compares nothing. Name it in split.csv (file,split), in folders "
+        "train, val and test, or give two sources"
+    )
 
 
 def _confirmed(small: NDArray[np.uint8], pairs: NDArray[np.int64], rule: Rule) -> list[float]:
@@ -130,4 +148,4 @@ def leaking(items: Sequence[Item], pairs: Sequence[Pair], patients: dict[str, li
 
 
 def _place(split: str) -> int:
-    return SPLITS.index(split.lower()) if split.lower() in SPLITS else len(SPLITS)
+    return KEPT_FIRST.index(split) if split in KEPT_FIRST else len(KEPT_FIRST)

@@ -110,6 +110,8 @@ class SlicesDataModule(LightningDataModule):
         if self.batch_size % world:
             raise UsageError(f"batch-size {self.batch_size} cannot be shared by {world} processes. Give a multiple")
         if self.slices is None:
+            if self.reporter and self.streamed.is_blank():
+                self.reporter.warn("every slice is of one grey, mapped to 0..255: there is nothing to learn from")
             device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
             self.slices = placed(self.streamed.to(device), self.budget, self.reporter)
 

@@ -28,7 +28,7 @@ MOCO_ADVICE = "try a lower lr, a longer warm-up, or moco.temperature=0.2"
 def warnings_of(plan: Plan) -> list[str]:
     """What is worth a warning before the run begins, one line each."""
     config = plan.config
-    found = [*_rate_warnings(plan), *_WARNINGS[config.method](plan)]
+    found = [*filter(None, [plan.notice]), *_rate_warnings(plan), *_WARNINGS[config.method](plan)]
     if plan.total_steps < 100:
         found.append(f"{plan.total_steps} steps are few: useful weights take thousands. Give more --epochs")
     return found

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
 from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.store.units import check_limits
 
 ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 
@@ -23,7 +22,8 @@ ALGORITHM = 1  # raised when a change of this program changes what a run gives, 
 class Plan:
     """A checked pre-training of `slices` slices; `values` and `lines` tell it.
 
-    selection is the selection's file, or None for every slice; `data` says which slices those are, for fingerprints.
+    selection is the selection's file, or None for every slice; `data` says which slices those are, for fingerprints;
+    `notice` what there is to say of their values.
     """
 
     config: PretrainConfig
@@ -33,6 +33,7 @@ class Plan:
     slices: int
     volumes: int
     data: dict[str, Any]
+    notice: str = ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,15 +101,17 @@ class Plan:
 def make_plan(config: PretrainConfig, slices: SelectedSlices, intensity: Intensity) -> Plan:
     """Check that the run can be made of these slices.
 
-    Raises InputError where there is none, UsageError for a batch that the data or the processes do not fit.
+    Raises InputError where there is none, UsageError for a batch that the data or the processes do not fit, and for
+    limits in HU on values that are no HU.
     """
     if not len(slices):
         raise InputError(f"{slices.source}: keeps no slice. Make another selection with lim-gpu reduce")
     _check_batch(config.batch_size, slices)
     selection = None if slices.selection is None else fingerprint([slices.place(i) for i in range(len(slices))])
     data = {"store": slices.store.fingerprint, "selection": selection, "intensity": intensity.describe()}
-    volumes = len(np.unique(slices.places[:, 0]))
-    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data)
+    notice = check_limits(slices.store.path, slices.volumes, intensity)
+    volumes = len(slices.volumes)
+    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data, notice)
 
 
 def _check_batch(batch_size: int, slices: SelectedSlices) -> None:

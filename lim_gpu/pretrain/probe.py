@@ -17,7 +17,8 @@ from lim_gpu import augment
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.listed import read_list
-from lim_gpu.pictures import ENDINGS, decode_picture
+from lim_gpu.labelled.parts import part_of, pictures_below, visible_folders
+from lim_gpu.pictures import decode_picture
 from lim_gpu.pretrain.method import Meter, Pretraining
 from lim_gpu.pretrain.plan import Plan
 
@@ -93,20 +94,23 @@ def knn_accuracy(features: Tensor, classes: Tensor, judged: Tensor | None = None
 def _listed(path: Path) -> tuple[list[Path], list[str], list[bool]]:
     """Files, their labels, and which of them are judged by the others."""
     if path.is_dir():
-        folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
-        if any(folder.name.lower() == "test" for folder in folders):
-            raise UsageError(f"{path}: has a folder test. A probe must not see test data: give another folder")
-        found = [(f, d.name) for d in folders for f in sorted(d.iterdir()) if f.suffix.lower() in ENDINGS]
+        folders = sorted(visible_folders(path))
+        if test := next((folder.name for folder in folders if part_of(folder.name) == "test"), None):
+            raise UsageError(f"{path}: has a folder {test}. A probe must not see test data: give another folder")
+        if part := next((folder.name for folder in folders if part_of(folder.name)), None):
+            raise InputError(f"{path}: {part} is a part of a split and no class. Give a folder a class, or a CSV file")
+        found = [(f, d.name) for d in folders for f in sorted(pictures_below(d))]
         if not found:
             raise InputError(f"{path}: holds no folder of PNG or JPEG files. Give a folder a class, or a CSV file")
         return [f for f, _ in found], [label for _, label in found], [False] * len(found)
     rows = read_list(path, ("file", "label"))
-    splits = {(row.get("split") or "").lower() for row in rows}
+    parts = [part_of(row.get("split") or "") for row in rows]
+    splits = set(parts)
     if "test" in splits:
         raise UsageError(f"{path}: has rows of split test. A probe must not see test data: leave them out")
     if "split" in rows[0] and splits != {"train", "val"}:
         raise InputError(f"{path}: the column split is not train and val")
-    judged = [(row.get("split") or "").lower() == "val" for row in rows]
+    judged = [part == "val" for part in parts]
     return [path.parent / row["file"] for row in rows], [row["label"] for row in rows], judged
 
 

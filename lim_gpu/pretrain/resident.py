@@ -66,6 +66,11 @@ class StreamedSlices:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def is_blank(self) -> bool:
+        """Whether each slice is of one grey; the first that is not, mostly the middle one, ends the search."""
+        images = (self.dataset[i] for i in (len(self) // 2, *range(len(self))))
+        return all(bool((image == image[0, 0, 0]).all()) for image in images)
+
     def to(self, device: torch.device | str) -> StreamedSlices:
         """The same slices for another device."""
         other = copy(self)

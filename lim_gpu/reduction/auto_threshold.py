@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.progress import Reporter
 from lim_gpu.pruning.rules import to_numpy
 from lim_gpu.reduction.criterion import Criterion
@@ -89,12 +89,16 @@ def auto_threshold(
 ) -> AutoThreshold:
     """The threshold for `criterion` on `store`; the same for one seed. UsageError for methods that compare nothing."""
     from lim_gpu.similarity import resolve_device
+    from lim_gpu.similarity.ssim import WINDOW
 
     if criterion.method not in SIMILARITIES:
         raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
     engine = StoredMatrix(criterion, resolve_device(device))
-    entries = store.volumes
-    places = spread_evenly(len(entries), VOLUMES)
+    least = WINDOW if criterion.method == "ssim" else 1
+    usable = [i for i, entry in enumerate(store.volumes) if min(entry.shape[1:]) >= least]
+    if not usable:
+        raise InputError(f"{store.path}: no volume has slices of {WINDOW} x {WINDOW} pixels, which SSIM needs")
+    places = [usable[i] for i in spread_evenly(len(usable), VOLUMES)]
     alike: list[float] = []  # two views of one slice
     neighbours: list[float] = []
     with reporter.track("threshold", len(places), "volumes") as advance:

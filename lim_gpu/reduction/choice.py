@@ -79,6 +79,15 @@ class _Choice:
     picture: dict[str, Any] | None = None
 
 
+def is_blank(volume: Volume, engine: StoredMatrix) -> bool:
+    """Whether each slice of `volume` is one grey once it is mapped to 0..255, so that they all count as equal.
+
+    The first that is not, mostly the middle one, ends the search.
+    """
+    n = volume.entry.shape[0]
+    return all(int(np.ptp(engine.images(volume, [i]))) == 0 for i in (n // 2, *range(n)))
+
+
 def _baseline(unit: Unit, request: Request) -> NDArray[np.int64]:
     if request.method == "all":
         return np.arange(unit.slices)

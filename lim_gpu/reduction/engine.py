@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.errors import InputError
 from lim_gpu.reduction import reader
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.pieces import UnreadableVolumeError, by_shape, reading
@@ -49,7 +50,8 @@ class StoredMatrix:
     def compute(self, volumes: Sequence[Volume]) -> torch.Tensor:
         """The matrix (n, n) of all slices of `volumes`, in order: float32, on the engine's device.
 
-        Pairs of unequal shape are -inf for SSIM and MI. Raises UnreadableVolumeError for a volume that cannot be read.
+        Pairs of unequal shape are -inf for SSIM and MI. Raises UnreadableVolumeError for a volume that cannot be read,
+        or is too small for SSIM.
         """
         if self.criterion.method == "hash":
             return self._from_hashes(volumes)
@@ -110,6 +112,9 @@ class StoredMatrix:
 
         from lim_gpu.similarity import similarity_matrix
 
+        if self.criterion.method == "ssim":
+            for volume in volumes:
+                _check_sides(volume)
         starts = np.cumsum([0, *(volume.entry.shape[0] for volume in volumes)])
         where = dict(zip(volumes, starts[:-1].tolist(), strict=True))
         matrix = None
@@ -204,6 +209,17 @@ class StoredMatrix:
 
             self._model = load_model(self.criterion.weights, self.device)
         return self._model
+
+
+def _check_sides(volume: Volume) -> None:
+    """Raise UnreadableVolumeError for a volume that SSIM cannot compare, so that the others go on."""
+    from lim_gpu.similarity.ssim import check_sides
+
+    try:
+        check_sides(*volume.entry.shape[1:])
+    except InputError as error:
+        text = f"{volume.path}: {error}. Another --method compares it"
+        raise UnreadableVolumeError(volume.key, text) from error
 
 
 def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:

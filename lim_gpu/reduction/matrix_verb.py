@@ -14,6 +14,7 @@ from lim_gpu.progress import Outcome
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.units import check_limits
 
 
 def similarity_verb(
@@ -36,6 +37,7 @@ def similarity_verb(
     with SliceStore(store_path) as store:
         key = find_volume(store, volume)
         entry = store[key].entry
+        check_limits(store_path, [entry], criterion.intensity)
         n, height, width = entry.shape
         record: dict[str, Any] = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest}
         record |= {"keep": keep, "parameters": criterion.parameters(), "shape": [n, n], "output": output.name}

@@ -26,6 +26,7 @@ from lim_gpu.reduction.share import Done, engines_for, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
 from lim_gpu.selection import Selection, VolumeSelection, read_record, relative_path, selection_paths
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.units import check_limits
 
 
 def reduce(
@@ -66,12 +67,13 @@ def reduce(
     threshold_rule   how the threshold was found, for the record alone
 
     Returns the selection. Volumes that cannot be read are left out and listed in `record["failures"]`.
-    Raises UsageError for a contradictory call or an existing output of other parameters, InputError when no volume can
-    be read, NoGpuError when `device` asks for a GPU that is not there.
+    Raises UsageError for a contradictory call, limits in HU on values that are no HU, or an existing output of other
+    parameters, InputError when no volume can be read, NoGpuError when `device` asks for a GPU that is not there.
     """
     weights = Path(weights) if weights is not None else None
     criterion = Criterion(method, intensity or Intensity.parse(), bins, features, weights, precision)
     request = Request(criterion, keep, keep_count, threshold, scope, rule, order, seed)
+    check_units(store, request)
     reporter = reporter or Reporter(quiet=True)
     if output is None:
         return _run(store, request, device, None, reporter)
@@ -137,6 +139,9 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
     start = time.perf_counter()
     engines = engines_for(request, device)  # first: a device that is not there ends it all
     units = units_of(store.volumes, request.scope)
+    if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
+        wider = "Give --scope dataset" if request.scope != "dataset" else "Give --method hash"
+        raise InputError(f"{store.path}: no {request.scope} has two slices that {request.method} can compare. {wider}")
     _say_once(store, units, request, reporter)
     with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
         done, left = _standing_units(units, request, parts)
@@ -153,6 +158,9 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
         raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
     if missed := _missed(results, request):
         reporter.warn(f"{missed} of {len(results)} units keep more than was asked: the rest cannot be compared")
+    if blank := sum(one.blank for one in done):
+        remedy = "Give another window or range" if request.criterion.intensity.limits else "Look at their pixels"
+        reporter.warn(f"{blank} volumes are of one grey in every slice, mapped to 0..255: all count as equal. {remedy}")
     failures = [failure for one in done for failure in one.failures]
     record = record_of(store, request, results, failures, time.perf_counter() - start)
     return Selection(_in_store_order(store, results), record)
@@ -175,9 +183,14 @@ def _say_once(store: SliceStore, units: Sequence[Unit], request: Request, report
     """What the result depends on and the options do not tell."""
     if request.method in ("ssim", "mi") and any(len({e.shape[1:] for e in unit.volumes}) > 1 for unit in units):
         reporter.warn(f"{request.method} compares slices of equal shape only: other pairs are skipped")
-    grey = sum(entry.dtype == "uint8" for entry in store.volumes)
-    if grey and request.method not in BASELINES and request.criterion.intensity.limits is not None:
-        reporter.warn(f"{grey} volumes hold grey values, not HU: they are taken as they are, without the window")
+    if said := check_units(store, request):
+        reporter.warn(said)
+
+
+def check_units(store: SliceStore, request: Request) -> str:
+    """What to say of the values that are mapped to 0..255, "" for nothing. Raises UsageError for a window on no HU."""
+    compares = request.method not in BASELINES
+    return check_limits(store.path, store.volumes, request.criterion.intensity) if compares else ""
 
 
 def _missed(results: Sequence[UnitResult], request: Request) -> int:

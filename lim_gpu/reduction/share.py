@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from lim_gpu.progress import Reporter
-from lim_gpu.reduction.choice import choose
+from lim_gpu.reduction.choice import choose, is_blank
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.measure import is_measured
 from lim_gpu.reduction.parts import UnitResult, save_part
@@ -24,11 +24,15 @@ from lim_gpu.store.slices import SliceStore
 
 
 class Done(NamedTuple):
-    """A unit that was reduced: its result, None where no volume of it can be read, and the volumes that cannot be."""
+    """A unit that was reduced: its result, None where no volume of it can be read, and the volumes that cannot be.
+
+    blank: volumes of one grey alone, see `is_blank`, of those that were measured now.
+    """
 
     unit: Unit
     result: UnitResult | None
     failures: list[dict[str, str]]
+    blank: int = 0
 
 
 Finished = Generator[Done, None, None]
@@ -150,7 +154,10 @@ def _reduce_unit(
         while entries:
             remaining = Unit(unit.name, unit.place, entries)
             try:
-                result = choose(remaining, [store[entry.key] for entry in entries], request, engine, parts)
+                volumes = [store[entry.key] for entry in entries]
+                measured = is_measured(remaining, request, parts)
+                result = choose(remaining, volumes, request, engine, parts)
+                blank = sum(is_blank(volume, engine) for volume in volumes) if engine and not measured else 0
             except UnreadableVolumeError as error:
                 reporter.error(error)
                 failures.append({"volume": error.key, "cause": str(error)})
@@ -158,7 +165,7 @@ def _reduce_unit(
                 continue
             if parts:
                 save_part(parts, remaining.fingerprint(request), result)
-            return Done(unit, result, failures)
+            return Done(unit, result, failures, blank)
         return Done(unit, None, failures)
     finally:  # not before: they may be read ahead
         for entry in unit.volumes:

@@ -13,7 +13,7 @@ from lim_gpu.reduction.auto_threshold import Views
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
 from lim_gpu.reduction.request import Request
-from lim_gpu.reduction.run import parts_folder, standing_selection, write_selection
+from lim_gpu.reduction.run import check_units, parts_folder, standing_selection, write_selection
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection, kept_list, selection_paths
 from lim_gpu.store.private import read_sources
@@ -52,6 +52,7 @@ def reduce_verb(
     for it until then. Raises as `lim_gpu.reduce`, and UsageError for targets that could not be written.
     """
     with SliceStore(store_path) as store:
+        check_units(store, request)
         if dry_run:
             return _planned(store, request, targets, unknown=views is not None)
         rule = None

@@ -30,6 +30,7 @@ from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.pruning.rules import every_n, random_choice, to_numpy
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
+from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.reduction.run import reduce
 from lim_gpu.selection import Selection, selection_paths
@@ -107,13 +108,16 @@ def compare(
         compared = [_kept(name, selection) for name, selection in loaded.items()]
         compared += _baselines(compared, opened, seed)
         metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
-        _measure(compared, opened, metrics, weights, device, reporter)
+        failed = _measure(compared, opened, metrics, weights, device, reporter)
+    if not any(one.mean or one.coverage for one in compared):
+        raise InputError(f"{opened.path}: no volume of the selections has two slices to compare. Give other ones")
     values = _values(compared, metrics, seed)
     with replacing(paths[2]) as temporary:
         _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
     write_json(paths[1], values)
     write_text(output, _csv(values))
-    return Outcome(values, [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"])
+    lines = [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"]
+    return Outcome(values, lines, skipped=bool(failed))
 
 
 def _store(loaded: dict[str, Selection], paths: Sequence[Path], store: Path | None) -> SliceStore:
@@ -159,7 +163,8 @@ def _measure(
     weights: Path | None,
     device: str,
     reporter: Reporter,
-) -> None:
+) -> int:
+    """Take what each metric says of each volume; returns how often one could not."""
     from lim_gpu.similarity import resolve_device
 
     place = resolve_device(device)
@@ -170,12 +175,18 @@ def _measure(
         for metric in metrics
     }
     keys = [entry.key for entry in store.volumes if all(entry.key in one.kept for one in compared)]
+    failed = 0
     with reporter.track("compare", len(keys), "volumes") as advance:
         for key in keys:
             with store[key] as volume:
                 for metric, engine in engines.items():
-                    _measure_volume(compared, volume, metric, engine)
+                    try:
+                        _measure_volume(compared, volume, metric, engine)
+                    except UnreadableVolumeError as error:  # or too small for this metric
+                        reporter.error(error)
+                        failed += 1
             advance(1)
+    return failed
 
 
 def _measure_volume(compared: list[Compared], volume: Volume, metric: str, engine: StoredMatrix) -> None:

@@ -202,7 +202,7 @@ def as_tensor(slices: Any) -> torch.Tensor:
     import torch
 
     if isinstance(slices, torch.Tensor):
-        return slices.detach()
+        return _plain_tensor(slices)
     if hasattr(slices, "__cuda_array_interface__"):
         return torch.utils.dlpack.from_dlpack(slices)
     try:
@@ -218,11 +218,21 @@ def as_tensor(slices: Any) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array))
 
 
+def _plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The same without gradients, its values as they lie in memory. Raises InputError where there are none."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+        raise InputError(f"a {kind} tensor of {tensor.dtype} is no plain array. Give a dense tensor (n, H, W)")
+    return tensor.detach().resolve_neg().resolve_conj()
+
+
 def _checked(tensor: torch.Tensor, data_range: float | None) -> tuple[torch.Tensor, float]:
     """Contiguous uint8 or float32 slices and their data range."""
     import torch
 
-    if tensor.is_meta or tensor.ndim != 3 or 0 in tensor.shape:
+    if tensor.ndim != 3 or 0 in tensor.shape:
         raise InputError(f"slices are (n, H, W) with n, H, W >= 1, these are {tuple(tensor.shape)}")
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"slices of {tensor.dtype} are no images. Give uint8, or numbers with data_range")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import socket
 import sys
 import threading
@@ -33,6 +34,7 @@ FEATURES = ("logits", "pooled")  # 1000 outputs, or the 2048 values before the l
 PRECISIONS = ("float32", "bfloat16")
 BATCH = {"cpu": 16, "cuda": 256}  # slices at a time, at most
 ACTIVATION_BYTES = 12 << 20  # of a slice at its peak within ResNet50, float32
+ARTIFACTS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module)\.")
 NETWORK_TIMEOUT = 30  # s without an answer from the server of the weights
 
 
@@ -220,6 +222,21 @@ def _network_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
+def plain_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state under the names that the layers have: without what torch.compile, FSDP and checkpointing put into them.
+
+    With the counters of batch norm that files of before PyTorch 0.4.1 lack, at 0: no inference reads them.
+    """
+    named = {ARTIFACTS.sub("", name): value for name, value in tensors.items()}
+    whole: dict[str, torch.Tensor] = {}
+    for name, value in named.items():
+        whole[name] = value
+        if name.endswith("running_var"):
+            counter = name.removesuffix("running_var") + "num_batches_tracked"
+            whole[counter] = named.get(counter, torch.tensor(0))
+    return whole
+
+
 def _file_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file; a pickle is read without running anything it holds."""
     try:
@@ -230,7 +247,7 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: cannot be read as weights ({_cause(error)}). Give --weights a state_dict") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no state_dict of tensors. Give --weights one")
-    return state
+    return plain_state(state)
 
 
 def _pickled(path: Path) -> Any:

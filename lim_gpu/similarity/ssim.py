@@ -61,13 +61,18 @@ def ssim_pair(x: NDArray[Any], y: NDArray[Any], data_range: float) -> float:
     return float(np.clip(_upper(pair, data_range, np.float64, threads=1)[0, 1], -1, 1))
 
 
+def check_sides(height: int, width: int) -> None:
+    """Raise InputError for slices that are smaller than the window."""
+    if min(height, width) < WINDOW:
+        raise InputError(f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
+
+
 def _upper(
     slices: NDArray[Any], data_range: float, dtype: type[np.floating], threads: int | None = None
 ) -> NDArray[np.float64]:
     """SSIM of the pairs i < j, computed in `dtype`, as a float64 upper triangle (n, n)."""
     n, height, width = slices.shape
-    if min(height, width) < WINDOW:
-        raise InputError(f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
+    check_sides(height, width)
     inner_height, inner_width = height - 2 * RADIUS, width - 2 * RADIUS
     tiles = -(-inner_width // COLUMNS)
     columns = -(-inner_width // (tiles * LANES)) * LANES

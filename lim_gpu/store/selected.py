@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.volume import VolumeEntry
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,11 @@ class SelectedSlices:
     def source(self) -> Path:
         """What says which slices they are: the selection, or the store."""
         return self.selection or self.store.path
+
+    @property
+    def volumes(self) -> list[VolumeEntry]:
+        """Those that the slices are of, in store order."""
+        return [self.store.volumes[number] for number in np.unique(self.places[:, 0])]
 
     def place(self, index: int) -> tuple[str, int]:
         """(volume key, slice) of one of them."""

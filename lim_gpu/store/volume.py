@@ -30,6 +30,11 @@ class VolumeEntry:
     modality: str
     digest: str
 
+    @property
+    def holds_hu(self) -> bool:
+        """Whether its pixels are HU: ingest gives 16 bits and this modality to no other values."""
+        return self.modality == "CT" and self.dtype == "int16"
+
     @classmethod
     def of(cls, header: VolumeHeader, digest: str) -> VolumeEntry:
         """The entry of a volume that was written."""

@@ -34,7 +34,8 @@ def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = F
             return Outcome(standing | plan | {"unchanged": True}, lines)
         backbone = find_backbone(file, file.read())
     record = _write(backbone, path, output)
-    first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}) -> {output}"
+    after = f", after {backbone.prefix!r}" if backbone.prefix else ""
+    first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}{after}) -> {output}"
     lines = [first, f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
     return Outcome(plan | record, lines)
 

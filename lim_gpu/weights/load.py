@@ -7,8 +7,9 @@ every tensor must match a torchvision ResNet in name and shape: 318 of 318 for r
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,14 +69,16 @@ LAYOUTS = (
     Layout("backbone.", "fine-tuned by Wolf et al., or lightly's example", COVID_PAPER, numbered=True),
     Layout("", "torchvision names", IMAGENET),
 )
+WRAPPERS = ("module.", "model.", "net.", "network.")  # in front of a layout: by data parallelism, or a training's own
+CHAINS = ("", *WRAPPERS, *map("".join, itertools.product(WRAPPERS, repeat=2)))
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A torchvision ResNet without `fc`: `state` under torchvision's names, float32 on the CPU (counters int64).
 
-    `source` says what the file was taken for, `preprocess` how its images were made (`preprocess["stated"]` False:
-    as its maker is known to do, the file does not say), `sha256` is of the file.
+    `source` says what the file was taken for, `prefix` what stood before its names, `preprocess` how its images were
+    made (`preprocess["stated"]` False: as its maker is known to do, the file does not say), `sha256` is of the file.
     """
 
     state: dict[str, Tensor]
@@ -84,6 +87,7 @@ class Backbone:
     source: str
     preprocess: dict[str, Any]
     sha256: str
+    prefix: str = ""
 
 
 def preprocess(
@@ -130,21 +134,24 @@ def find_backbone(file: CheckpointFile, content: dict[str, Any], expected: str |
             raise InputError(f"{file.path}: {key} holds values that are not finite. Give an earlier checkpoint")
     stated = _stated_preprocess(file.path, content)
     prepared = stated or preprocess(*layout.normalisation, channels, stated=False)
-    return Backbone(state, name, channels, layout.source, prepared, file.sha256)
+    return Backbone(state, name, channels, layout.source, prepared, file.sha256, layout.prefix)
 
 
 def vote(path: Path, content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:
-    """The layout under which most backbone tensors stand, and these under torchvision's names."""
+    """The layout under which most backbone tensors stand, wrapped or not, and these under torchvision's names."""
     import torch
+
+    from lim_gpu.similarity.deepnet import plain_state
 
     best: tuple[Layout, dict[str, Tensor]] | None = None
     containers = {"": content} | {key: value for key, value in content.items() if isinstance(value, dict)}
     for container, entries in containers.items():
-        tensors = {key: value for key, value in entries.items() if isinstance(value, torch.Tensor)}
-        for layout in LAYOUTS:
+        tensors = plain_state({str(k): value for k, value in entries.items() if isinstance(value, torch.Tensor)})
+        for chain, plain in itertools.product(CHAINS, LAYOUTS):
+            layout = replace(plain, prefix=chain + plain.prefix)
             if layout.container not in (None, container):
                 continue
-            names = ((layout.rename(str(key)), value) for key, value in tensors.items())
+            names = ((layout.rename(key), value) for key, value in tensors.items())
             found = {name: value for name, value in names if name is not None}
             if len(found) > (len(best[1]) if best else 0):
                 best = layout, found

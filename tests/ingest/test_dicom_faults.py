@@ -15,6 +15,7 @@ pytest.importorskip("pydicom")
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
@@ -23,6 +24,7 @@ from pydicom.uid import (
 
 from dicom_files import ct, enhanced, item, save, series, stored_slice
 from lim_gpu.ingest import ingest
+from lim_gpu.ingest.dicom import MOSAIC
 from lim_gpu.ingest.part10 import open_dicom
 from lim_gpu.ingest.scan import scan_files, walk
 
@@ -95,6 +97,12 @@ def meta_without_syntax(path):
     path.write_bytes(data[:140] + struct.pack("<L", size) + data[144:at] + data[at + length :])
 
 
+def without_header(path):
+    """The elements alone, as old scanners and some network tools store them."""
+    data = save(ct(STORED, series=path.name), path, ImplicitVRLittleEndian).read_bytes()
+    path.write_bytes(data[144 + int.from_bytes(data[140:144], "little") :])
+
+
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pixels-one-byte-short": (cut(-1), "truncated: 2879 of 2880 bytes of pixels"),
@@ -109,6 +117,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "modality-is-text": (changed(Modality="Anna\x1b[31m"), "unusable Modality: not a code"),
     "no-series": (changed(SeriesInstanceUID=None), "no SeriesInstanceUID"),
     "no-syntax": (meta_without_syntax, "no TransferSyntaxUID"),
+    "no-header.dcm": (without_header, "no Part 10 header: it holds DICOM elements alone. Rewrite it"),
     "no-rows": (changed(Rows=None), "no Rows"),
     "no-columns": (changed(Columns=None), "no Columns"),
     "no-bits-allocated": (changed(BitsAllocated=None), "no BitsAllocated"),
@@ -117,6 +126,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no-photometric": (changed(PhotometricInterpretation=None), "no PhotometricInterpretation"),
     "no-samples": (changed(SamplesPerPixel=None), "no SamplesPerPixel"),
     "no-pixels": (changed(PixelData=None), "no PixelData"),
+    "modality-lut": (changed(rescale=None, ModalityLUTSequence=[item(LUTDescriptor=[2, 0, 16])]), "Modality LUT: its"),
     "slope-missing": (changed(rescale=None), "no RescaleSlope: the HU are unknown. --assume-hu"),
     "intercept-missing": (changed(RescaleIntercept=None), "no RescaleIntercept"),
     "slope-nan": (changed(rescale=("NaN", 0)), "unusable RescaleSlope: not a finite number"),
@@ -156,6 +166,9 @@ COUNTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "mip": (changed(ImageType=["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]), "projection or screen"),
     "screen": (changed(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"], **RGB), "projection or screen"),
     "mpr": (changed(ImageType=["DERIVED", "SECONDARY", "MPR"], orientation=(1, 0, 0, 0, 0, -1)), "reformation"),
+    "slab-mip": (changed(ImageType=["DERIVED", "SECONDARY", "AXIAL", "SLABMIP"]), "projection or screen"),
+    "dose": (changed(ImageType=["DERIVED", "SECONDARY", "DOSE_INFO"], **RGB), "projection or screen"),
+    "mosaic": (changed(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), MOSAIC),
     "secondary-capture": (
         changed(SOPClassUID=SecondaryCaptureImageStorage, orientation=None, **RGB),
         "secondary capture",
@@ -228,6 +241,26 @@ def test_any_modality_takes_images_and_still_no_segmentations(tmp_path):
     assert scan_one(mr, modality="any")[0].instance.modality == "MR"
     assert scan_one(seg, modality="any").kind == "SEG"
     assert scan_one(mr, modality="MR")[0].instance.modality == "MR"
+
+
+@pytest.mark.parametrize(
+    "value", ["LOWDOSE", "DOSE_RED", "LOW_DOSE", "SSDE", "LUNG_SCREENING", "CT_SOM5 SSDE", "MIPOR", "REFORMATTED"]
+)
+def test_a_derived_axial_stack_is_kept_whatever_its_values_contain(tmp_path, value):
+    path = save(ct(STORED, ImageType=["DERIVED", "PRIMARY", "AXIAL", value]), tmp_path / "a")
+    assert scan_one(path)[0].instance.derived
+
+
+def test_an_enhanced_object_may_keep_the_word_mosaic(tmp_path):
+    """XA30 writes it on what it has split into frames (dcm2niix#553)."""
+    kind = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}
+    assert len(scan_one(save(enhanced(np.stack([STORED] * 3), z=[0, 3, 6], **kind), tmp_path / "a"))) == 3
+    assert scan_one(save(ct(STORED, **kind), tmp_path / "b")).kind == MOSAIC
+
+
+def test_assume_hu_overrides_no_modality_lut(tmp_path):
+    path = save(ct(STORED, rescale=None, ModalityLUTSequence=[item(LUTDescriptor=[2, 0, 16])]), tmp_path / "a")
+    assert str(scan_one(path, assume_hu=True).error).startswith("Modality LUT")
 
 
 def test_a_header_error_repeats_no_value_of_a_tag(tmp_path):

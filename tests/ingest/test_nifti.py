@@ -23,7 +23,7 @@ from lim_gpu.ingest import ingest
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_plan, nifti_slices, read_nifti
 from lim_gpu.ingest.records import Counted, NiftiVolume, SourceError
-from lim_gpu.ingest.scan import walk
+from lim_gpu.ingest.scan import scan_files, walk
 
 RAS = np.diag([0.7, 0.8, 3.0, 1.0])
 
@@ -276,6 +276,37 @@ def test_through_the_store(tmp_path, run):
     np.testing.assert_array_equal(result.volumes[2].read(), as_displayed(tmp_path / "in" / "scan10.nii.gz")[0])
     assert sorted(Path(failure.path).name for failure in result.report.failures) == ["empty.nii", "short.nii.gz"]
     assert list((tmp_path / "out" / "volumes").iterdir()) == list((tmp_path / "out" / "volumes").glob("*.h5"))
+
+
+def test_much_padding_is_said_of_hu_and_of_no_stored_values(tmp_path, run):
+    data = voxels((20, 10, 4))
+    data[:3, :, 1:] = -3024
+    write(tmp_path / "in" / "a.nii.gz", data)
+    below = {"hu": -3024, "pixels": 90, "share": 90 / 800}
+    assert run().only.header.defects == {"below_air": below}
+    assert run(output=tmp_path / "mr", modality="MR").only.header.defects == {}
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000), ("mm", 1), ("micron", 0.001), ("unknown", 1)])
+def test_lengths_become_millimetres(tmp_path, unit, factor):
+    header = nib.Nifti1Header()
+    header.set_xyzt_units(unit, "sec")
+    affine = np.diag([*(np.diag(RAS)[:3] / factor), 1])
+    affine[:3, 3] = np.array([10, -20, 30]) / factor
+    path = write(tmp_path / "a.nii", voxels(), affine, header)
+    _, plan, _ = read(path)
+    _, expected = as_displayed(path)
+    expected[:3] *= factor
+    np.testing.assert_allclose(affine_of(plan), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.AnalyzeImage])
+def test_a_pair_of_files_is_named_and_no_other_hdr(tmp_path, kind):
+    nib.save(kind(voxels(), np.diag([1, 1, 1, 1])), tmp_path / "a.hdr")
+    (tmp_path / "b.hdr").write_bytes(b"#?RADIANCE" + bytes(400))
+    found = {file.found.name: file.content for file in scan_files(walk([tmp_path], leave_out=[]).files, "CT", False)}
+    assert "Join .hdr and .img to a .nii" in str(found[f"{tmp_path.name}/a.hdr"])
+    assert found[f"{tmp_path.name}/b.hdr"] == Counted("not an image")
 
 
 def test_the_patient_is_taken_from_the_name(tmp_path, run):

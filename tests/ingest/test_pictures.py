@@ -105,6 +105,17 @@ def test_16_bit_loses_nothing(tmp_path, run):
     assert (volume.header.unit, volume.header.defects) == ("16-bit", {"offset": 32768})
 
 
+def test_16_bit_pictures_hold_hu_where_that_is_assumed(tmp_path, run):
+    hounsfield = np.random.default_rng(0).integers(-1000, 2000, (9, 7))
+    write(tmp_path / "in" / "a" / "1.png", (hounsfield + 32768).astype(np.uint16))
+    write(tmp_path / "in" / "b" / "1.png", grey())
+    deep, eight_bit = run(assume_hu=True).volumes
+    np.testing.assert_array_equal(deep.read()[0], hounsfield)
+    assert (deep.header.unit, deep.header.modality, deep.entry.holds_hu) == ("HU", "CT", True)
+    assert deep.header.defects == {"assumed_hu": True, "offset": 32768}
+    assert (eight_bit.header.unit, eight_bit.header.modality, eight_bit.header.defects) == ("8-bit", "", {})
+
+
 def exif(orientation):
     tags = Image.Exif()
     tags[0x0112] = orientation

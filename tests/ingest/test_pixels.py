@@ -94,10 +94,7 @@ def test_near_lossless_jpeg_ls_and_jpeg_baseline(tmp_path):
     path = save(ct(grey), tmp_path / "jpeg.dcm", JPEGBaseline8Bit)
     assert np.abs(decoded(path).pixels - grey.astype(int)).max() < 40
     np.testing.assert_array_equal(decoded(path).pixels, pixel_array(path))
-    dataset = ct(stored_slice(3, signed=False))
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.compress(JPEGLSNearLossless, jls_error=3)
-    dataset.save_as(tmp_path / "near.dcm", enforce_file_format=True)
+    save(ct(stored_slice(3, signed=False)), tmp_path / "near.dcm", JPEGLSNearLossless, jls_error=3)
     assert 0 < np.abs(decoded(tmp_path / "near.dcm").pixels - stored_slice(3, signed=False).astype(int)).max() <= 3
 
 
@@ -136,6 +133,21 @@ def test_a_missing_decoder_is_named_with_the_command_that_installs_it(monkeypatc
     assert "pip install pylibjpeg pylibjpeg-libjpeg" in missing_decoder(JPEGExtended12Bit, 12)
     monkeypatch.setitem(pixels.PLUGINS, JPEGLosslessSV1, ())
     assert missing_decoder(JPEGLosslessSV1, 16) == "pip install 'lim-gpu[codecs]'"
+
+
+def test_another_decoder_is_tried_where_the_first_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such thing")
+
+    stored = stored_slice(3)
+    path = save(ct(stored), tmp_path / "a.dcm", JPEG2000Lossless)
+    decoder = pixels.get_decoder(JPEG2000Lossless)
+    assert pixels.plugins(JPEG2000Lossless, 16) == ["pylibjpeg", "pillow"]
+    monkeypatch.setitem(decoder._available, "pylibjpeg", fail)
+    np.testing.assert_array_equal(decoded(path).pixels, stored)
+    monkeypatch.setitem(decoder._available, "pillow", fail)
+    with pytest.raises(SourceError, match="pixels cannot be decoded: .*no such thing"):
+        decoded(path)
 
 
 def test_an_unknown_syntax_is_refused_without_its_text():
@@ -214,6 +226,26 @@ def test_padding_becomes_air(tmp_path, values, padding, limit, expected, syntax)
     assert result.counts["padding"] == padded
 
 
+@pytest.mark.parametrize(
+    ("hu", "wide", "said"),
+    [(-3024, 6, True), (-1025, 6, True), (-3024, 1, False), (-1024, 6, False), (-2000, 6, False)],  # -2000 is padding
+)
+def test_much_padding_that_no_tag_names_is_said(tmp_path, run, hu, wide, said):
+    """A real file: -3024 beside a padding tag of -2000. It is kept as it is, which the grey range follows."""
+    for i in range(3):
+        stored = stored_slice(i, (40, 60))
+        stored[:6, :wide] = hu
+        dataset = ct(stored, z=3.0 * i, number=i, PixelPaddingValue=-2000)
+        dataset["PixelPaddingValue"].VR = "SS"
+        save(dataset, tmp_path / "in" / str(i))
+    result = run()
+    below = {"below_air": {"hu": hu, "pixels": 3 * 36, "share": 36 / 2400}}
+    assert result.only.header.defects == (below if said else {})
+    texts = [text for _, text in result.report.defects]
+    assert bool(texts) == said
+    assert not said or texts[0].startswith(f"1.5 % of the pixels hold {hu} HU")
+
+
 @pytest.mark.parametrize("vr", ["US", "SS"])
 def test_padding_of_an_unsigned_image_is_compared_as_a_bit_pattern(tmp_path, vr):
     dataset = ct(np.array([[63536, 24, 1024]], dtype=np.uint16), rescale=(1, -1024))
@@ -234,6 +266,31 @@ def test_unused_bits_of_signed_values_are_sign_extended(tmp_path):
     stored = np.array([[0x0830, 0x0FFF, 0x0001]], dtype=np.uint16).view(np.int16)  # 12-bit -2000, -1, 1
     path = save(ct(stored, BitsStored=12, HighBit=11), tmp_path / "a.dcm")
     assert decoded(path).pixels.tolist() == [[-1024, -1, 1]]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize("bits", [8, 12, 15])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_bits_above_bits_stored_count_in_no_syntax(tmp_path, syntax, bits, signed):
+    rng = np.random.default_rng(bits)
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
+    expected = rng.integers(low, high, (33, 45))
+    expected[expected == -2000] = 5  # it would be padding
+    above = rng.integers(0, 1 << 16 - bits, (33, 45)) << bits  # overlays, or signs that are not extended
+    stored = ((expected & (1 << bits) - 1) | above).astype(np.uint16)
+    stored[stored == 0xF830] ^= 0x8000  # so would -2000 as a pattern of 16 bits
+    dataset = ct(stored.view(np.int16) if signed else stored)
+    path = save(dataset, tmp_path / "a.dcm", syntax, bits)
+    np.testing.assert_array_equal(decoded(path).pixels, expected)
+
+
+def test_a_lossy_stream_may_overshoot_a_little_and_no_more(tmp_path):
+    sharp = np.kron([[0, 4300], [4300, 0]], np.ones((40, 40))).astype(np.uint16)
+    near = save(ct(sharp), tmp_path / "near", JPEGLSNearLossless, bits=12, jls_error=2)
+    assert np.abs(decoded(near).pixels - sharp.astype(int)).max() <= 2
+    far = save(ct(sharp * 2), tmp_path / "far", JPEGLSNearLossless, bits=12, jls_error=2)
+    with pytest.raises(SourceError, match=r"pixels contradict the header: 0\.\.\d+ with 12 bits stored"):
+        decoded(far)
 
 
 def test_8_bit_ct_has_no_untagged_padding(tmp_path):
@@ -272,6 +329,19 @@ def test_frames_have_their_own_rescale_and_come_in_any_order(tmp_path, syntax):
     path = save(dataset, tmp_path / "a.dcm", syntax)
     for index, (slope, intercept) in reversed(list(enumerate([(1, 0), (2, -10), (3, 5)]))):
         np.testing.assert_array_equal(decoded(path, index).pixels, stored[index].astype(int) * slope + intercept)
+
+
+@pytest.mark.parametrize("assume_hu", [False, True])
+def test_a_rescale_at_the_top_level_of_an_enhanced_object_counts(tmp_path, assume_hu):
+    stored = np.stack([stored_slice(i) for i in range(3)])
+    dataset = enhanced(stored, z=[0, 3, 6], rescale=[(1, 0)] * 3)
+    for frame in dataset.PerFrameFunctionalGroupsSequence[:2]:
+        del frame.PixelValueTransformationSequence
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 2, -1024, "HU"
+    path = save(dataset, tmp_path / "a.dcm")
+    for index, (slope, intercept) in enumerate([(2, -1024), (2, -1024), (1, 0)]):  # a frame's own comes first
+        result = decoded(path, index, assume_hu)
+        np.testing.assert_array_equal(result.pixels, stored[index].astype(int) * slope + intercept)
 
 
 def test_padding_after_the_pixels_is_allowed_up_to_a_frame(tmp_path):

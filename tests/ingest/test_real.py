@@ -26,8 +26,11 @@ def test_a_ge_series_equals_pydicom_in_order_of_position(real_ct, run):
     header = volume.header
     assert header.transfer_syntax == "JPEG-LS Lossless Image Compression"
     assert header.spacing == pytest.approx((3.27, 0.976562, 0.976562))
-    assert (header.defects, header.clamped) == ({}, 0)
-    # the padding tag says -2000, but outside the field of view the file holds -3024: kept as it is
+    # the padding tag says -2000, but outside the field of view the file holds -3024: kept as it is, and said
+    outside = np.count_nonzero(volume.read() == -3024)
+    below = {"hu": -3024, "pixels": outside, "share": outside / (135 * 512 * 512)}
+    assert (header.defects, header.clamped) == ({"below_air": below}, 0)
+    assert "21.6 % of the pixels hold -3024 HU" in result.report.defects[0][1]
     assert header.padding == 0
     assert [int(volume.read_slice(i).min()) for i in range(135)] == [-3024] * 135
     assert (volume.read() == -3024).mean() == pytest.approx(0.216, abs=0.001)

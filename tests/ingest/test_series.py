@@ -10,7 +10,10 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from dicom_files import AXIAL, ct, enhanced, save, series, stored_slice
 from lim_gpu.errors import InputError
@@ -105,52 +108,30 @@ def test_a_series_over_two_folders_is_one_volume(tmp_path, run):
     assert run().only.entry.shape[0] == 4
 
 
-def test_identical_duplicates_are_dropped_and_counted(tmp_path, run):
-    stored = series(tmp_path / "in", 4)
-    save(ct(stored[1], z=3.0, number=77), tmp_path / "in" / "again.dcm", RLELossless)  # other bytes, same pixels
-    result = run()
-    np.testing.assert_array_equal(result.only.read(), stored)
-    assert result.only.header.defects == {"duplicates": 1}
-    assert [text for _, text in result.report.defects] == ["duplicated slices dropped: 1"]
+@pytest.mark.parametrize(
+    ("thicknesses", "gaps"),
+    [
+        ([4] * 9 + [7] * 5, []),
+        ([4] * 5 + [7] * 9, []),
+        ([7] * 6 + [4] * 6, []),
+        ([4] * 6 + [7] * 6 + [None] + [7] * 2, [[11, 14.0]]),  # a slice is missing
+        ([3] * 4 + [None] + [3] * 4, [[3, 6.0]]),
+    ],
+)
+def test_a_variable_thickness_is_no_gap(tmp_path, run, thicknesses, gaps):
+    z = 0.0
+    for i, thickness in enumerate(thicknesses):
+        if thickness is not None:
+            save(ct(stored_slice(i), z=z, number=i, SliceThickness=thickness), tmp_path / "in" / str(i))
+        z += thickness or thicknesses[i - 1]
+    assert run().only.header.defects.get("gaps", []) == gaps
 
 
-@pytest.mark.parametrize("element", ["AcquisitionNumber", "TemporalPositionIdentifier", "ConvolutionKernel"])
-def test_different_slices_at_one_position_are_split_by_the_header(tmp_path, run, element):
-    values = ("A", "B") if element == "ConvolutionKernel" else (1, 2)
-    for run_number, value in enumerate(values):
-        for i in range(3):
-            name = f"{run_number}{i}"
-            pixels = stored_slice(10 * run_number + i)
-            save(ct(pixels, z=3.0 * i, number=int(name) + 1, **{element: value}), tmp_path / "in" / name)
-    volumes = run().volumes
-    assert len(volumes) == 2
-    for run_number, volume in enumerate(volumes):
-        np.testing.assert_array_equal(volume.read(), [stored_slice(10 * run_number + i) for i in range(3)])
-
-
-def test_two_elements_together_may_be_needed(tmp_path, run):
-    for number in range(8):
-        phase, echo, i = number // 4, number // 2 % 2, number % 2
-        dataset = ct(stored_slice(number), z=3.0 * i, number=number, AcquisitionNumber=phase, EchoNumbers=echo)
-        save(dataset, tmp_path / "in" / str(number))
-    assert [volume.entry.shape[0] for volume in run().volumes] == [2, 2, 2, 2]
-
-
-def test_acquisition_numbers_that_change_from_slice_to_slice_do_not_split_a_volume(tmp_path, run):
-    for i in range(4):
-        save(ct(stored_slice(i), z=3.0 * i, AcquisitionNumber=i), tmp_path / "in" / str(i))
-    assert run().only.entry.shape[0] == 4
-
-
-def test_different_slices_at_one_position_that_nothing_tells_apart_fail_by_name(tmp_path, run):
-    stored = series(tmp_path / "in" / "bad", 3)
-    save(ct(stored[1] + 1, z=3.0, number=9), tmp_path / "in" / "bad" / "other.dcm")
-    series(tmp_path / "in" / "good", 2, series="good")
-    report = run().report
-    assert report.written == 1
-    (failure,) = report.failures
-    assert failure.cause.startswith("different slices at one position: 2 at 3.000 mm")
-    assert failure.path.startswith(str(tmp_path / "in" / "bad"))
+def test_patients_are_told_apart_by_the_whole_value(tmp_path, run):
+    for number, patient in enumerate(["SITE\\1", "SITE\\2", "SITE\\1"]):
+        series(tmp_path / "in" / str(number), 2, series=f"s{number}", patient=patient)
+    first, second, third = (volume.entry.patient for volume in run().volumes)
+    assert first == third != second
 
 
 def test_gaps_and_uneven_spacing_are_recorded(tmp_path, run):
@@ -274,29 +255,38 @@ def test_an_enhanced_object_is_a_volume_by_the_positions_of_its_frames(tmp_path,
     assert [row["frame"] for row in read_sources(run().store.path, volume.key)] == order.tolist()
 
 
-def test_two_phases_in_one_enhanced_object_are_two_volumes(tmp_path, run):
-    stored = np.stack([stored_slice(i) for i in range(6)])
-    save(enhanced(stored, z=[0, 3, 6] * 2, acquisitions=[1, 1, 1, 2, 2, 2]), tmp_path / "in" / "a.dcm")
-    volumes = run().volumes
-    np.testing.assert_array_equal([volume.read() for volume in volumes], [stored[:3], stored[3:]])
+def without_a_decoder(path, **options):
+    """A slice in 12-bit JPEG, which nothing that is installed here decodes."""
+    dataset = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))
+    damaged = ct(np.zeros((dataset.Rows, dataset.Columns), np.int16), **options)
+    for keyword in ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"):
+        damaged[keyword] = dataset[keyword]
+    damaged.file_meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dcmwrite(path, damaged, enforce_file_format=True)
+    return dataset.Rows, dataset.Columns
+
+
+REMEDY = "pip install pylibjpeg pylibjpeg-libjpeg (GPL-3)"
+NO_DECODER = f"no decoder for JPEG Extended (Process 2 and 4) ({{}} files). {REMEDY}"
 
 
 def test_a_missing_decoder_is_named_once_for_all_files(tmp_path, run):
-    import pydicom
-    from pydicom.data import get_testdata_file
-
-    dataset = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))  # 12 bits
-    dataset.SOPClassUID, dataset.Modality, dataset.ImageType = (
-        CTImageStorage,
-        "CT",
-        ["ORIGINAL", "PRIMARY"],
-    )
-    dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
     for i in range(3):
-        dataset.InstanceNumber = i
-        dataset.save_as(save(ct(stored_slice(1)), tmp_path / "in" / f"{i}.dcm"))
-    series(tmp_path / "in" / "good", 2)
+        without_a_decoder(tmp_path / "in" / f"{i}.dcm", z=3.0 * i, number=i)
+    series(tmp_path / "in" / "good", 2, series="good")
     (failure,) = run().report.failures
-    assert failure.cause == (
-        "no decoder for JPEG Extended (Process 2 and 4) (3 files). pip install pylibjpeg pylibjpeg-libjpeg (GPL-3)"
-    )
+    assert failure.cause == NO_DECODER.format(3)
+
+
+def test_slices_that_have_a_decoder_go_on_without_the_others(tmp_path, run):
+    shape = without_a_decoder(tmp_path / "in" / "9.dcm", z=6.0, number=9)
+    stored = [stored_slice(i, shape) for i in range(2)]
+    for i, pixels in enumerate(stored):
+        save(ct(pixels, z=3.0 * i, number=i), tmp_path / "in" / f"{i}.dcm")
+    series(tmp_path / "in" / "good", 2, series="good")
+    assert len(run().volumes) == 1
+    result = run(output=tmp_path / "skipping", skip_bad_slices=True)
+    np.testing.assert_array_equal(result.volumes[0].read(), stored)
+    assert result.volumes[0].header.defects == {"skipped_slices": [{"cause": "no decoder", "count": 1}]}
+    assert [failure.cause for failure in result.report.failures] == [NO_DECODER.format(1)]

@@ -26,7 +26,7 @@ def test_rows_by_column(tmp_path):
     ("text", "message"),
     [
         ("", "has no column file, label. The first line must be file,label$"),
-        ("file,class\na.png,x\n", "has no column label. "),
+        ("file,finding\na.png,x\n", "has no column label. "),
         ("file,label\n", "lists no picture. "),
         ("file,label\na.png,x\n,y\n", "line 3 has no file. "),
         ("file,label\na.png\n", "line 2 has no label. "),

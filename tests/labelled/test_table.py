@@ -56,6 +56,54 @@ def medmnist(path, classes=3, **changes):
     return path
 
 
+@pytest.mark.parametrize(
+    "names", [("Training", "Testing"), ("TRAIN", "Valid", "test"), ("train_set", "validation set", "test_set")]
+)
+def test_folders_of_a_split_are_parts_and_no_classes(make_folder, names):
+    files = [{"file": f"{p}/{c}/{k}.png", "label": c} for p in names for c in ("glioma", "normal") for k in range(2)]
+    folder = make_folder(files, table=None)
+    for left_behind in (".ipynb_checkpoints", "__MACOSX", "__MACOSX/train", f"{names[0]}/.hidden", "empty/notes"):
+        (folder / left_behind).mkdir(parents=True)
+    (folder / names[0] / "glioma" / "._0.png").write_bytes(b"resource fork")
+    table = read_table(folder)
+    assert table.classes == ("glioma", "normal")
+    assert np.bincount(table.split, minlength=3).tolist() == [4, 4 * (len(names) == 3), 4]
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["train/a", "train/b", "val/a", "val/b"], "has train, val and no test part. Add it"),
+        (["Test/a", "Test/b"], "has Test and no train part"),
+        (["train/a", "test/a", "val/a", "valid/a"], "val, valid are both the val part"),
+        (
+            ["train/a", "train/b", "test/a", "test/b", "other/a"],
+            "train, test|test, train are parts of a split, other no",
+        ),
+        (["a", "b", "Test"], "Test are parts of a split, a, b no part. Rename or remove some, or name the files in"),
+        (["train/a", "train/test", "test/a", "test/test"], "test stands within a part and is called like one"),
+    ],
+)
+def test_folders_that_are_half_a_split_are_refused(make_folder, folders, message):
+    folder = make_folder([{"file": f"{name}/1.png", "label": "x"} for name in folders], table=None)
+    with pytest.raises(InputError, match=message):
+        read_table(folder)
+
+
+@pytest.mark.parametrize("name", ["split.csv", "labels.csv"])
+@pytest.mark.parametrize(
+    "head", ["File,Label,Split", "file, label, split", " FILE ,Class,Subset", "image_path,target,Partition"]
+)
+def test_a_split_counts_in_any_list_whatever_its_columns_are_called(make_folder, head, name):
+    folder = make_folder(rows(), table=None)
+    gap = ", " if ", " in head else ","
+    parts = ("Train", "training", "VALID", "Test")
+    lines = [gap.join((f"i{k}.png", str(k % 2), parts[k // 2])) for k in range(8)]
+    (folder / name).write_text("\n".join([head, *lines]))
+    table = read_table(folder)
+    assert (table.classes, table.split.tolist()) == (("0", "1"), [0, 0, 0, 0, 1, 1, 2, 2])
+
+
 def test_medmnist(tmp_path):
     table = read_table(medmnist(tmp_path / "organ.npz"))
     assert table.classes == ("0", "1", "2")
@@ -102,7 +150,7 @@ def test_a_table_that_cannot_be_used(make_folder, tmp_path):
         fails(folder, name, *words)
         (folder / name).unlink()
 
-    wrong(text.replace("label", "class"), "has no column label", "file,label")
+    wrong(text.replace("label", "finding"), "has no column label", "file,label")
     wrong(text.replace("i3.png,1", "i3.png,"), "line 5 has no label")
     wrong(text.replace("i3.png,1", "i3.png"), "line 5 has no label")
     wrong(text.replace("i3.png,1", "i3.png,1,2"), "line 5", "too many columns")
@@ -134,5 +182,7 @@ def test_an_npz_that_cannot_be_used(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     fails(tmp_path / "other.npz", "train_images", "MedMNIST")
     fails(medmnist(tmp_path / "multi.npz", train_labels=np.zeros((12, 14), np.uint8)), "14 labels an image")
+    for labels in (np.array(list("ab" * 6)), np.linspace(0, 1, 12)):
+        fails(medmnist(tmp_path / "odd.npz", train_labels=labels), "train_labels hold", "Give a number a class")
     pickled = np.array([object()] * 12)
     fails(medmnist(tmp_path / "pickled.npz", train_labels=pickled), "train_labels cannot be read")

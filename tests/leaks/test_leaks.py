@@ -181,9 +181,62 @@ def test_a_patient_in_two_splits_leaks_without_any_alike_image():
 def test_blank_images_are_counted_and_not_compared(tmp_path):
     for name in "ab":
         Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(picture(ord(name))).save(tmp_path / f"other_{name}.png")
     result = leaks([tmp_path], tmp_path / "pairs.csv", RULE, reporter=QUIET)
     assert result.values["flat_images"] == 2
     assert not result.skipped
+
+
+@pytest.mark.parametrize("kind", ["blank", "one", "one volume", "no split", "one split"])
+def test_where_nothing_is_compared_nothing_is_answered(tmp_path, data_set, kind):
+    source, across, message = tmp_path / kind, kind.endswith("split"), "no split is known, so --across compares nothing"
+    source.mkdir()
+    if kind == "one volume":
+        source, message = make_store(source, (("chest", 8, 48, 40),)), "holds one volume"
+    elif kind == "one split":
+        rows = (data_set / "split.csv").read_text().replace("val", "train").replace("test", "Training")
+        (data_set / "split.csv").write_text(rows)
+        source = data_set
+    else:
+        count = {"blank": 0, "one": 1, "no split": 3}[kind]
+        message = message if count > 1 else rf"{count} of {count + 2} images are not blank"
+        for i in range(count):
+            Image.fromarray(picture(i)).save(source / f"{i}.png")
+        for i in range(2):
+            Image.fromarray(np.full((40, 40), i, np.uint8)).save(source / f"blank{i}.png")
+    with pytest.raises(InputError, match=message):
+        leaks([source], tmp_path / "pairs.csv", RULE, across=across, reporter=QUIET)
+    assert not (tmp_path / "pairs.csv").exists()
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("deep/Training", "deep/Testing")])
+def test_folders_of_a_split_are_compared_across(tmp_path, parts):
+    for place, part in enumerate(parts):
+        for i in range(3):
+            target = tmp_path / "in" / part / "ab"[i % 2] / f"{i}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(10 * place + i * (place == 0 or i > 0))).save(target)
+    Image.fromarray(picture(1)).save(tmp_path / "in" / parts[1] / "a" / "copy.png")
+    Image.fromarray(picture(2)).save(tmp_path / "in" / parts[0] / "a" / "within.png")
+    leaks([tmp_path / "in"], tmp_path / "pairs.csv", RULE, across=True, reporter=QUIET)
+    (row,) = rows_of(tmp_path / "pairs.csv")
+    assert {row["split_a"], row["split_b"], row["relation"]} == {"train", "test", "across splits"}
+
+
+def test_splits_of_a_list_are_parts_whatever_their_case(data_set, tmp_path):
+    text = (data_set / "split.csv").read_text()
+    for old, new in (("file,label,split", "File,Label,Split"), ("train", "Training"), ("test", "TEST")):
+        text = text.replace(old, new)
+    (data_set / "split.csv").write_text(text)
+    leaks([data_set], tmp_path / "pairs.csv", RULE, across=True, write_split=tmp_path / "clean.csv", reporter=QUIET)
+    (row,) = rows_of(tmp_path / "pairs.csv")
+    assert (row["split_a"], row["split_b"], row["label_a"]) == ("train", "test", "0")
+    assert "a.png" not in [row["file"] for row in rows_of(tmp_path / "clean.csv")]  # the training image goes
+
+
+def test_a_patient_column_that_is_not_there(data_set, tmp_path):
+    with pytest.raises(InputError, match="has no column person. Give --patients one of file, label, split, patient"):
+        leaks([data_set], tmp_path / "pairs.csv", RULE, patients="person", reporter=QUIET)
 
 
 def test_16_bit_pictures_are_compared_as_their_8_bit_form_is(tmp_path):

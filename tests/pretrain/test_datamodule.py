@@ -5,12 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import lightning
+import numpy as np
 import pytest
 import torch
 
 from lim_gpu.errors import UsageError
+from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.datamodule import Epochs, SlicesDataModule, epoch_order
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices
+from lim_gpu.progress import Reporter
 from lim_gpu.store.selected import open_selected
 from volumes import pixels, write_store
 
@@ -203,3 +206,14 @@ def test_a_batch_that_cannot_be_shared_is_refused(store):
     data = of_two_processes(store, 3, 0)
     with pytest.raises(UsageError, match="batch-size 3 cannot be shared by 2 processes"):
         data.setup()
+
+
+@pytest.mark.parametrize("spot", [False, True])
+def test_slices_that_are_all_of_one_grey_are_said(tmp_path, capsys, spot):
+    flat = np.stack([np.full((12, 16), value, np.int16) for value in (600, 700, 800)])
+    flat[2, 5, 5] -= 1000 * spot
+    path = write_store(tmp_path / "slices", [flat])
+    lung = Intensity.parse(window="lung")
+    with open_selected(path) as slices:
+        SlicesDataModule(slices, 2, intensity=lung, reporter=Reporter()).setup()
+    assert ("every slice is of one grey" in capsys.readouterr().err) != spot

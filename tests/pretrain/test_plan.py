@@ -8,9 +8,11 @@ import lim_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
+from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.plan import duration, make_plan
 from lim_gpu.store.selected import open_selected
 from lim_gpu.store.slices import SliceStore
+from volumes import pixels, write_store
 
 
 def plan_of(store, selection=None, method="swav", intensity=None, **overrides):
@@ -81,6 +83,15 @@ def test_processes_share_the_batch(store, monkeypatch):
             plan_of(store, batch_size=batch)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert plan_of(store).total_steps == 80
+
+
+def test_a_window_on_values_that_are_no_hu(tmp_path, store):
+    lung = Intensity.parse(window="lung")
+    mr = write_store(tmp_path / "s", [pixels(9)], modality="MR", unit="stored")
+    with pytest.raises(UsageError, match=r"1 volumes \(MR\) hold values that are no HU"):
+        plan_of(mr, intensity=lung)
+    assert warnings_of(plan_of(store, intensity=lung))[0].startswith("4 volumes hold grey values, not HU")
+    assert not warnings_of(plan_of(store))[0].startswith("4 volumes")
 
 
 def test_durations():

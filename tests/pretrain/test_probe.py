@@ -73,6 +73,7 @@ def test_folders_and_csv_score_alike_and_leave_the_module_as_it_was(folder, plan
     ("text", "error", "message"),
     [
         ("file,label,split\na.png,x,train\nb.png,y,test\n", UsageError, "must not see test data"),
+        ("File,Label,Split\na.png,x,train\nb.png,y,Testing\n", UsageError, "must not see test data"),
         ("file,label,split\na.png,x,train\nb.png,y,dev\n", InputError, "is not train and val"),
         ("file,label\na.png,x\nb.png,x\n", InputError, "one class only"),
         ("name,label\na.png,x\n", InputError, "has no column file"),
@@ -99,7 +100,15 @@ def test_16_bit_pictures_are_not_blank(tmp_path, plan):
     assert 0.5 < images["light"].mean() < 0.6
 
 
-def test_a_folder_named_test_is_refused(folder, plan):
-    picture(folder / "test" / "x.png", 3)
-    with pytest.raises(UsageError, match="must not see test data"):
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("test", UsageError, "must not see test data"),
+        ("Testing", UsageError, "must not see test data"),
+        ("Train", InputError, "Train is a part of a split and no class"),
+    ],
+)
+def test_a_folder_named_like_a_part_is_refused(folder, plan, name, error, message):
+    picture(folder / name / "x.png", 3)
+    with pytest.raises(error, match=message):
         load_probe(folder, plan, torch.device("cpu"))

@@ -113,6 +113,15 @@ REFUSED = {
     "no pixels": (GREY[:, :0], {}, InputError, "(2, 0, 16)"),
     "one picture": (GREY[0], {}, InputError, "(16, 16)"),
     "colour": (GREY[..., None], {}, InputError, "(2, 16, 16, 1)"),
+    "sparse": (torch.rand(3, 9, 9).to_sparse(), {"data_range": 1}, InputError, "sparse_coo"),
+    "meta": (torch.rand(3, 9, 9, device="meta"), {"data_range": 1}, InputError, "meta"),
+    "nested": (torch.nested.nested_tensor([torch.rand(9, 9)] * 2), {"data_range": 1}, InputError, "no plain array"),
+    "quantized": (
+        torch.quantize_per_tensor(torch.rand(3, 9, 9), 0.1, 0, torch.quint8),
+        {"data_range": 1},
+        InputError,
+        "no plain array",
+    ),
     "booleans": (GREY == 0, {}, InputError, "bool"),
     "complex": (FLOAT * 1j, {"data_range": 1}, InputError, "complex"),
     "complex tensor": (torch.zeros(2, 16, 16, dtype=torch.complex64), {"data_range": 1}, InputError, "complex"),
@@ -133,6 +142,12 @@ def test_refused_in_one_line(name):
     assert caught.type is error
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_lazy_negative_is_what_it_says():
+    values = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
+    lazy = similarity_matrix(torch._neg_view(-values), "ssim", data_range=1, device="cpu")
+    torch.testing.assert_close(lazy, similarity_matrix(values, "ssim", data_range=1, device="cpu"), rtol=0, atol=0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

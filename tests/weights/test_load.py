@@ -22,6 +22,39 @@ def test_every_layout_gives_the_same_backbone(tmp_path, state, source):
     assert backbone.preprocess["stated"] is False
 
 
+CHAINS = ("module.", "_orig_mod.", "module._orig_mod.", "model.module.", "_orig_mod.net.")
+WRAPPED = [(source, CHAINS[i % len(CHAINS)]) for i, source in enumerate(FOREIGN)]
+
+
+@pytest.mark.parametrize(("source", "chain"), WRAPPED)
+def test_wrappers_compose_with_every_layout(tmp_path, state, source, chain):
+    content = FOREIGN[source](state)
+    inner = next((key for key in ("state_dict", "module") if isinstance(content.get(key), dict)), None)
+    wrapped = content | {inner: under(chain, content[inner])} if inner else under(chain, content)
+    torch.save(wrapped, tmp_path / "c.ckpt")
+    backbone = load_backbone(tmp_path / "c.ckpt")
+    assert all(torch.equal(backbone.state[name], value) for name, value in state.items())
+    assert backbone.prefix.startswith(chain.replace("_orig_mod.", ""))
+
+
+def test_an_artifact_within_a_name(tmp_path, state):
+    inside = {name.replace("layer3.", "layer3._orig_mod."): value for name, value in state.items()}
+    torch.save(under("encoder._orig_mod.", inside), tmp_path / "c.ckpt")
+    backbone = load_backbone(tmp_path / "c.ckpt")
+    assert (backbone.source, backbone.prefix, len(backbone.state)) == ("lim-gpu", "encoder.", 120)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.encoder_q."])
+def test_counters_that_old_files_lack_begin_at_0(tmp_path, state, prefix):
+    old = {name: value for name, value in state.items() if "num_batches" not in name}
+    torch.save(under(prefix, old), tmp_path / "c.pth")
+    backbone = load_backbone(tmp_path / "c.pth")
+    assert list(backbone.state) == list(state)
+    resnet("resnet18").load_state_dict(backbone.state)
+    assert {int(value) for name, value in backbone.state.items() if "num_batches" in name} == {0}
+    assert all(torch.equal(backbone.state[name], value) for name, value in old.items())
+
+
 def test_sparks_own_layout(tmp_path, state):
     torch.save(
         {"module": under("sparse_encoder.sp_cnn.", state) | {"densify_norms.0.weight": HEAD}}, tmp_path / "s.pth"

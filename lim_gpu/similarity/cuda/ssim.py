@@ -13,8 +13,8 @@ import torch
 
 from lim_gpu.cuda.blocks import Block, block_size, memory_for_blocks, over_pairs, square_matrix
 from lim_gpu.cuda.module import Module, load
-from lim_gpu.errors import InputError, UsageError
-from lim_gpu.similarity.ssim import K1, K2, RADIUS, WINDOW, gaussian
+from lim_gpu.errors import UsageError
+from lim_gpu.similarity.ssim import K1, K2, RADIUS, check_sides, gaussian
 
 WARP = 32
 PLAIN_THREADS = 128
@@ -79,8 +79,7 @@ def ssim_matrix(
     Raises InputError for slices smaller than 11 x 11 and LimGpuError when two slices do not fit in the memory.
     """
     n, height, width = slices.shape
-    if min(height, width) < WINDOW:
-        raise InputError(f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
+    check_sides(height, width)
     module = module or load("ssim")
     device = device or slices.device
     matrix = square_matrix(n, 1, device)

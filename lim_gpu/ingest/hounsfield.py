@@ -1,0 +1,97 @@
+"""Stored values of CT to HU: the rescale of a frame, padding, rounding and clamping."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from lim_gpu.ingest.part10 import DicomFile, Header, number, texts, whole
+from lim_gpu.ingest.records import AIR, INT16, SourceError, to_int16
+
+EXACT = 1 << 20  # slopes and intercepts below give whole numbers that float64 holds exactly, of 32 bits too
+LIDC_PADDING = -2000  # stored outside the field of view by scanners that write no padding tag
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """HU = slope * stored + intercept. `marks` says what is doubtful about it."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    marks: frozenset[str] = frozenset()
+
+
+def rescale(file: DicomFile, index: int, assume_hu: bool) -> Rescale:
+    """The modality rescale of a CT frame: that of its functional group, else the one at the top level.
+
+    Raises `SourceError` unless it is finite and not 0, or absent with `assume_hu`.
+    """
+    group = file.group("PixelValueTransformationSequence", index)
+    if not ("RescaleSlope" in group or "RescaleIntercept" in group):
+        group = file.header  # where CBCT and converters write it in enhanced objects, too
+    slope, intercept = number(group, "RescaleSlope"), number(group, "RescaleIntercept")
+    if slope is None and intercept is None and "ModalityLUTSequence" in file.header:
+        raise SourceError("Modality LUT", "its table of HU is not read. Convert it with dcm2niix")
+    if slope is None and intercept is None and assume_hu:
+        return Rescale(marks=frozenset({"assumed_hu"}))
+    if slope is None or intercept is None:
+        missing = "RescaleSlope" if slope is None else "RescaleIntercept"
+        raise SourceError(f"no {missing}", "the HU are unknown. --assume-hu takes the stored values for HU")
+    if slope == 0:
+        raise SourceError("unusable RescaleSlope", "it is 0")
+    other_unit = texts(group, "RescaleType")[:1] not in ([], ["HU"], ["US"])  # US: unspecified (PS3.3 C.11.1.1.2)
+    return Rescale(slope, intercept, frozenset({"not_hu"} if other_unit else ()))
+
+
+def hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]]:
+    """HU (H, W) int16 of stored values, -1024 where they are `padded`; and how many are so, and were clamped."""
+    pixels, counts = _whole_hounsfield(used, padded, scale) or _hounsfield(used, padded, scale)
+    counts["padding"] += int(np.count_nonzero(padded))
+    return pixels, counts
+
+
+def _hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]]:
+    """HU of any rescale: float64, rounded and clamped."""
+    values = used * np.float64(scale.slope) + np.float64(scale.intercept)
+    values[padded] = AIR
+    return to_int16(values)
+
+
+def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]] | None:
+    """The same in whole numbers, where slope and intercept are whole and no value leaves int16; else None.
+
+    Modulo 2^16 then loses nothing. float64 takes 20 times as long.
+    """
+    if not (scale.slope.is_integer() and scale.intercept.is_integer()):
+        return None
+    slope, intercept = int(scale.slope), int(scale.intercept)
+    if max(abs(slope), abs(intercept)) >= EXACT:
+        return None
+    ends = [int(end) * slope + intercept for end in (used.min(), used.max())]
+    if min(ends) < INT16.min or max(ends) > INT16.max:
+        return None
+    pixels = used.astype(np.int16)
+    pixels *= np.array(slope).astype(np.int16)
+    pixels += np.array(intercept).astype(np.int16)
+    pixels[padded] = AIR
+    return pixels, Counter()
+
+
+def is_padding(values: np.ndarray, header: Header) -> np.ndarray:
+    """Pixels that hold PixelPaddingValue, lie in its range (PS3.3 C.7.5.1.1.2), or hold the untagged -2000.
+
+    Compared as bit patterns: -2000 in an unsigned image is 63536.
+    """
+    ends = [(LIDC_PADDING, LIDC_PADDING)] if values.dtype.itemsize > 1 else []
+    first = whole(header, "PixelPaddingValue")
+    if first is not None:
+        limit = whole(header, "PixelPaddingRangeLimit")
+        ends.append((first, first if limit is None else limit))
+    found = np.zeros(values.shape, bool)
+    lowest, highest = values.min(), values.max()
+    for low, high in np.sort(np.array(ends, np.int64).reshape(-1, 2).astype(values.dtype)):
+        if low <= highest and lowest <= high:
+            found |= (values >= low) & (values <= high)
+    return found

@@ -1,0 +1,29 @@
+"""Limits in HU meet HU alone: other values would all become one grey, and slices that differ equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lim_gpu.errors import UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.store.volume import VolumeEntry
+
+
+def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intensity) -> str:
+    """What to say of mapping `volumes` to 0..255: that limits leave 8-bit ones as they are; else "".
+
+    Raises UsageError, naming `source` and the remedy, where limits in HU would meet values that are no HU.
+    """
+    if intensity.limits is None:
+        return ""
+    others = [entry for entry in volumes if not entry.holds_hu]
+    stored = [entry for entry in others if entry.dtype != "uint8"]
+    if not stored:
+        grey = f"{len(others)} volumes hold grey values, not HU: they are taken as they are, without the window"
+        return grey if others else ""
+    kinds = ", ".join(sorted({entry.modality or "no modality" for entry in stored}))
+    text = f"{len(stored)} volumes ({kinds}) hold values that are no HU. Leave --window and --hu-range out"
+    if any(not entry.modality for entry in stored):
+        text += ", or give lim-gpu ingest --assume-hu where 16-bit pictures hold HU + 32768"
+    raise UsageError(f"{source}: {text}")

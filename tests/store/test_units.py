@@ -1,0 +1,44 @@
+"""Windows in HU and the values that a store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lim_gpu.errors import UsageError
+from lim_gpu.intensity import Intensity
+from lim_gpu.store.units import check_limits
+from lim_gpu.store.volume import VolumeEntry
+
+LUNG = Intensity.parse(window="lung")
+
+
+def entry(dtype: str, modality: str) -> VolumeEntry:
+    return VolumeEntry("0" * 16, "f" * 16, "", (1, 2, 3), dtype, modality, "digest")
+
+
+HU, MR, PET, PICTURE, GREY = (
+    entry(dtype, modality)
+    for dtype, modality in (("int16", "CT"), ("int16", "MR"), ("int16", "PT"), ("int16", ""), ("uint8", ""))
+)
+
+
+@pytest.mark.parametrize("intensity", [LUNG, Intensity.parse(hu_range="-1000:400")])
+@pytest.mark.parametrize(
+    ("volumes", "text"),
+    [
+        ([MR], r"s: 1 volumes \(MR\) hold values that are no HU. Leave --window and --hu-range out$"),
+        ([HU, PET, MR, MR], r"3 volumes \(MR, PT\)"),
+        ([HU, PICTURE], r"\(no modality\).*or give lim-gpu ingest --assume-hu where 16-bit pictures hold HU \+ 32768"),
+    ],
+)
+def test_limits_in_hu_on_other_values_are_refused_with_the_remedy(volumes, text, intensity):
+    with pytest.raises(UsageError, match=text):
+        check_limits(Path("s"), volumes, intensity)
+    assert check_limits(Path("s"), volumes, Intensity()) == ""
+
+
+def test_grey_values_stay_as_they_are_and_that_is_said():
+    assert check_limits(Path("s"), [HU, HU], LUNG) == ""
+    assert check_limits(Path("s"), [HU, GREY], LUNG).startswith("1 volumes hold grey values, not HU")
