@@ -91,6 +91,7 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: str 
         return None
     import tomllib
 
+    path = os.path.expanduser(path)
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

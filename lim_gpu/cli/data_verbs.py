@@ -128,17 +128,25 @@ def info(run: Run, path: Path, verify: bool, trust: bool) -> None:
     metavar="FILE",
     help="Also write a new split.csv without the images that leak; test and val stay whole.",
 )
-@click.option("--dry-run", is_flag=True, help="Name the outputs; read nothing.")
+@click.option(
+    "--reject",
+    type=PATH,
+    metavar="FILE",
+    help="Pairs that are none: a CSV with columns a,b, such as rows of pairs.csv. They count nowhere.",
+)
+@click.option("--dry-run", is_flag=True, help="Name the outputs; compare nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @common
 def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Find near-duplicate images within and between stores, folders of pictures, and the splits of a split.csv.
 
-    Images may have any size. The slices of one volume are not compared with each other: that is what reduce is for.
+    Images may have any size. Paths in a list are relative to the folder it lies in. The slices of one volume are not
+    compared with each other: that is what reduce is for.
     Exit code 5 when something was found, 0 when not.
 
     \b
     Examples: lim-gpu leaks covid-ct -o pairs.csv --write-split clean.csv
+              lim-gpu leaks covid-ct -o pairs2.csv --reject not_alike.csv --write-split clean.csv
               lim-gpu leaks train_slices test_slices --across
     """
     from lim_gpu.leaks import leaks as find_leaks

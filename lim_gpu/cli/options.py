@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from lim_gpu.reduction.criterion import Criterion
     from lim_gpu.reduction.request import Request
 
-PATH = click.Path(path_type=Path)
+
+class Place(click.Path):
+    """A path; `~` is the user's folder also where no shell has seen it, as in --output=~/x."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:  # noqa: D102
+        return super().convert(os.path.expanduser(value), parameter, context)
+
+
+PATH = Place(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
 AUTO = "auto"  # --threshold: found from the data
 
@@ -142,6 +151,14 @@ def swav_views() -> Views:
     crops = resolve(method, preset).swav
     strength = (crops.brightness, crops.contrast, crops.jitter)
     return Views(f"{method} {preset}", crops.large_scale, *strength, crops.blur, crops.blur_sigma)
+
+
+def one_folder(**folders: Path | None) -> tuple[str, Path]:
+    """The name and the folder of the one option that is given. UsageError for none or several."""
+    given = [(name, folder) for name, folder in folders.items() if folder is not None]
+    if len(given) != 1:
+        raise UsageError(f"give one of {', '.join(f'--{name} DIR' for name in folders)}")
+    return given[0]
 
 
 def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]:

@@ -20,6 +20,7 @@ class Request:
 
     data: Path
     protocol: Protocol
+    split: Path | None = None
     checkpoints: tuple[Path, ...] = ()
     init: str | None = None
     backbone: str | None = None

@@ -39,7 +39,7 @@ def finetune(
     reporter = reporter or Reporter(quiet=True)
     if output.resolve().is_relative_to(request.data.resolve()):
         raise UsageError(f"{output}: is inside the data, which it would become a part of. Give another -o")
-    table = read_table(request.data)
+    table = read_table(request.data, request.split)
     request.positive_in(table)
     with ExitStack() as opened:
         files = [opened.enter_context(CheckpointFile(path, trust=request.trust)) for path in request.checkpoints]

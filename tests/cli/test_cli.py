@@ -18,7 +18,8 @@ import interrupted
 from stores import make_sources, make_store
 
 VERBS = tuple(
-    "demo doctor ingest info reduce similarity pretrain finetune export leaks report compare analyse evaluate".split()
+    "demo doctor ingest info reduce similarity select apply "
+    "pretrain finetune export leaks report compare analyse evaluate".split()
 )
 
 
@@ -71,6 +72,20 @@ def test_the_shortest_command_works_in_the_folder_of_the_store(folder):
     assert again.returncode == 0
     assert "unchanged" in again.stderr
     fails(lim_gpu("reduce", "--method", "hash", cwd=folder), 2, "selection.csv", "--overwrite")
+
+
+def test_a_selection_is_corrected_and_applied(folder, tmp_path):
+    out, edited = tmp_path / "s.csv", tmp_path / "edited.csv"
+    lim_gpu("reduce", folder / "slices", "--method", "every-n", "--keep-count", "2", "-o", out)
+    key = out.read_text().splitlines()[1].split(",")[0]
+    result = lim_gpu("select", out, "--add", f"{key[:6]}:3", "--drop", f"{key}:0", "-o", edited)
+    assert result.returncode == 0, result.stderr
+    assert f"add {key}:3" in result.stdout
+    result = lim_gpu("apply", edited, f"--copy={tmp_path / 'kept'}", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["slices"] == 7
+    assert (tmp_path / "kept" / "p00v00_3.png").is_file()
+    fails(lim_gpu("apply", edited, "--copy", tmp_path / "a", "--list", tmp_path / "b"), 2, "--copy DIR, --link DIR")
 
 
 @pytest.mark.parametrize("method", ["all", "every-n", "random", "mi", "hash"])
@@ -209,6 +224,7 @@ def test_write_copies_the_kept_slices_into_a_new_store(folder, tmp_path):
     info = lim_gpu("info", tmp_path / "reduced", "--verify", "--json")
     assert info.returncode == 0, info.stderr
     assert json.loads(info.stdout)["slices"] == kept
+    assert "kept.txt (private)" in result.stdout
     listed = (tmp_path / "kept.txt").read_text().splitlines()
     assert len(listed) == kept + 1
     assert (tmp_path / "kept.txt").stat().st_mode & 0o777 == 0o600
