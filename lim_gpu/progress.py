@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 Advance = Callable[[int], None]
-MOST_LINES = 3  # of one kind
+MOST_LINES = 3  # of one kind of error
+MOST_SHOWN = 40  # of a list
 _interruptions: list[BaseException] = []
 
 
@@ -37,6 +38,12 @@ def one_line(text: object) -> str:
 def counted(number: int, noun: str) -> str:
     """`number` of `noun`: "1 slice", "1,200 slices"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def few(lines: Sequence[str], rest: str) -> list[str]:
+    """At most `MOST_SHOWN` lines, then how many more; `rest` says of what."""
+    more = len(lines) - MOST_SHOWN
+    return [*lines[:MOST_SHOWN], *([f"... and {more:,} more {rest}"] if more > 0 else [])]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH
+from lim_gpu.cli.options import PATH, OneOf
 
 
 @click.command(short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
@@ -26,7 +26,8 @@ from lim_gpu.cli.options import PATH
 )
 @click.option(
     "--modality",
-    type=click.Choice(["CT", "MR", "PT", "any"]),
+    type=OneOf("lim_gpu.ingest.settings", "MODALITIES"),
+    metavar="CT|MR|PT|any",
     default="CT",
     show_default=True,
     help="Which DICOM images to take; the others are counted.",

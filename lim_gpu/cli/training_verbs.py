@@ -11,15 +11,22 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, finetuning_request, pretraining_options
+from lim_gpu.cli.options import PATH, OneOf, finetuning_request, pretraining_options
 
 
 @click.command(short_help="Pre-train a backbone on the slices of a store.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--selection", type=PATH, metavar="FILE", help="NAME.csv of lim-gpu reduce; default: every slice.")
-@click.option("--method", required=True, metavar="METHOD", help="swav, moco or spark.")
+@click.option(
+    "--method",
+    type=OneOf("lim_gpu.pretrain.presets", "METHODS"),
+    required=True,
+    metavar="METHOD",
+    help="swav, moco or spark.",
+)
 @click.option(
     "--preset",
+    type=OneOf("lim_gpu.pretrain.presets", "PRESETS"),
     default="recommended",
     show_default=True,
     metavar="NAME",

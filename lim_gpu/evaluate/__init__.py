@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
@@ -44,21 +45,16 @@ def evaluate(
         raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
     if smoke == (config is not None):
         raise UsageError("give --config grid.toml or --preset smoke")
-    if smoke:
-        from lim_gpu.evaluate.smoke import smoke_grid
+    with TemporaryDirectory() as temporary:
+        data = Path(temporary) if plan and not (output / "data").exists() else output / "data"
+        grid = _grid(config, data, seed, reporter)
+        todo = jobs(asked, grid)
+        _check_paths(grid, stores=asked != ("0",))
+        if plan:
+            from lim_gpu.evaluate.estimate import estimate
 
-        grid = smoke_grid(output / "data", seed, reporter)
-    else:
-        assert config is not None
-        grid = read_grid(config)
-    grid = replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
-    todo = jobs(asked, grid)
-    _check_paths(grid, stores=asked != ("0",))
-    if plan:
-        from lim_gpu.evaluate.estimate import estimate
-
-        values, lines = estimate(todo, grid, output, device, seed)
-        return Outcome(values, lines)
+            values, lines = estimate(todo, grid, output, device, seed)
+            return Outcome(values, lines, bool(values["refused"]))
     with locked(output):
         failures = _do(todo, grid, output, device, seed, reporter)
     tables = {name: table(name, grid, output) for name in asked}
@@ -72,6 +68,17 @@ def evaluate(
     write_text(output / "evaluation.md", text)
     where = f"-> {output / 'evaluation.md'}, evaluation.html, evaluation.json"
     return Outcome(values, [*text.splitlines(), where], bool(failures))
+
+
+def _grid(config: Path | None, data: Path, seed: int, reporter: Reporter) -> Grid:
+    """That of a file; without one that of procedural data, which are made in the folder `data`."""
+    if config is not None:
+        grid = read_grid(config)
+    else:
+        from lim_gpu.evaluate.smoke import smoke_grid
+
+        grid = smoke_grid(data, seed, reporter)
+    return replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
 
 
 def _check_paths(grid: Grid, stores: bool) -> None:

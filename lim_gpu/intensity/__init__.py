@@ -46,9 +46,9 @@ class Intensity:
         Raises UsageError for what is unknown, contradictory or empty.
         """
         if intensity != SLICE_MINMAX:
-            raise UsageError(f"intensity {intensity!r} is unknown. Give {SLICE_MINMAX}, or a window or hu-range")
+            raise UsageError(f"`intensity` {intensity!r} is unknown. Give {SLICE_MINMAX}, or a `window` or `hu_range`")
         if window is not None and hu_range is not None:
-            raise UsageError("window and hu-range exclude each other. Give one of them")
+            raise UsageError("`window` and `hu_range` exclude each other. Give one of them")
         if window is not None:
             return cls(_window(window))
         return cls(None if hu_range is None else _hu_range(hu_range))
@@ -122,17 +122,18 @@ def _on_cpu(slices: NDArray[np.int16], limits: Limits) -> NDArray[np.uint8]:
 
 
 def _window(text: str) -> tuple[float, float]:
-    complaint = f"window {text!r} is neither {', '.join(WINDOWS)} nor LEVEL,WIDTH"
-    level, width = WINDOWS[text] if text in WINDOWS else _two_numbers(text, ",", complaint)
+    complaint = f"`window` {text!r} is neither {', '.join(WINDOWS)} nor LEVEL,WIDTH"
+    name = text.lower()
+    level, width = WINDOWS[name] if name in WINDOWS else _two_numbers(text, ",", complaint)
     if width <= 0:
-        raise UsageError(f"a window of width {width:g} HU shows nothing. Give a positive width")
+        raise UsageError(f"a `window` of width {width:g} HU shows nothing. Give a positive width")
     return level - width / 2, level + width / 2
 
 
 def _hu_range(text: str) -> tuple[float, float]:
-    low, high = _two_numbers(text, ":", f"hu-range {text!r} is not LO:HI")
+    low, high = _two_numbers(text, ":", f"`hu_range` {text!r} is not LO:HI")
     if low >= high:
-        raise UsageError(f"hu-range {text} shows nothing: {low:g} is not below {high:g}. Give LO:HI, as -1000:400")
+        raise UsageError(f"`hu_range` {text} shows nothing: {low:g} is not below {high:g}. Give LO:HI, as -1000:400")
     return low, high
 
 

@@ -12,7 +12,7 @@ from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.reduction.auto_threshold import Views
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
-from lim_gpu.reduction.request import Request
+from lim_gpu.reduction.request import SIMILARITIES, Request
 from lim_gpu.reduction.run import parts_folder, standing_selection, write_selection
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection, selection_paths
@@ -52,6 +52,10 @@ def reduce_verb(
     views: where they are given, the threshold is found from the data with such views, and that of `request` stands
     for it until then. Raises as `lim_gpu.reduce`, and UsageError for targets that could not be written.
     """
+    if device.startswith("cuda") and request.method in SIMILARITIES:  # asked for: what is not there is said first
+        from lim_gpu.similarity import resolve_device
+
+        resolve_device(device)
     with SliceStore(store_path) as store:
         if dry_run:
             return _planned(store, request, targets, unknown=views is not None)

@@ -102,7 +102,8 @@ class Selection:
             return
         name = self.path or "the selection"
         if {volume.key for volume in self.volumes} & {entry.key for entry in store.volumes}:
-            raise InputError(f"{name}: was made from another store than {store.path}. Run lim-gpu reduce on it")
+            remedy = "Run lim-gpu reduce on it, or give its own store"
+            raise InputError(f"{name}: was made from another store than {store.path}. {remedy}")
         remedy = (
             f"Copy the first store's key (STORE.private/key) to {store.path}.private/key and run lim-gpu ingest again "
             "with --overwrite, or run lim-gpu reduce on this store"
@@ -162,8 +163,7 @@ class Selection:
         Raises InputError for files that are missing, damaged, foreign, or do not belong together.
         """
         csv_path, json_path = selection_paths(path)
-        if csv_path.is_file() and not json_path.exists():
-            raise InputError(f"{csv_path}: {_no_selection(csv_path)}")
+        _check_columns(csv_path, json_path)
         record = read_record(json_path)
         try:
             text = csv_path.read_text(encoding="utf-8")
@@ -172,8 +172,7 @@ class Selection:
         if hashlib.sha256(text.encode()).hexdigest() != record.get("csv_sha256"):
             raise InputError(f"{csv_path}: {_changed(csv_path)}")
         rows = csv.reader(io.StringIO(text, newline=""))
-        if tuple(next(rows, ())) != COLUMNS:
-            raise InputError(f"{csv_path}: the columns are not {','.join(COLUMNS)}")
+        next(rows, None)  # the columns
         try:
             volumes = tuple(_parse_volume(key, list(group)) for key, group in groupby(rows, key=lambda row: row[0]))
         except (ValueError, IndexError) as error:
@@ -240,12 +239,17 @@ def _parse_covering(own_key: str, text: str) -> tuple[str, int]:
     return volume or own_key, int(covering)
 
 
-def _no_selection(csv_path: Path) -> str:
-    """What is wrong with a CSV that has no JSON beside it, and the remedy."""
-    if _first_line(csv_path) != ",".join(COLUMNS):
-        return "is no selection of lim-gpu, whose first line is " + ",".join(COLUMNS)
-    remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"
-    return f"has no {csv_path.with_suffix('.json').name} beside it. {remedy}"
+def _check_columns(csv_path: Path, json_path: Path) -> None:
+    """Raise InputError for a CSV that is something else, or that has no JSON beside it, with the remedy."""
+    if not csv_path.is_file():
+        return
+    with open(csv_path, encoding="utf-8", errors="replace") as file:
+        first = file.readline(1000).strip()
+    if first != ",".join(COLUMNS):
+        raise InputError(f"{csv_path}: is no selection of lim-gpu, whose first line is {','.join(COLUMNS)}")
+    if not json_path.exists():
+        remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"
+        raise InputError(f"{csv_path}: has no {json_path.name} beside it. {remedy}")
 
 
 def _changed(csv_path: Path) -> str:
@@ -255,8 +259,3 @@ def _changed(csv_path: Path) -> str:
         f"select {csv_path} --edits my.csv -o edited.csv"
     )
     return f"does not belong to {csv_path.with_suffix('.json').name}. {remedy}"
-
-
-def _first_line(path: Path) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.readline(1000).strip()

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import UsageError, unknown
 from lim_gpu.files import fingerprint, locked, read_json, remove_stale, replacing, write_json, write_text
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Outcome, Reporter, counted
@@ -86,7 +86,7 @@ def apply_selection(
 def _check(how: str, form: str) -> None:
     for name, value, known in (("how", how, WAYS), ("as", form, FORMS)):
         if value not in known:
-            raise UsageError(f"{name} {value!r} is unknown. Give one of {', '.join(known)}")
+            raise unknown(name, value, known)
     if form in ("nifti", "png") and how != "copy":
         raise UsageError(f"{form} files are written, there is nothing to {how}. Give copy, or another form")
 

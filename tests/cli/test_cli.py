@@ -100,16 +100,21 @@ def test_every_method(folder, tmp_path, method):
 
 
 USAGE = (
-    (["--keep", "0"], "--keep"),
+    (["--keep", "0"], "is not a fraction"),
     (["--keep", "1"], "--keep-count"),
+    (["--keep", "3"], "or --keep-count 3"),
     (["--keep", "1.5"], "keep"),
     (["--keep", "a"], "--keep"),
-    (["--keep-count", "0"], "keep_count"),
+    (["--keep-count", "0"], "--keep-count 0 is not"),
     (["--keep", "0.1", "--keep-count", "3"], "keep"),
     (["--threshold", "3"], "threshold"),
     (["--keep", "0.1", "--rule", "leader"], "leader"),
     (["--keep", "0.1", "--scope", "study"], "volume, patient, dataset"),
-    ([], "keep"),
+    ([], "Give --keep, --keep-count or --threshold"),
+    (["--keep", "0.1", "--bins", "32"], "--bins belongs to mi, not to ssim"),
+    (["--keep", "0.1", "--weights", "w.pth"], "--weights belongs to deepnet"),
+    (["--keep", "0.1", "--rule", "greedi"], "Did you mean greedy?"),
+    (["--keep", "0.1", "--hu-range", "400:-1000"], "--hu-range 400:-1000 shows nothing: 400 is not below -1000"),
     (["--keep", "0.1", "--window", "elbow"], "elbow"),
     (["--keep", "0.1", "--window", "lung", "--hu-range", "0:100"], "hu-range"),
     (["--keep", "0.1", "--nonsense"], "--help"),
@@ -125,7 +130,8 @@ def test_usage_errors(folder, arguments, word):
 
 
 def test_unknown_names(folder, tmp_path):
-    fails(lim_gpu("reduce", "--method", "magic", "--keep", "0.1", cwd=folder), 2, "magic", "ssim")
+    fails(lim_gpu("reduce", "--method", "hsah", "--keep", "0.1", cwd=folder), 2, "hsah", "Did you mean hash?", "ssim")
+    fails(lim_gpu("ingest", folder / "sources", tmp_path / "s2"), 3, f"Did you mean -o {tmp_path / 's2'}?")
     fails(lim_gpu("prune"), 2, "prune")
     fails(lim_gpu("reduce", tmp_path, "--method", "hash"), 3, str(tmp_path))
     fails(lim_gpu("reduce", tmp_path / "none", "--method", "hash"), 3, "none")
@@ -140,6 +146,13 @@ def test_cuda_asked_for_where_there_is_none(folder, tmp_path):
     doctor = lim_gpu("doctor", "--device", "cuda")
     assert doctor.returncode == 4
     assert "absent" in doctor.stdout
+
+
+def test_the_device_is_missed_before_the_output(folder, tmp_path):
+    (tmp_path / "s.csv").write_text("mine")
+    arguments = ("--method", "hash", "--device", "cuda:7", "-o", tmp_path / "s.csv")
+    for more in ((), ("--dry-run",)):
+        fails(lim_gpu("reduce", folder / "slices", *arguments, *more), 4, "cuda:7")
 
 
 def test_doctor_tells_what_is_there():
