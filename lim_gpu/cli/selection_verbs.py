@@ -49,7 +49,7 @@ from lim_gpu.cli.options import (
 )
 @click.option(
     "--rule",
-    type=OneOf("lim_gpu.pruning.rules", "RULES"),
+    type=OneOf("lim_gpu.pruning.checks", "RULES"),
     default="greedy",
     show_default=True,
     metavar="greedy|leader",

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lim_gpu.errors import InputError, UsageError, unknown
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.pruning.checks import check_rule, check_similarity, checked_threshold
 
 Indices = NDArray[np.int64]
-SIMILARITY = (-1, 2)  # what all methods give: SSIM and DeepNet from -1, MI to 2
-RULES = ("greedy", "leader")
 CHUNK = 1 << 14  # pairs looked at together; most pairs of a late chunk are dead and fall out in one NumPy pass
 
 NOT_FINITE = "the similarity matrix holds NaN or infinity"
@@ -220,18 +219,6 @@ def prune(
     return rank(matrix).select(keep, keep_count, threshold)
 
 
-def check_rule(rule: str, keep: float | None, keep_count: int | None, threshold: float | None) -> None:
-    """Raise UsageError unless `rule` can stop where the budget and the threshold say."""
-    if rule not in RULES:
-        raise unknown("`rule`", rule, RULES)
-    if rule == "leader" and (keep is not None or keep_count is not None):
-        raise UsageError("the leader rule takes a `threshold` and no budget. Give `rule` greedy for one")
-    if rule == "leader" and threshold is None:
-        raise UsageError("the leader rule needs a `threshold`")
-    if keep is None and keep_count is None and threshold is None:
-        raise UsageError("nothing says where to stop. Give `keep`, `keep_count` or `threshold`")
-
-
 def every_n(n: int, keep: float | None = None, keep_count: int | None = None) -> Indices:
     """EveryN: indices 0, N, 2N, ... with N = floor(1 / keep + 0.5); for a count K, floor(i n / K). Sorted (k,)."""
     if keep_count is not None:
@@ -251,24 +238,6 @@ def random_choice(
         raise UsageError("random needs `keep` or `keep_count`")
     count = count_to_keep(n, keep, keep_count)
     return np.sort(np.random.default_rng(seed).permutation(n)[:count]).astype(np.int64)
-
-
-def checked_threshold(threshold: Any) -> float:
-    """`threshold` as float64; UsageError when it is no finite number."""
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not np.isfinite(float(threshold)):
-        raise UsageError(f"`threshold` {threshold!r} is not a number")
-    return float(threshold)
-
-
-def check_similarity(threshold: float, values: NDArray[Any]) -> None:
-    """Raise UsageError for a threshold that no method's similarity reaches, unless `values` are of another kind."""
-    low, high = SIMILARITY
-    if low <= threshold <= high:
-        return
-    finite = values[np.isfinite(values)]
-    if len(finite) and low <= finite.min() and finite.max() <= high:
-        bits = f". For HASH {threshold:g} bits are 1 - {threshold:g} / 64" if 0 < threshold <= 64 else ""
-        raise UsageError(f"`threshold` {threshold:g} is no similarity, which lies within {low}..{high}{bits}")
 
 
 def on_gpu(matrix: Any) -> bool:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lim_gpu.errors import UsageError, unknown
-from lim_gpu.pruning.rules import check_rule, checked_threshold, count_to_keep
+from lim_gpu.pruning.checks import check_rule, checked_threshold
+from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.reduction.criterion import Criterion
 
 BASELINES = ("all", "every-n", "random")
