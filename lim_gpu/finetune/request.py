@@ -21,7 +21,6 @@ class Request:
 
     data: Path
     protocol: Protocol
-    split: Path | None = None
     checkpoints: tuple[Path, ...] = ()
     init: str | None = None
     backbone: str | None = None
@@ -30,6 +29,7 @@ class Request:
     seed: int = 0
     positive: str | None = None
     trust: bool = False
+    split: Path | None = None  # a list in place of that of `data`
 
     def __post_init__(self) -> None:
         if self.checkpoints and self.init is not None:

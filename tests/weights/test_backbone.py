@@ -54,7 +54,7 @@ def test_one_channel_equals_grey_replicated():
 
 @pytest.mark.parametrize("name", ["resnet51", "alexnet", "resnet50_quantized", ""])
 def test_an_unknown_name_is_refused_with_those_known(name):
-    with pytest.raises(UsageError, match=r"^backbone .* is unknown. Give one of .*resnet18.*resnet50") as error:
+    with pytest.raises(UsageError, match=r"^`backbone` .* is unknown. .*Give one of .*resnet18.*resnet50") as error:
         backbone.resnet(name)
     assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="unknown"):
