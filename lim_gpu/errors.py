@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 class LimGpuError(Exception):
-    """An expected failure. Its text is one line that names the file or the option, and the remedy."""
+    """An expected failure. Its text is one line that names the file or the option, and the remedy.
+
+    A parameter stands in backquotes where the text may be read in Python and on the command line: see `as_options`.
+    """
 
     exit_code = 3
 
@@ -25,6 +32,18 @@ class NoGpuError(LimGpuError, RuntimeError):
     """A GPU was asked for and none is usable."""
 
     exit_code = 4
+
+
+def as_options(text: str) -> str:
+    """`text` in the words of the command line: `keep_count` becomes --keep-count."""
+    return re.sub(r"`([a-z_]+)`", lambda found: "--" + found[1].replace("_", "-"), text)
+
+
+def unknown(what: str, value: str, known: Sequence[str]) -> UsageError:
+    """The error for a value that is none of `known`, with the nearest of these."""
+    near = get_close_matches(value.lower(), [name.lower() for name in known], 1)
+    meant = f"Did you mean {next(name for name in known if name.lower() == near[0])}? " if near else ""
+    return UsageError(f"{what} {value!r} is unknown. {meant}Give one of {', '.join(known)}")
 
 
 # Not an error but an exit code: finished, and some items were skipped and listed.

@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.errors import InputError, LimGpuError, UsageError
 
 STALE = re.compile(r"\.\d+\.tmp\Z")  # .NAME.PID.tmp
 JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows in the CSV
@@ -98,6 +98,25 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def standing_record(json_path: Path, asked: str, outputs: Sequence[Path], overwrite: bool) -> dict[str, Any] | None:
+    """The JSON of outputs that stand, all of them, and were made of the same; its `fingerprint` tells.
+
+    None where nothing stands, or what stands may be replaced. Raises UsageError for other outputs without `overwrite`.
+    """
+    standing = [path for path in outputs if path.exists()]
+    if not standing:
+        return None
+    try:
+        record = read_json(json_path)
+    except InputError:
+        record = None
+    if len(standing) == len(outputs) and isinstance(record, dict) and record.get("fingerprint") == asked:
+        return record
+    if not overwrite:
+        raise UsageError(f"{standing[0]}: exists and was made otherwise. Give --overwrite, or another -o")
+    return None
 
 
 def parse_json(text: str, path: Path) -> Any:

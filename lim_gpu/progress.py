@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 Advance = Callable[[int], None]
+MOST_LINES = 3  # of one kind of error
+MOST_SHOWN = 40  # of a list
 _interruptions: list[BaseException] = []
 
 
@@ -31,6 +33,17 @@ def _stop_if_interrupted() -> None:
 def one_line(text: object) -> str:
     """`text` without control characters, so that a tag or a file name cannot write to the terminal or forge a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def counted(number: int, noun: str) -> str:
+    """`number` of `noun`: "1 slice", "1,200 slices"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def few(lines: Sequence[str], rest: str) -> list[str]:
+    """At most `MOST_SHOWN` lines, then how many more; `rest` says of what."""
+    more = len(lines) - MOST_SHOWN
+    return [*lines[:MOST_SHOWN], *([f"... and {more:,} more {rest}"] if more > 0 else [])]
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,13 @@ class Reporter:
     def error(self, text: object) -> None:
         """A failed or skipped item: its name, the cause, the remedy."""
         self._line(f"error: {text}")
+
+    def errors(self, texts: Sequence[object], rest: str) -> None:
+        """Failed items of one kind: a few of them, then how many more; `rest` says of what."""
+        for text in texts[:MOST_LINES]:
+            self.error(text)
+        if len(texts) > MOST_LINES:
+            self.error(f"... and {len(texts) - MOST_LINES} more {rest}")
 
     @contextmanager
     def track(self, description: str, total: int, unit: str) -> Iterator[Advance]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import lim_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from volumes import pixels, write_store
 
 VOLUMES = [pixels(6, seed=3), pixels(4, seed=4)]
@@ -112,3 +112,21 @@ def test_volumes_of_8_bits_stay_as_they_are(tmp_path):
         item = lim_gpu.SliceDataset(path, intensity=intensity)[2]
         assert item.dtype == torch.uint8
         np.testing.assert_array_equal(item.numpy(), volume[2][None])
+
+
+def test_open_objects_and_names_are_taken(path, selection):
+    named = lim_gpu.SliceDataset(path, selection, intensity="lung")
+    with lim_gpu.SliceStore(path) as store:
+        opened = lim_gpu.SliceDataset(
+            store, lim_gpu.Selection.load(selection), intensity=Intensity.parse(window="lung")
+        )
+        assert opened.store is store
+        for a, b in zip(named, opened, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert named[0].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("intensity", ["elbow", 40, "400:-1000"])
+def test_an_intensity_that_is_none_is_refused_at_once(path, intensity):
+    with pytest.raises(UsageError):
+        lim_gpu.SliceDataset(path, intensity=intensity)

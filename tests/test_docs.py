@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib
 import importlib.util
 import re
@@ -18,6 +19,7 @@ import click
 import pytest
 
 from lim_gpu.cli.program import cli
+from stores import make_store
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -49,6 +51,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
         for kind, body in FENCE.findall(text):
             if kind == language:
                 include = re.fullmatch(r'\s*--8<-- "(.*)"\s*', body)
+                assert include or "examples/" not in body, f"{page}: {body}"
                 found.append((page, (ROOT / include[1]).read_text() if include else body))
     return found
 
@@ -127,6 +130,25 @@ def test_a_python_block_compiles_and_names_what_exists(page, body):
             assert hasattr(importlib.import_module("lim_gpu"), node.attr), f"{page}: lim_gpu.{node.attr}"
 
 
+@pytest.fixture(scope="module")
+def as_the_pages_assume(tmp_path_factory) -> Path:
+    """A folder with the store `slices` that the pages' first commands make."""
+    folder = tmp_path_factory.mktemp("pages")
+    make_store(folder, (("chest", 12, 32, 32), ("head", 5, 32, 32)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("page", "body"), [(page, body) for page, body in blocks("python") if page not in ("examples.md", "python.md")]
+)
+def test_a_python_block_runs_as_it_stands(page, body, as_the_pages_assume):
+    """Those of examples.md are run as the files that they are, those of python.md are docstrings' sketches."""
+    done = subprocess.run(
+        [sys.executable, "-c", body], cwd=as_the_pages_assume, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
 def test_every_verb_and_option_has_its_place():
     for name, command in cli.commands.items():
         text = GENERATED[f"verbs/{name}.md"]
@@ -201,6 +223,16 @@ def test_the_site_builds_with_a_page_for_each(site):
         path.relative_to(site).as_posix() for path in site.rglob("*.html")
     }
     assert not list(site.rglob("*.py"))
+
+
+def test_a_page_shows_the_code_that_it_includes(site):
+    page = html.unescape(re.sub(r"<[^>]*>", "", (site / "examples.html").read_text()))
+    examples = sorted({ROOT / name for name in re.findall(r'--8<-- "(.*)"', PAGES["examples.md"])})
+    assert len(examples) == 3
+    for example in examples:
+        for line in example.read_text().splitlines():
+            assert line.strip() in page, f"{example.name}: {line}"
+    assert not [path.name for path in site.rglob("*.html") if "--8" in path.read_text()]
 
 
 def test_a_page_loads_nothing_from_the_network(site):

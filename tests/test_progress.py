@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from lim_gpu import progress
-from lim_gpu.progress import Reporter, one_line
+from lim_gpu.progress import Reporter, counted, few, one_line
 
 
 def test_control_characters_cannot_write_to_the_terminal():
@@ -40,3 +40,15 @@ def test_an_interruption_ends_the_main_thread_alone(monkeypatch):
             other.join()
         with pytest.raises(KeyboardInterrupt):
             advance(1)
+
+
+def test_one_of_something_is_one():
+    assert [counted(n, "volume") for n in (0, 1, 1200)] == ["0 volumes", "1 volume", "1,200 volumes"]
+
+
+def test_a_few_lines_then_a_count(capsys):
+    lines = [str(i) for i in range(progress.MOST_SHOWN)]
+    assert few(lines, "lines") == lines
+    assert few([*lines, "a", "b"], "lines") == [*lines, "... and 2 more lines"]
+    Reporter(quiet=True).errors(["a", "b", "c", "d", "e"], "of them")
+    assert capsys.readouterr().err.splitlines() == ["error: a", "error: b", "error: c", "error: ... and 2 more of them"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,11 +17,13 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from lim_gpu.errors import EXIT_SKIPPED, InputError, LimGpuError, UsageError
+from lim_gpu.errors import EXIT_SKIPPED, InputError, LimGpuError, UsageError, as_options
 from lim_gpu.progress import Outcome, Reporter, interrupt, one_line
 
 DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
-_asked = {"json": False, "verbose": False}  # what an error that ends the program must know
+_asked: dict[str, Any] = {"json": False, "verbose": False, "verb": ""}  # what an error that ends all must know
+RESUMING = "demo ingest reduce apply finetune compare evaluate".split()  # what stands of them is not done again
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -57,7 +60,7 @@ def common(function: Function, *, config: bool = True) -> Function:
     def wrapper(device: str, seed: int, quiet: bool, verbose: bool, as_json: bool, **values: Any) -> Any:
         if config:
             del values["config"]  # its values are the defaults by now
-        _asked.update(json=as_json, verbose=verbose)
+        _asked.update(json=as_json, verbose=verbose, verb=function.__name__)
         if not DEVICE.match(device):
             raise UsageError(f"device {device!r} is unknown. Give auto, cpu, cuda or cuda:1")
         return function(Run(device, seed, as_json, Reporter(quiet)), **values)
@@ -91,6 +94,7 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: str 
         return None
     import tomllib
 
+    path = os.path.expanduser(path)
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -128,22 +132,29 @@ def execute(group: click.Group) -> NoReturn:
     except SystemExit as end:
         code = int(end.code or 0)
     except Terminated:
-        code = _fail("terminated. Run the same command again to go on (pretrain: with --resume)", 143)
+        code = _fail(f"terminated. {_how_to_go_on()}", 143)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted. Run the same command again to go on (pretrain: with --resume)", 130)
+        code = _fail(f"interrupted. {_how_to_go_on()}", 130)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         code = 0
     except click.ClickException as error:
         code = _fail(_usage_text(error), 2)
     except LimGpuError as error:
-        code = _fail(str(error), error.exit_code)
+        code = _fail(as_options(str(error)), error.exit_code)
     except BrokenPipeError:
         sys.stdout = None  # the reader left; nothing more can be said to it
         code = 0
     except Exception as error:
-        code = _fail(f"internal: {type(error).__name__}: {error}. Run with -v and report the traceback", 1)
+        code = _fail_otherwise(error)
     raise SystemExit(code)
+
+
+def _how_to_go_on() -> str:
+    verb = _asked["verb"]
+    if verb == "pretrain":
+        return "Run the same command again with --resume to go on"
+    return f"Run the same command again{' to go on' if verb in RESUMING else ''}"
 
 
 def _show_warning(message: Warning | str, *_where: Any) -> None:
@@ -174,7 +185,14 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
+def _fail_otherwise(error: Exception) -> int:
+    """What the system does not allow is no fault of this program."""
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename is not None:
+        return _fail(f"{error.filename}: {error.strerror}. Change its permissions, or choose another place", 3)
+    return _fail(f"internal: {type(error).__name__}: {error}. Run with -v and report the traceback", 1)
+
+
 def _usage_text(error: click.ClickException) -> str:
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "lim-gpu"
     text = error.format_message().removesuffix(".")
-    return f"{text}{'' if text.endswith('?') else '.'} See {path} --help"
+    return f"{text}{'' if text.endswith(('?', '?)')) else '.'} See {path} --help"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH
+from lim_gpu.cli.options import PATH, OneOf
 
 
 @click.command(short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
@@ -26,7 +26,8 @@ from lim_gpu.cli.options import PATH
 )
 @click.option(
     "--modality",
-    type=click.Choice(["CT", "MR", "PT", "any"]),
+    type=OneOf("lim_gpu.ingest.settings", "MODALITIES"),
+    metavar="CT|MR|PT|any",
     default="CT",
     show_default=True,
     help="Which DICOM images to take; the others are counted.",
@@ -130,17 +131,25 @@ def info(run: Run, path: Path, verify: bool, trust: bool) -> None:
     metavar="FILE",
     help="Also write a new split.csv without the images that leak; test and val stay whole.",
 )
-@click.option("--dry-run", is_flag=True, help="Name the outputs; read nothing.")
+@click.option(
+    "--reject",
+    type=PATH,
+    metavar="FILE",
+    help="Pairs that are none: a CSV with columns a,b, such as rows of pairs.csv. They count nowhere.",
+)
+@click.option("--dry-run", is_flag=True, help="Name the outputs; compare nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @common
 def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> None:
     """Find near-duplicate images within and between stores, folders of pictures, and the splits of a split.csv.
 
-    Images may have any size. The slices of one volume are not compared with each other: that is what reduce is for.
+    Images may have any size. Paths in a list are relative to the folder it lies in. The slices of one volume are not
+    compared with each other: that is what reduce is for.
     Exit code 5 when something was found, 0 when not.
 
     \b
     Examples: lim-gpu leaks covid-ct -o pairs.csv --write-split clean.csv
+              lim-gpu leaks covid-ct -o pairs2.csv --reject not_alike.csv --write-split clean.csv
               lim-gpu leaks train_slices test_slices --across
     """
     from lim_gpu.leaks import leaks as find_leaks

@@ -79,7 +79,13 @@ def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: 
     show_default=True,
     help="One folder a job; tables and pictures beside.",
 )
-@click.option("--plan", is_flag=True, help="List jobs, hours estimated from a measured step, and disk; run nothing.")
+@click.option(
+    "--plan",
+    "--dry-run",
+    "plan",
+    is_flag=True,
+    help="List jobs, hours estimated from a measured step, and disk; run and write nothing.",
+)
 @partial(common, config=False)
 def evaluate(
     run: Run, evaluations: tuple[str, ...], config: Path | None, preset: str | None, output: Path, plan: bool

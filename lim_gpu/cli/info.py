@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.progress import Outcome, Reporter, counted, few
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import VolumeEntry
 from lim_gpu.weights.describe import describe_checkpoint
+from lim_gpu.weights.file import checkpoint_in
 from lim_gpu.weights.load import SUFFIXES
 
 
@@ -21,6 +22,8 @@ def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) 
     verify: read every slice of a store and compare its SHA-256; trust: unpickle a checkpoint that is more than tensors.
     Raises InputError when it is none of them.
     """
+    if path.is_dir() and not (path / "store.json").exists() and (checkpoint := checkpoint_in(path)):
+        raise InputError(f"{path}: is a run. Give {checkpoint}")
     if path.is_dir():
         return _describe_store(path, verify, reporter)
     if path.suffix in (".csv", ".json"):
@@ -59,16 +62,18 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
         kinds = ", ".join(f"{count} {name}" for name, count in modalities.items())
         patients = len({entry.patient for entry in entries})
         lines = [
-            f"store {path}: {len(entries)} volumes ({kinds}), {slices:,} slices, {patients} patients",
+            f"store {path}: {counted(len(entries), 'volume')} ({kinds}), {counted(slices, 'slice')}, "
+            f"{counted(patients, 'patient')}",
             f"fingerprint {store.fingerprint}",
-            *(_volume_line(entry) for entry in entries),
+            *few([_volume_line(entry) for entry in entries], "volumes. --json lists all"),
         ]
         if store.skipped:
             lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
         failures = _verify(store, reporter) if verify else []
     if verify:
         values |= {"verified": len(entries) - len(failures), "failures": [list(failure) for failure in failures]}
-        lines.append(f"verified {len(entries) - len(failures)} of {len(entries)} volumes: every slice has its SHA-256")
+        verified = f"{len(entries) - len(failures)} of {counted(len(entries), 'volume')}"
+        lines.append(f"verified {verified}: every slice has its SHA-256")
     return Outcome(values, lines, bool(failures))
 
 
@@ -96,6 +101,12 @@ def _short(value: Any) -> Any:
     return " ".join(map(str, value.values())) if isinstance(value, dict) else value
 
 
+def _unit_line(unit: dict[str, Any]) -> str:
+    at = unit["resolved_threshold"]
+    removed = f"  last removed at {at:.6g}" if at is not None else ""
+    return f"{unit['unit']}  kept {unit['kept']:5d} of {unit['slices']:5d}{removed}"
+
+
 def _describe_selection(path: Path) -> Outcome:
     selection = Selection.load(path)
     record = selection.record
@@ -105,15 +116,11 @@ def _describe_selection(path: Path) -> Outcome:
     )
     lines = [
         f"selection {path}: {record['method']} ({parameters})",
-        f"{counts['kept']:,} of {counts['slices']:,} slices kept in {counts['volumes']} volumes, "
+        f"{counts['kept']:,} of {counted(counts['slices'], 'slice')} kept in {counted(counts['volumes'], 'volume')}, "
         f"{record['seconds']} s on {record['device']}",
         f"store {record['store']['path']} {record['store']['fingerprint']}",
     ]
-    for unit in record["units"]:
-        at = unit["resolved_threshold"]
-        lines.append(
-            f"{unit['unit']}  kept {unit['kept']:5d} of {unit['slices']:5d}"
-            + (f"  last removed at {at:.6g}" if at is not None else "")
-        )
+    lines += few([_unit_line(unit) for unit in record["units"]], "units. --json lists all")
+    lines += few(record.get("edits", []), "edits. --json lists all")
     lines += [f"left out: {failure['cause']}" for failure in record["failures"]]
     return Outcome({"kind": "selection", "path": str(path)} | record, lines)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from lim_gpu.finetune.request import Request as FinetuneRequest
@@ -18,8 +21,17 @@ if TYPE_CHECKING:
     from lim_gpu.reduction.criterion import Criterion
     from lim_gpu.reduction.request import Request
 
-PATH = click.Path(path_type=Path)
+
+class Place(click.Path):
+    """A path; `~` is the user's folder also where no shell has seen it, as in --output=~/x."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:  # noqa: D102
+        return super().convert(os.path.expanduser(value), parameter, context)
+
+
+PATH = Place(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
+OWNERS = {"bins": "mi", "features": "deepnet", "weights": "deepnet", "precision": "deepnet"}  # the method of each
 AUTO = "auto"  # --threshold: found from the data
 
 
@@ -33,23 +45,17 @@ CRITERION = (
     click.option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
-        default="float32",
-        show_default=True,
-        help="deepnet: bfloat16 is faster, and may select other slices.",
+        help="deepnet: bfloat16 is faster, and may select other slices; default: float32.",
     ),
     click.option(
         "--features",
         type=click.Choice(["logits", "pooled"]),
-        default="logits",
-        show_default=True,
-        help="deepnet: the 1000 outputs or the 2048 pooled features.",
+        help="deepnet: the 1000 outputs or the 2048 pooled features; default: logits.",
     ),
     click.option(
         "--bins",
         type=click.IntRange(2, 256),
-        default=100,
-        show_default=True,
-        help="mi: bins a side of the joint histogram.",
+        help="mi: bins a side of the joint histogram; default: 100.",
     ),
     click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
     click.option(
@@ -74,20 +80,57 @@ def criterion_options(function: Any) -> Any:
     return function
 
 
+class OneOf(click.ParamType):
+    """One of the names that a constant of a module holds, however they are capitalised; a shell may complete them.
+
+    Named by texts, for the module is loaded where one is given alone. UsageError for another, with the nearest.
+    """
+
+    name = "name"
+
+    def __init__(self, module: str, constant: str) -> None:
+        self._place = module, constant
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names."""
+        module, constant = self._place
+        return tuple(getattr(import_module(module), constant))
+
+    def convert(self, value: Any, parameter: click.Parameter | None, _context: click.Context | None) -> str:  # noqa: D102
+        same = [name for name in self.known if name.lower() == str(value).lower()]
+        if same:
+            return same[0]
+        raise unknown(parameter.opts[0] if parameter else self.name, str(value), self.known)
+
+    def shell_complete(  # noqa: D102
+        self, _context: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.known if name.startswith(incomplete.lower())]
+
+
+METHOD = OneOf("lim_gpu.reduction.request", "METHODS")
+SIMILARITY = OneOf("lim_gpu.reduction.request", "SIMILARITIES")
+
+
 class Fraction(click.ParamType):
     """--keep. UsageError for a whole number: 1 could mean all slices or one."""
 
     name = "fraction"
 
     def convert(self, value: Any, _parameter: click.Parameter | None, _context: click.Context | None) -> float:  # noqa: D102
-        text = str(value)
-        if re.fullmatch(r"\s*[+-]?\d+\s*", text):
-            other = f", or --keep-count {int(text)}" if int(text) > 0 else ""
-            raise UsageError(f"--keep {text} is ambiguous. Give a fraction such as 0.1 (1.0 for all){other}")
+        text = str(value).strip()
+        whole = int(text) if re.fullmatch(r"[+-]?\d+", text) else 0
+        if whole == 1:
+            raise UsageError("--keep 1 is ambiguous. Give a fraction such as 0.1 (1.0 for all), or --keep-count 1")
+        count = f", or --keep-count {whole}" if whole > 1 else ""
         try:
-            return float(text)
+            fraction = float(text)
         except ValueError:
-            raise UsageError(f"--keep {text!r} is not a fraction. Give 0 < F <= 1, such as 0.1") from None
+            fraction = 0
+        if not 0 < fraction <= 1:
+            raise UsageError(f"--keep {text} is not a fraction. Give 0 < F <= 1, such as 0.1{count}")
+        return fraction
 
 
 class Threshold(click.ParamType):
@@ -117,8 +160,22 @@ def criterion_of(options: dict[str, Any]) -> Criterion:
     """From --method and `criterion_options`, which are taken out of `options`."""
     from lim_gpu.reduction.criterion import Criterion
 
-    how = {name: options.pop(name) for name in ("bins", "features", "weights", "precision")}
-    return Criterion(options.pop("method"), intensity_of(options), **how)
+    method = options.pop("method")
+    how = {name: options.pop(name) for name in OWNERS}
+    given = {name: value for name, value in how.items() if value is not None}
+    for name in given:
+        if method != OWNERS[name]:
+            raise UsageError(f"--{name} belongs to {OWNERS[name]}, not to {method}. Leave it out")
+    _check_intensity(method, options)
+    return Criterion(method, intensity_of(options), **given)
+
+
+def _check_intensity(method: str, options: dict[str, Any]) -> None:
+    from lim_gpu.reduction.request import BASELINES
+
+    given = [name for name in ("window", "hu_range") if options.get(name) is not None]
+    if given and method in BASELINES:
+        raise UsageError(f"--{given[0].replace('_', '-')} belongs to what compares, not to {method}. Leave it out")
 
 
 def reduction_request(options: dict[str, Any], seed: int) -> tuple[Request, Views | None]:
@@ -145,6 +202,14 @@ def swav_views() -> Views:
     crops = resolve(method, preset).swav
     strength = (crops.brightness, crops.contrast, crops.jitter)
     return Views(f"{method} {preset}", crops.large_scale, *strength, crops.blur, crops.blur_sigma)
+
+
+def one_folder(**folders: Path | None) -> tuple[str, Path]:
+    """The name and the folder of the one option that is given. UsageError for none or several."""
+    given = [(name, folder) for name, folder in folders.items() if folder is not None]
+    if len(given) != 1:
+        raise UsageError(f"give one of {', '.join(f'--{name} DIR' for name in folders)}")
+    return given[0]
 
 
 def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]:

@@ -12,21 +12,23 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import (
+    METHOD,
     METHOD_HELP,
     PATH,
+    SIMILARITY,
     Fraction,
+    OneOf,
     Threshold,
     criterion_of,
     criterion_options,
     reduction_request,
     store_or_selections,
 )
-from lim_gpu.progress import Outcome
 
 
 @click.command(short_help="Select the slices that stay.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
-@click.option("--method", required=True, metavar="METHOD", help=METHOD_HELP)
+@click.option("--method", type=METHOD, required=True, metavar="METHOD", help=METHOD_HELP)
 @click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
 @click.option("--keep-count", type=int, metavar="N", help="Number kept of each volume.")
 @click.option(
@@ -39,6 +41,7 @@ from lim_gpu.progress import Outcome
 )
 @click.option(
     "--scope",
+    type=OneOf("lim_gpu.reduction.request", "SCOPES"),
     default="volume",
     show_default=True,
     metavar="volume|patient|dataset",
@@ -46,6 +49,7 @@ from lim_gpu.progress import Outcome
 )
 @click.option(
     "--rule",
+    type=OneOf("lim_gpu.pruning.checks", "RULES"),
     default="greedy",
     show_default=True,
     metavar="greedy|leader",
@@ -53,6 +57,7 @@ from lim_gpu.progress import Outcome
 )
 @click.option(
     "--order",
+    type=OneOf("lim_gpu.reduction.request", "ORDERS"),
     default="spatial",
     show_default=True,
     metavar="spatial|lexicographic",
@@ -108,7 +113,7 @@ def reduce(
 @click.command(short_help="The matrix of one volume as an array or a picture.")
 @click.argument("store", type=PATH)
 @click.argument("volume")
-@click.option("--method", required=True, metavar="METHOD", help="ssim, mi, deepnet or hash.")
+@click.option("--method", type=SIMILARITY, required=True, metavar="METHOD", help="ssim, mi, deepnet or hash.")
 @click.option(
     "-o",
     "--output",
@@ -163,9 +168,8 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
     """
     from lim_gpu.report import write_report
 
-    if not dry_run:
-        write_report(paths, output, store=store, overwrite=overwrite, reporter=run.reporter)
-    run.done(Outcome({"report": str(output), "dry_run": dry_run}, [f"{'plan: ' if dry_run else ''}-> {output}"]))
+    how = {"overwrite": overwrite, "dry_run": dry_run}
+    run.done(write_report(paths, output, store=store, **how, reporter=run.reporter))
 
 
 @click.command(short_help="Methods or selections of one store beside each other.")
@@ -173,6 +177,7 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
 @click.option(
     "--method",
     "methods",
+    type=METHOD,
     multiple=True,
     metavar="METHOD",
     help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
@@ -186,7 +191,7 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
 @click.option(
     "-o", "--output", type=PATH, default="compare.csv", show_default=True, help="The table; .json and .png beside it."
 )
-@click.option("--dry-run", is_flag=True, help="Name the outputs; read nothing.")
+@click.option("--dry-run", is_flag=True, help="Check all and name the outputs; compute nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @common
 def compare(

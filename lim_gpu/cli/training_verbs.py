@@ -11,15 +11,22 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, finetuning_request, pretraining_options
+from lim_gpu.cli.options import PATH, OneOf, finetuning_request, pretraining_options
 
 
 @click.command(short_help="Pre-train a backbone on the slices of a store.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--selection", type=PATH, metavar="FILE", help="NAME.csv of lim-gpu reduce; default: every slice.")
-@click.option("--method", required=True, metavar="METHOD", help="swav, moco or spark.")
+@click.option(
+    "--method",
+    type=OneOf("lim_gpu.pretrain.presets", "METHODS"),
+    required=True,
+    metavar="METHOD",
+    help="swav, moco or spark.",
+)
 @click.option(
     "--preset",
+    type=OneOf("lim_gpu.pretrain.presets", "PRESETS"),
     default="recommended",
     show_default=True,
     metavar="NAME",
@@ -100,6 +107,12 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
 @click.command(short_help="Fine-tune on labelled images, and evaluate.")
 @click.argument("data", type=PATH, metavar="DATA")
 @click.option(
+    "--split",
+    type=PATH,
+    metavar="FILE",
+    help="A list file,label,split in place of DATA's own, such as leaks --write-split gives; paths relative to DATA.",
+)
+@click.option(
     "--checkpoint",
     "checkpoints",
     type=PATH,
@@ -144,7 +157,8 @@ def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwr
     on validation. Runs that are finished are not done again: an interrupted command goes on where it stopped.
 
     \b
-    Example: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
+    Examples: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
+              lim-gpu finetune covid-ct --split clean.csv --checkpoint RUN/last.ckpt -o covid-run
     """
     from lim_gpu.finetune.run import finetune as run_finetuning
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
@@ -42,28 +43,31 @@ def evaluate(
     asked = tuple(name for name in EVALUATIONS if name in evaluations)
     if unknown := sorted(set(evaluations) - set(EVALUATIONS)):
         raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
-    grid = _grid(config, smoke, output, seed, reporter)
-    todo = jobs(asked, grid)
-    _check_paths(grid, stores=asked != ("0",))
-    if plan:
-        from lim_gpu.evaluate.estimate import estimate
+    if smoke == (config is not None):
+        raise UsageError("give --config grid.toml or --preset smoke")
+    with TemporaryDirectory() as temporary:
+        data = Path(temporary) if plan and not (output / "data").exists() else output / "data"
+        grid = _grid(config, data, seed, reporter)
+        todo = jobs(asked, grid)
+        _check_paths(grid, stores=asked != ("0",))
+        if plan:
+            from lim_gpu.evaluate.estimate import estimate
 
-        return Outcome(*estimate(todo, grid, output, device, seed))
+            values, lines = estimate(todo, grid, output, device, seed)
+            return Outcome(values, lines, bool(values["refused"]))
     with locked(output):
         failures = _do(todo, grid, output, device, seed, reporter)
     return _written(asked, grid, output, seed, failures)
 
 
-def _grid(config: Path | None, smoke: bool, output: Path, seed: int, reporter: Reporter) -> Grid:
-    """The grid of the configuration, or of procedural data that are made below `output`, with every option set."""
-    if smoke == (config is not None):
-        raise UsageError("give --config grid.toml or --preset smoke")
-    if config is None:
+def _grid(config: Path | None, data: Path, seed: int, reporter: Reporter) -> Grid:
+    """That of a file; without one that of procedural data, which are made in the folder `data`."""
+    if config is not None:
+        grid = read_grid(config)
+    else:
         from lim_gpu.evaluate.smoke import smoke_grid
 
-        grid = smoke_grid(output / "data", seed, reporter)
-    else:
-        grid = read_grid(config)
+        grid = smoke_grid(data, seed, reporter)
     return replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
 
 

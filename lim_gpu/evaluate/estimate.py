@@ -13,7 +13,8 @@ from lim_gpu.evaluate.table import published
 from lim_gpu.evaluate.work import Worker, pretrain_options
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig, resolve
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Reporter, counted
+from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.store.slices import SliceStore
 
 STEPS = 3  # measured, after one to warm up
@@ -21,45 +22,51 @@ CHECKPOINT_EVERY = 50  # epochs
 
 
 def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
-    """`values` for a program and `lines` for a person; nothing is written."""
+    """`values` for a program and `lines` for a person; nothing is written. refused: the jobs that cannot run."""
     from lim_gpu.weights.backbone import training_device
 
     worker = Worker(grid, output, device, seed, Reporter(quiet=True))
     measured: dict[str, tuple[float, int]] = {}
-    rows, hours, disk, guessed = [], 0.0, 0, False
-    for job in todo:
-        row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
-        if isinstance(job, Pretrain) and not row["done"]:
-            options, overrides = pretrain_options(grid, job.method)
-            given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": seed} | overrides
-            config = resolve(job.method, options["preset"], given)
-            if job.method not in measured:
-                measured[job.method] = measure(config, grid.stores[job.reduce.store], device)
-            seconds, size = measured[job.method]
-            steps = _steps(job, worker, config)
-            guessed |= _threshold_share(job.reduce) is not None and not worker.done(job.reduce)
-            checkpoints = config.epochs // CHECKPOINT_EVERY + 2
-            row |= {"steps": steps, "hours": round(steps * seconds / 3600, 4), "bytes": checkpoints * size}
-            hours += row["hours"]
-            disk += row["bytes"]
-        rows.append(row)
-    kinds = Counter(type(job).__name__.lower() for job in todo)
+    rows = [_row(job, worker, measured) for job in todo]
+    hours, disk = (sum(row.get(name, 0) for row in rows) for name in ("hours", "bytes"))
     steps_measured = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
-    values = {"jobs": rows, "pretrain_hours": round(hours, 3), "bytes": disk, "step_milliseconds": steps_measured}
+    refused = [row["job"] for row in rows if "refused" in row]
+    values = {"jobs": rows, "refused": refused, "pretrain_hours": round(hours, 3), "bytes": disk}
+    values |= {"step_milliseconds": steps_measured}
     lines = [f"{'done' if row['done'] else 'to do':6s}{row['job']:<58s}{_cost(row)}".rstrip() for row in rows]
-    done = sum(row["done"] for row in rows)
-    lines.append(f"{len(rows)} jobs ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), {done} done")
+    done, kinds = sum(row["done"] for row in rows), Counter(type(job).__name__.lower() for job in todo)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    lines.append(f"{counted(len(rows), 'job')} ({told}), {done} done")
     if not measured:
         return values, [*lines, "nothing is left to pre-train"]
     said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps_measured.items())
-    place = training_device(device)
     lines.append(
-        f"pre-training: {_hours(hours)} on {place}, from steps measured there ({said}), "
+        f"pre-training: {_hours(hours)} on {training_device(device)}, from steps measured there ({said}), "
         f"{disk / 2**30:.1f} GiB of checkpoints; fine-tuning and reducing are not counted"
     )
-    if guessed:
+    if any(row.get("guessed") for row in rows):
         lines.append("what a threshold of HASH keeps is not known before it has run: taken from the paper's data")
     return values, lines
+
+
+def _row(job: Job, worker: Worker, measured: dict[str, tuple[float, int]]) -> dict[str, Any]:
+    """What is known of a job. measured: seconds of a step and bytes of a checkpoint by method, filled here."""
+    row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
+    if not isinstance(job, Pretrain) or row["done"]:
+        return row
+    grid = worker.grid
+    options, overrides = pretrain_options(grid, job.method)
+    given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": worker.seed} | overrides
+    config = resolve(job.method, options["preset"], given)
+    kept, slices, guessed = _slices(job, worker)
+    if kept < config.batch_size and not guessed:
+        return row | {"refused": f"its {counted(kept, 'slice')} are less than a batch of {config.batch_size}"}
+    if job.method not in measured:
+        measured[job.method] = measure(config, grid.stores[job.reduce.store], worker.device)
+    seconds, size = measured[job.method]
+    steps, checkpoints = _steps(job, config, kept, slices), config.epochs // CHECKPOINT_EVERY + 2
+    row |= {"steps": steps, "hours": round(steps * seconds / 3600, 4), "bytes": checkpoints * size}
+    return row | {"guessed": guessed}
 
 
 def _hours(hours: float) -> str:
@@ -67,17 +74,24 @@ def _hours(hours: float) -> str:
 
 
 def _cost(row: dict[str, Any]) -> str:
+    if "refused" in row:
+        return f"cannot run: {row['refused']}"
     return f"{row['steps']:>10,} steps {row['hours']:>9.2f} h" if "steps" in row else ""
 
 
-def _steps(job: Pretrain, worker: Worker, config: PretrainConfig) -> int:
+def _slices(job: Pretrain, worker: Worker) -> tuple[int, int, bool]:
+    """Slices that it trains on, those of its store, and whether the first number is a guess."""
     with SliceStore(worker.grid.stores[job.reduce.store]) as store:
-        slices = sum(entry.shape[0] for entry in store.volumes)
+        sizes = [entry.shape[0] for entry in store.volumes]
     if worker.done(job.reduce):
-        kept, _ = worker.kept(job.reduce)
-    else:
-        share = _threshold_share(job.reduce)
-        kept = int(slices * (_share(job.reduce.name) if share is None else share))
+        return worker.kept(job.reduce)[0], sum(sizes), False
+    share = _threshold_share(job.reduce)
+    if share is not None:
+        return max(len(sizes), int(sum(sizes) * share)), sum(sizes), True
+    return sum(count_to_keep(size, _share(job.reduce.name)) for size in sizes), sum(sizes), False
+
+
+def _steps(job: Pretrain, config: PretrainConfig, kept: int, slices: int) -> int:
     epochs = config.epochs
     if job.budget == "steps":
         epochs = equal_steps(epochs, slices, kept, config.batch_size)

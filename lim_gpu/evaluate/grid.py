@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ def read_grid(path: Path) -> Grid:
             raise UsageError(f"{path}: {name!r} is no name for a folder")
     home = path.parent
     return Grid(
-        {name: home / str(store) for name, store in values.get("stores", {}).items()},
+        {name: home / expanduser(str(store)) for name, store in values.get("stores", {}).items()},
         tuple(_task(path, home, name, value) for name, value in values["tasks"].items()),
-        home / str(values["weights"]) if "weights" in values else None,
+        home / expanduser(str(values["weights"])) if "weights" in values else None,
         budgets,
         values.get("pretrain", {}),
         values.get("finetune", {}),
@@ -83,10 +84,10 @@ def read_grid(path: Path) -> Grid:
 
 def _task(path: Path, home: Path, name: str, value: Any) -> Task:
     if isinstance(value, str):
-        return Task(name, home / value)
+        return Task(name, home / expanduser(value))
     if not isinstance(value, dict) or set(value) - {"data", "folds"} or not isinstance(value.get("data"), str):
         raise UsageError(f"{path}: task {name} is a path, or {{ data = PATH, folds = N }}")
-    return Task(name, home / value["data"], value.get("folds"))
+    return Task(name, home / expanduser(value["data"]), value.get("folds"))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import UsageError, unknown
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.labelled.table import Table
+from lim_gpu.weights.names import RESNETS
 
 INITS = ("random", "imagenet")
 
@@ -28,10 +29,13 @@ class Request:
     seed: int = 0
     positive: str | None = None
     trust: bool = False
+    split: Path | None = None  # a list in place of that of `data`
 
     def __post_init__(self) -> None:
         if self.checkpoints and self.init is not None:
             raise UsageError(f"--init {self.init} and --checkpoint exclude each other. Give one of them")
+        if self.backbone not in (None, *RESNETS):
+            raise unknown("`backbone`", str(self.backbone), RESNETS)
         if self.init not in (None, *INITS):
             raise UsageError(f"--init {self.init} is unknown. Give {' or '.join(INITS)}, or --checkpoint FILE")
         for name, value, low in (("runs", self.runs, 1), ("folds", self.folds, 2), ("seed", self.seed, 0)):

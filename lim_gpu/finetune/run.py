@@ -18,7 +18,7 @@ from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import compare, comparison_lines, positive_lines, read_finished, result_lines, sizes
 from lim_gpu.finetune.splits import make_splits
 from lim_gpu.labelled.table import Table, read_table
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.weights.file import CheckpointFile
 
 
@@ -39,7 +39,7 @@ def finetune(
     reporter = reporter or Reporter(quiet=True)
     if output.resolve().is_relative_to(request.data.resolve()):
         raise UsageError(f"{output}: is inside the data, which it would become a part of. Give another -o")
-    table = read_table(request.data)
+    table = read_table(request.data, request.split)
     request.positive_in(table)
     with ExitStack() as opened:
         files = [opened.enter_context(CheckpointFile(path, trust=request.trust)) for path in request.checkpoints]
@@ -58,8 +58,12 @@ def finetune(
 def _do(
     request: Request, table: Table, folder: RunFolder, files: list[CheckpointFile], device: str, reporter: Reporter
 ) -> None:
+    from lim_gpu.finetune.starts import read_starts
     from lim_gpu.finetune.work import work
+    from lim_gpu.weights.backbone import training_device
 
+    place = training_device(device)
+    starts = read_starts(request, files, reporter)  # before anything is written
     epochs, head_epochs = request.protocol.epochs, request.protocol.head_epochs
     if epochs <= head_epochs:
         alone = f"--epochs {epochs} with --head-epochs {head_epochs}"
@@ -67,7 +71,7 @@ def _do(
     with locked(folder.path):
         remove_stale(folder.path)
         folder.clear()
-        work(request, table, folder, files, device, reporter)
+        work(request, table, folder, starts, place, reporter)
 
 
 def _outcome(request: Request, table: Table, folder: RunFolder, unchanged: bool, against: Path | None) -> Outcome:
@@ -93,8 +97,9 @@ def _plan(request: Request, table: Table, output: Path, finished: bool) -> Outco
     runs = [sizes(split) for split in splits]
     values = {"dry_run": True, "images": len(table), "classes": counts, "runs": runs, "starts": starts}
     values |= {"steps": steps, "protocol": protocol.describe(), "unchanged": finished}
+    of_each = ", ".join(f"{count} {name}" for name, count in counts.items())
     lines = [
-        f"plan: {len(table):,} images ({', '.join(f'{count} {name}' for name, count in counts.items())}) -> {output}",
+        f"plan: {counted(len(table), 'image')} ({of_each}) -> {output}",
         f"initial weights: {', '.join(starts)}",
         *(f"run {s['run']}: seed {s['seed']}, train {s['train']}, val {s['val']}, test {s['test']}" for s in runs),
         f"{protocol.name}: {protocol.epochs} epochs a run, {steps:,} steps in all",

@@ -22,13 +22,12 @@ from lim_gpu.finetune.metrics import Predictions
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import Run, predictions, write_results
 from lim_gpu.finetune.splits import Split, make_splits
-from lim_gpu.finetune.starts import Start, read_starts
+from lim_gpu.finetune.starts import Start
 from lim_gpu.labelled.images import Images, Normalisation, load_images
 from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import Table
 from lim_gpu.progress import Reporter
 from lim_gpu.weights import load as weights
-from lim_gpu.weights.backbone import training_device
 from lim_gpu.weights.file import CheckpointFile
 
 
@@ -36,13 +35,11 @@ def work(
     request: Request,
     table: Table,
     folder: RunFolder,
-    files: Sequence[CheckpointFile],
-    device: str,
+    starts: Sequence[Start],
+    place: torch.device,
     reporter: Reporter,
 ) -> None:
-    """Train what is not trained yet, choose, test once, write the results. files: the checkpoints of the request."""
-    place = training_device(device)
-    starts = read_starts(request, files, reporter)
+    """Train what is not trained yet, choose, test once, write the results. starts: the candidates' initial weights."""
     images = load_images(table, request.protocol.size, request.protocol.resize, reporter)
     groups = table.groups(images.digests)
     splits = make_splits(table, request.runs, request.folds, request.seed, groups)

@@ -89,6 +89,7 @@ def ingest(
         plans = sorted(planned.volumes, key=lambda plan: plan.order)
         report.planned = [(plan.label, plan.shape) for plan in plans]
         report.slices = sum(len(plan.slices) for plan in plans)
+        report.single = sum(len(plan.slices) == 1 for plan in plans)
     else:
         try:
             with locked(settings.store):
@@ -151,6 +152,7 @@ def _write(
     entries = tuple(stored.entries[plan.key] for plan in plans if plan.key in stored.entries)
     report.written, report.reused = stored.written, len(entries) - stored.written
     report.slices = sum(entry.shape[0] for entry in entries)
+    report.single = sum(entry.shape[0] == 1 for entry in entries)
     skipped = report.counted | ({"failed": len(report.failures)} if report.failures else {})
     report.unchanged = not stored.written and before == Index(entries, settings.parameters(), skipped, origin)
     if not report.unchanged:

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.ingest.failures import Failure
-from lim_gpu.progress import Outcome
+from lim_gpu.progress import Outcome, counted, few
+
+MANY = 10  # volumes of one slice, from which on a hint is worth a line
+SINGLE = (
+    "A picture of another size or folder is a volume of its own: names such as case_1.png and case_2.png join those of "
+    "one size, and lim-gpu reduce --scope dataset compares all"
+)
 
 
 @dataclass
@@ -15,13 +21,14 @@ class IngestReport:
     """`written` and `reused` are volumes; `slices` are those of both. `counted`: files that are no input, by kind.
 
     `failures` did not reach the store, whole or in part; `defects` are (volume, what is wrong with it), `planned` the
-    volumes of a dry run as (source, (slices, rows, columns)).
+    volumes of a dry run as (source, (slices, rows, columns)). `single`: volumes of one slice.
     """
 
     store: Path
     written: int = 0
     reused: int = 0
     slices: int = 0
+    single: int = 0
     failures: list[Failure] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)
     defects: list[tuple[str, str]] = field(default_factory=list)
@@ -40,6 +47,7 @@ class IngestReport:
             "written": self.written,
             "reused": self.reused,
             "slices": self.slices,
+            "single": self.single,
             "unchanged": self.unchanged,
             "dry_run": self.dry_run,
             "failures": [{"path": failure.path, "cause": failure.cause} for failure in self.failures],
@@ -50,15 +58,17 @@ class IngestReport:
 
     def lines(self) -> list[str]:
         """The report as lines of text. Failures and defects were said when they were met."""
+        slices = counted(self.slices, "slice")
         if self.dry_run:
-            lines = [f"plan: {source}" for source, _shape in self.planned]
-            lines.append(f"plan: {len(self.planned)} volumes, {self.slices:,} slices -> {self.store}")
+            lines = few([f"plan: {source}" for source, _shape in self.planned], "volumes. --json lists all")
+            lines.append(f"plan: {counted(len(self.planned), 'volume')}, {slices} -> {self.store}")
         elif self.unchanged:
-            lines = [f"unchanged: {self.store}, {self.reused} volumes, {self.slices:,} slices"]
+            lines = [f"unchanged: {self.store}, {counted(self.reused, 'volume')}, {slices}"]
         else:
-            total = self.written + self.reused
             again = f", {self.reused} of them from before" if self.reused else ""
-            lines = [f"{total} volumes, {self.slices:,} slices{again} -> {self.store}"]
+            lines = [f"{counted(self.written + self.reused, 'volume')}, {slices}{again} -> {self.store}"]
+        if self.single >= MANY and 2 * self.single > self.slices:
+            lines.append(f"{self.single} volumes have one slice. {SINGLE}")
         if self.counted:
             lines.append("passed by: " + ", ".join(f"{count} {kind}" for kind, count in sorted(self.counted.items())))
         if self.failures:

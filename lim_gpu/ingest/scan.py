@@ -48,7 +48,8 @@ def walk(sources: Sequence[str | Path], leave_out: Sequence[Path]) -> Walk:
     for source in sources:
         root = os.path.realpath(source)
         if not os.path.exists(root):
-            raise InputError(f"{source}: does not exist. Give a folder or a file")
+            store = f". Did you mean -o {source}?" if len(sources) > 1 and source == sources[-1] else ""
+            raise InputError(f"{source}: does not exist. Give a folder or a file{store}")
         name = os.path.basename(os.path.abspath(source))
         for path in _below(root, result, barred):
             if path not in seen:

@@ -46,29 +46,40 @@ class Intensity:
         Raises UsageError for what is unknown, contradictory or empty.
         """
         if intensity != SLICE_MINMAX:
-            raise UsageError(f"intensity {intensity!r} is unknown. Give {SLICE_MINMAX}, or a window or hu-range")
+            raise UsageError(f"`intensity` {intensity!r} is unknown. Give {SLICE_MINMAX}, or a `window` or `hu_range`")
         if window is not None and hu_range is not None:
-            raise UsageError("window and hu-range exclude each other. Give one of them")
-        if window in WINDOWS:
-            level, width = WINDOWS[window]
-        elif window is not None:
-            level, width = _two_numbers(
-                window, ",", f"window {window!r} is neither {', '.join(WINDOWS)} nor LEVEL,WIDTH"
-            )
-        elif hu_range is not None:
-            low, high = _two_numbers(hu_range, ":", f"hu-range {hu_range!r} is not LO:HI")
-            level, width = (low + high) / 2, high - low
-        else:
-            return cls()
-        if width <= 0:
-            raise UsageError(f"a window of width {width:g} HU shows nothing. Give a positive width")
-        if hu_range is not None:
-            return cls((low, high))
-        return cls((level - width / 2, level + width / 2))
+            raise UsageError("`window` and `hu_range` exclude each other. Give one of them")
+        if window is not None:
+            return cls(_window(window))
+        return cls(None if hu_range is None else _hu_range(hu_range))
 
     def describe(self) -> dict[str, Any]:
         """For records and fingerprints."""
         return {"mapping": SLICE_MINMAX} if self.limits is None else {"mapping": "window", "hu": list(self.limits)}
+
+    @classmethod
+    def described(cls, record: dict[str, Any] | None) -> Intensity:
+        """What `describe` told; without a record the paper's. Raises InputError for another mapping."""
+        if record is None or record.get("mapping") == SLICE_MINMAX:
+            return cls()
+        if record.get("mapping") != "window":
+            raise InputError(f"intensity {record.get('mapping')!r} is not known to this version of lim-gpu")
+        low, high = record["hu"]
+        return cls((float(low), float(high)))
+
+    @classmethod
+    def of(cls, value: Intensity | str | None) -> Intensity:
+        """An intensity as it is, or its name: "slice-minmax", a window ("lung", "40,400") or a range ("-1000:400").
+
+        None: the paper's. Raises UsageError as `parse`.
+        """
+        if isinstance(value, cls):
+            return value
+        if value is None or value == SLICE_MINMAX:
+            return cls()
+        if not isinstance(value, str):
+            raise UsageError(f"intensity {value!r} is none. Give lim_gpu.intensity.Intensity, or a name such as 'lung'")
+        return cls.parse(hu_range=value) if ":" in value else cls.parse(window=value)
 
     @overload
     def to_uint8(self, slices: NDArray[Any]) -> NDArray[np.uint8]: ...
@@ -108,6 +119,22 @@ def _on_cpu(slices: NDArray[np.int16], limits: Limits) -> NDArray[np.uint8]:
     from lim_gpu.intensity import compiled
 
     return compiled.to_uint8(slices, limits)
+
+
+def _window(text: str) -> tuple[float, float]:
+    complaint = f"`window` {text!r} is neither {', '.join(WINDOWS)} nor LEVEL,WIDTH"
+    name = text.lower()
+    level, width = WINDOWS[name] if name in WINDOWS else _two_numbers(text, ",", complaint)
+    if width <= 0:
+        raise UsageError(f"a `window` of width {width:g} HU shows nothing. Give a positive width")
+    return level - width / 2, level + width / 2
+
+
+def _hu_range(text: str) -> tuple[float, float]:
+    low, high = _two_numbers(text, ":", f"`hu_range` {text!r} is not LO:HI")
+    if low >= high:
+        raise UsageError(f"`hu_range` {text} shows nothing: {low:g} is not below {high:g}. Give LO:HI, as -1000:400")
+    return low, high
 
 
 def _two_numbers(text: str, separator: str, complaint: str) -> tuple[float, float]:

@@ -76,18 +76,25 @@ class Table:
         return {name: int(number) for name, number in zip(self.classes, numbers, strict=True)}
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, split: Path | None = None) -> Table:
     """Read DATA: a folder with split.csv or labels.csv, a folder per class, or a MedMNIST .npz.
 
-    Raises InputError, in one line, for what is missing, contradictory or unknown.
+    split: a list file,label,split in place of the folder's own, its paths relative to `path`. Raises InputError, in one
+    line, for what is missing, contradictory or unknown.
     """
     if path.suffix == ".npz":
+        if split is not None:
+            raise InputError(f"{split}: {path} holds its own split. Give a folder, or no --split")
         return _read_npz(path)
+    if path.suffix == ".csv":
+        raise InputError(f"{path}: is a list. Give the folder to which its paths are relative, and --split {path}")
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give a folder with split.csv or labels.csv, or a MedMNIST .npz")
+    if split is not None:
+        return _read_csv(path, split, divided=True)
     for name in LISTS:
         if (path / name).is_file():
-            return _read_csv(path, path / name)
+            return _read_csv(path, path / name, divided=name == "split.csv")
     return _read_folders(path)
 
 
@@ -122,9 +129,8 @@ def _check_split(table: Table, split: NDArray[np.int64]) -> None:
             raise InputError(f"{table.path}: patient {patient} stands in {where}. Put each patient into one part")
 
 
-def _read_csv(folder: Path, path: Path) -> Table:
-    rows = read_list(path, ("file", "label", "split") if path.name == "split.csv" else ("file", "label"))
-    divided = "split" in rows[0]
+def _read_csv(folder: Path, path: Path, divided: bool) -> Table:
+    rows = read_list(path, ("file", "label", "split") if divided else ("file", "label"))
     patient = patient_column(rows[0])
     lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
@@ -135,7 +141,8 @@ def _read_csv(folder: Path, path: Path) -> Table:
         if divided and part_of(row["split"]) is None:
             raise InputError(f"{path}: line {line}: split {row['split']!r} is unknown. Give {', '.join(PARTS)}")
         if not (folder / row["file"]).is_file():
-            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {folder}")
+            where = f"{folder}, to which paths are relative"
+            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}")
     labels = [row["label"] for row in rows]
     patients = [row[patient] for row in rows] if patient else None
     parts = [part_of(row["split"]) or "" for row in rows] if divided else None

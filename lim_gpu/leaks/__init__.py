@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import UsageError
-from lim_gpu.files import write_json, write_text
+from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import fingerprint, standing_record, write_json, write_text
 from lim_gpu.labelled.listed import read_list
-from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images
+from lim_gpu.leaks.images import Images, Item, identity, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.report.page import image_uri, write_page
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
@@ -36,6 +36,7 @@ def leaks(
     across: bool = False,
     patients: str = "patient",
     write_split: Path | None = None,
+    reject: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter,
@@ -45,19 +46,55 @@ def leaks(
     across       leave out pairs within one split of one source
     patients     the column of a list that names the patient
     write_split  a new list without the images that leak from one split into another
+    reject       a CSV with columns a and b, as OUTPUT has them: pairs that a person found to be none
     """
-    paths = _outputs(sources, output, write_split, overwrite)
+    paths = _outputs(sources, output, write_split)
+    rejected = {frozenset((row["a"], row["b"])) for row in read_list(reject, ["a", "b"])} if reject else set()
+    options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), str(write_split), version("lim-gpu")]
+    asked = fingerprint([options, [[str(source), identity(source, patients)] for source in sources]])
+    standing = standing_record(output.with_suffix(".json"), asked, paths, overwrite)
+    if standing is not None:
+        return _outcome(standing | {"unchanged": True}, output, write_split)
     if dry_run:
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
         return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
     images = Images.joined([read_images(source, patients, reporter) for source in sources])
-    pairs = find_pairs(images, rule, across)
+    pairs = _without(rejected, find_pairs(images, rule, across), images.items, reject)
     shared = split_patients(images.items)
     removed = leaking(images.items, pairs, shared)
     if write_split is not None:
         _write_split(_list_of(sources[0]), write_split, {images.items[i].name for i in removed})
+    values = _values(sources, images, rule, across, pairs) | {
+        "fingerprint": asked,
+        "rejected": len(rejected),
+        "patients_in_several_splits": shared,
+        "leaking_images": len(removed),
+    }
+    _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
+    write_text(output, _csv(images.items, pairs))
+    write_json(output.with_suffix(".json"), values)  # last: it says that the others are whole
+    return _outcome(values, output, write_split)
+
+
+def _outcome(values: dict[str, Any], output: Path, write_split: Path | None) -> Outcome:
+    found = values["pairs"] or values["patients_in_several_splits"] or values["failures"]
+    return Outcome(values, _lines(values, output, write_split), bool(found))
+
+
+def _without(
+    rejected: set[frozenset[str]], pairs: Sequence[Pair], items: Sequence[Item], reject: Path | None
+) -> list[Pair]:
+    """The pairs that were not rejected. Raises InputError for a rejected pair that was not found."""
+    names = {pair: frozenset((items[pair.a].name, items[pair.b].name)) for pair in pairs}
+    if unknown := rejected - set(names.values()):
+        told = " and ".join(sorted(min(unknown, key=sorted)))
+        raise InputError(f"{reject}: {told} are no pair that was found. Give rows of pairs.csv")
+    return [pair for pair in pairs if names[pair] not in rejected]
+
+
+def _values(sources: Sequence[Path], images: Images, rule: Rule, across: bool, pairs: Sequence[Pair]) -> dict[str, Any]:
     relations = Counter(relation(images.items[p.a], images.items[p.b]) for p in pairs)
-    values = {
+    return {
         "format": "lim-gpu-leaks",
         "version": 1,
         "sources": [str(source) for source in sources],
@@ -67,18 +104,12 @@ def leaks(
         "pairs": len(pairs),
         "relations": {name: relations[name] for name in ORDER if relations[name]},
         "different_labels": _different_labels(images.items, pairs),
-        "patients_in_several_splits": shared,
-        "leaking_images": len(removed),
         "failures": [list(failure) for failure in images.failures],
         "versions": {"lim-gpu": version("lim-gpu")},
     }
-    _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
-    write_json(output.with_suffix(".json"), values)
-    write_text(output, _csv(images.items, pairs))
-    return Outcome(values, _lines(values, output, write_split), bool(pairs or shared or images.failures))
 
 
-def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, overwrite: bool) -> list[Path]:
+def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None) -> list[Path]:
     if output.suffix != ".csv":
         raise UsageError(f"{output}: give a name that ends in .csv")
     paths = [output, output.with_suffix(".json"), output.with_suffix(".html")]
@@ -86,9 +117,6 @@ def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, ov
         if write_split.resolve() == _list_of(sources[0]).resolve():
             raise UsageError(f"{write_split}: is the list that is read. Choose another --write-split")
         paths.append(write_split)
-    standing = [path for path in paths if path.exists()]
-    if standing and not overwrite:
-        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
     return paths
 
 
@@ -131,18 +159,20 @@ def _differ(a: Item, b: Item) -> bool:
 
 def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> list[str]:
     relations = ", ".join(f"{count:,} {name}" for name, count in values["relations"].items())
-    lines = [
-        f"{values['pairs']:,} near-duplicate pairs among {values['images']:,} images" + (relations and f": {relations}")
-    ]
+    found = f"{counted(values['pairs'], 'near-duplicate pair')} among {counted(values['images'], 'image')}"
+    lines = [found + (relations and f": {relations}")]
+    if values["rejected"]:
+        lines.append(f"left out as no duplicates: {counted(values['rejected'], 'pair')}")
     if values["different_labels"]:
-        lines.append(f"{values['different_labels']} pairs have different labels")
+        lines.append(f"with different labels: {counted(values['different_labels'], 'pair')}")
     if shared := values["patients_in_several_splits"]:
-        lines.append(f"{len(shared)} patients stand in several splits")
+        lines.append(f"in several splits: {counted(len(shared), 'patient')}")
     if values["flat_images"]:
-        lines.append(f"{values['flat_images']} blank images were not compared")
-    lines.append(f"-> {output}, {output.with_suffix('.json').name}, {output.with_suffix('.html').name}")
+        lines.append(f"blank and not compared: {counted(values['flat_images'], 'image')}")
+    state = "unchanged:" if values.get("unchanged") else "->"
+    lines.append(f"{state} {output}, {output.with_suffix('.json').name}, {output.with_suffix('.html').name}")
     if write_split is not None:
-        lines.append(f"{values['leaking_images']} images left out -> {write_split}")
+        lines.append(f"left out: {counted(values['leaking_images'], 'image')} -> {write_split}")
     return lines
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.listed import LISTS, read_list
 from lim_gpu.labelled.parts import part_of, patient_column, pictures_below
@@ -80,17 +81,37 @@ def read_images(path: Path, patients: str, reporter: Reporter) -> Images:
     """
     if (path / "store.json").is_file():
         return _from_store(path, reporter)
+    return _decoded(_items(path, patients), path, reporter)
+
+
+def identity(path: Path, patients: str) -> str:
+    """Changes with the images of a source and with what a list says of them; pictures by name, size and time.
+
+    Raises as `read_images` for what is no source.
+    """
+    if (path / "store.json").is_file():
+        return SliceStore(path).fingerprint
+    told = []
+    for item in _items(path, patients):
+        status = item.path.stat() if item.path.exists() else None
+        of_file = (status.st_size, status.st_mtime_ns) if status else None
+        told.append([item.name, item.split, item.label, item.patient, of_file])
+    return fingerprint(told)
+
+
+def _items(path: Path, patients: str) -> list[Item]:
+    """The pictures of a folder or a list, unread."""
     if path.is_dir():
         listed = next((path / name for name in LISTS if (path / name).is_file()), None)
-        return _from_list(listed, patients, reporter) if listed else _from_folder(path, reporter)
+        return _of_list(listed, patients) if listed else _of_folder(path)
     if path.suffix == ".csv":
-        return _from_list(path, patients, reporter)
+        return _of_list(path, patients)
     if not path.exists():
         raise InputError(f"{path}: does not exist")
     raise UsageError(f"{path}: give a store, a folder of PNG or JPEG files, or a CSV with a column file")
 
 
-def _from_list(path: Path, patients: str, reporter: Reporter) -> Images:
+def _of_list(path: Path, patients: str) -> list[Item]:
     root = path.parent.resolve()
     items = []
     rows = read_list(path, ["file"])
@@ -102,7 +123,10 @@ def _from_list(path: Path, patients: str, reporter: Reporter) -> Images:
         split, label, person = (row.get(column) or "" for column in ("split", "label", patient))
         texts = (part_of(split) or split, label, person)
         items.append(Item(str(path.parent), row["file"], f"{path}\0{row['file']}", target, *texts))
-    return _decoded(items, path, reporter)
+    if not any(item.path.exists() for item in items):
+        where = f"none of its {len(items)} files is in {path.parent}, to which its paths are relative"
+        raise InputError(f"{path}: {where}. Put the list into the folder of the pictures")
+    return items
 
 
 def _patient_column(path: Path, columns: Sequence[str], wanted: str) -> str:
@@ -114,20 +138,19 @@ def _patient_column(path: Path, columns: Sequence[str], wanted: str) -> str:
     return patient_column(columns) or ""
 
 
-def _from_folder(folder: Path, reporter: Reporter) -> Images:
+def _of_folder(folder: Path) -> list[Item]:
     items = []
     for path in sorted(pictures_below(folder)):
         inside = path.relative_to(folder)
         split = next(filter(None, map(part_of, inside.parts[:-1])), "")
         items.append(Item(str(folder), str(inside), f"{folder}\0{inside}", path, split))
-    return _decoded(items, folder, reporter)
+    return items
 
 
 def _decoded(items: list[Item], source: Path, reporter: Reporter) -> Images:
     flat = _in_children(partial(_of_each, _hashed), [item.path for item in items], f"read {source.name}", reporter)
     failures = [(item.name, answer) for item, answer in zip(items, flat, strict=True) if isinstance(answer, str)]
-    for name, cause in failures:
-        reporter.error(f"{source.name}: {name}: {cause}")
+    _say_failures(failures, source, reporter)
     good = [(item, answer) for item, answer in zip(items, flat, strict=True) if not isinstance(answer, str)]
     if not good:
         raise InputError(f"{source}: holds no PNG or JPEG file that can be read")
@@ -137,6 +160,14 @@ def _decoded(items: list[Item], source: Path, reporter: Reporter) -> Images:
         np.stack([answer[1] for _, answer in good]),
         failures,
     )
+
+
+def _say_failures(failures: Sequence[tuple[str, str]], source: Path, reporter: Reporter) -> None:
+    by_cause: dict[str, list[str]] = {}
+    for name, cause in failures:
+        by_cause.setdefault(cause, []).append(f"{source.name}: {name}: {cause}")
+    for cause, lines in by_cause.items():
+        reporter.errors(lines, f"of {source.name}: {cause}")
 
 
 def _in_children(work: Callable[..., Any], paths: Sequence[Path], title: str, reporter: Reporter) -> list[Any]:
@@ -183,7 +214,7 @@ def _of_each(work: Callable[[NDArray[np.uint8]], Any], paths: list[str]) -> list
             pixels, _ = decode_picture(path)
             answers.append(work(Intensity.parse().to_uint8(pixels[None])[0]))
         except InputError as error:
-            answers.append(f"damaged picture: {error}")
+            answers.append(f"damaged picture: {error}" if Path(path).exists() else "is not there")
     return answers
 
 

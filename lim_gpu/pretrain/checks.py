@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import UsageError, unknown
 from lim_gpu.pretrain.presets import METHODS, PRESETS
+from lim_gpu.weights.names import RESNETS
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.config import PretrainConfig
@@ -30,6 +31,7 @@ def check(config: PretrainConfig) -> None:
 def _check_names(config: PretrainConfig) -> None:
     for name, known in (("method", METHODS), ("preset", PRESETS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         check_known(name, getattr(config, name), known)
+    check_known("backbone", config.backbone, RESNETS)
     if config.precision in ("16-true", "bf16-true", "16", "bf16", "half"):
         raise UsageError(
             f"precision {config.precision} keeps weights in half: Sinkhorn overflows and momentum encoders stop. "
@@ -124,7 +126,7 @@ def _check_spark(config: PretrainConfig) -> None:
 def check_known(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raise UsageError for a `value` of `name` that is none of `known`."""
     if value not in known:
-        raise UsageError(f"{name} {value!r} is unknown. Give one of {', '.join(known)}")
+        raise unknown(name, value, known)
 
 
 def _at_least(name: str, value: float, least: float) -> None:

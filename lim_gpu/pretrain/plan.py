@@ -12,7 +12,8 @@ from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
-from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.progress import counted
+from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.store.units import check_limits
 
 ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
@@ -81,7 +82,7 @@ class Plan:
         warmup = config.warmup(self.steps_per_epoch)
         lines = [
             f"{config.method} ({config.preset}) of {config.backbone}, {config.channels} channels, seed {config.seed}",
-            f"data: {self.slices:,} slices of {self.volumes} volumes in {of}",
+            f"data: {counted(self.slices, 'slice')} of {counted(self.volumes, 'volume')} in {of}",
             f"steps: {config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} slices: "
             f"{self.total_steps:,} steps",
             f"learning rate ({config.optimizer}, {config.schedule}): first {rates['first']:.3g}, "

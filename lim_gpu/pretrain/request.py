@@ -12,6 +12,8 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig, resolve
 from lim_gpu.store.slices import SliceStore
 
+NO_WANDB = "--wandb needs Weights & Biases: pip install 'lim-gpu[wandb]'"
+
 
 @dataclass(frozen=True)
 class Request:

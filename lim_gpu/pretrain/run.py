@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import LimGpuError
+from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
-from lim_gpu.pretrain.request import Request, configuration
+from lim_gpu.pretrain.request import NO_WANDB, Request, configuration
 from lim_gpu.progress import Outcome, Reporter
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from lim_gpu.store.slices import SliceStore
 
 
@@ -105,6 +106,15 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
 
 
 def _planned(request: Request, plan: Plan, folder: RunFolder) -> Outcome:
+    """The plan, after what the run itself would check; torch is loaded for a GPU that is asked for alone."""
+    if request.probe is not None and not request.probe.exists():
+        raise InputError(f"{request.probe}: cannot be read: it is not there. Give --probe a labelled set")
+    if request.wandb is not None and find_spec("wandb") is None:
+        raise UsageError(NO_WANDB)
+    if request.device.startswith("cuda"):
+        from lim_gpu.weights.backbone import training_device
+
+        training_device(request.device)
     standing = folder.standing(plan, request.resume, request.overwrite)
     values = plan.values() | {"config": plan.config.to_dict(), "run": str(folder.path), "standing": standing}
     return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])

@@ -29,9 +29,9 @@ from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
-from lim_gpu.pretrain.request import Request
+from lim_gpu.pretrain.request import NO_WANDB, Request
 from lim_gpu.progress import Reporter
-from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.weights.backbone import training_device
 
 
@@ -206,7 +206,7 @@ def _writers(
         try:
             import wandb
         except ImportError:
-            raise UsageError("--wandb needs Weights & Biases: pip install 'lim-gpu[wandb]'") from None
+            raise UsageError(NO_WANDB) from None
         name = fingerprint([plan.fingerprint, str(folder.path.resolve())])[:16]
         run = wandb.init(project=project, dir=folder.path, id=name, resume="allow", config=plan.config.to_dict())
         writers.append((lambda row, step: run.log(row, step=step), run.finish))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.pruning.checks import check_rule, check_similarity, checked_threshold
 
 Indices = NDArray[np.int64]
 CHUNK = 1 << 14  # pairs looked at together; most pairs of a late chunk are dead and fall out in one NumPy pass
@@ -30,17 +31,18 @@ def count_to_keep(n: int, keep: float | None = None, keep_count: int | None = No
     Raises UsageError for a fraction outside (0, 1], an integer fraction (1 could mean all or one), or both at once.
     """
     if keep is not None and keep_count is not None:
-        raise UsageError("keep and keep_count exclude each other. Give one of them")
+        raise UsageError("`keep` and `keep_count` exclude each other. Give one of them")
     if keep_count is not None:
         if isinstance(keep_count, bool) or not isinstance(keep_count, Integral) or keep_count < 1:
-            raise UsageError(f"keep_count {keep_count!r} is not a whole number of at least 1")
+            raise UsageError(f"`keep_count` {keep_count!r} is not a whole number of at least 1")
         return min(n, int(keep_count))
     if keep is None:
         return n
-    if isinstance(keep, Integral):
-        raise UsageError(f"keep {keep!r} is ambiguous. Give 1.0 to keep all, or keep_count=1 to keep one slice")
-    if not isinstance(keep, Real) or not 0 < keep <= 1:
-        raise UsageError(f"keep {keep!r} is not a fraction. Give 0 < keep <= 1, such as 0.1")
+    if isinstance(keep, Integral) and keep == 1:
+        raise UsageError("`keep` 1 is ambiguous. Give 1.0 to keep all, or a `keep_count` of 1 to keep one slice")
+    if isinstance(keep, Integral) or not isinstance(keep, Real) or not 0 < keep <= 1:
+        number = f", or a `keep_count` of {keep}" if isinstance(keep, Integral) and keep > 1 else ""
+        raise UsageError(f"`keep` {keep!r} is not a fraction. Give 0 < F <= 1, such as 0.1{number}")
     return min(n, max(1, ceil(float(keep) * n - 1e-9)))
 
 
@@ -59,12 +61,20 @@ class Ranking:
     similarity: NDArray[np.float64]
     covered_by: Indices
 
-    def keep(self, fraction: float) -> Indices:
-        """Sorted indices (k,) when the fraction `fraction` of the slices stays; k as in `count_to_keep`."""
-        return self.select(keep=fraction)
+    def keep(self, fraction: float | None = None, *, keep_count: int | None = None) -> Indices:
+        """Sorted indices (k,) when the fraction `fraction` of the slices stays, or `keep_count` of them.
+
+        k is max(1, ceil(fraction n - 1e-9)). Raises UsageError for neither, both, or what is no fraction.
+        """
+        if fraction is None and keep_count is None:
+            raise UsageError("nothing says how many stay. Give a fraction, or a `keep_count`")
+        return self.select(keep=fraction, keep_count=keep_count)
 
     def threshold(self, similarity: float) -> Indices:
-        """Sorted indices when every slice goes whose removal similarity is >= `similarity` (HASH: 1 - bits/64)."""
+        """Sorted indices when every slice goes whose removal similarity is >= `similarity` (HASH: 1 - bits/64).
+
+        Raises UsageError for a number that is no similarity, such as bits.
+        """
         return self.select(threshold=similarity)
 
     def select(
@@ -79,7 +89,9 @@ class Ranking:
         if keep is not None or keep_count is not None or threshold is None:
             removals = min(removals, self.n - count_to_keep(self.n, keep, keep_count))
         if threshold is not None:
-            removals = min(removals, int(np.count_nonzero(self.similarity >= checked_threshold(threshold))))
+            limit = checked_threshold(threshold)
+            check_similarity(limit, self.similarity)
+            removals = min(removals, int(np.count_nonzero(self.similarity >= limit)))
         return removals
 
     def survivors(self, removals: int) -> Indices:
@@ -158,6 +170,7 @@ def leader(matrix: ArrayLike, threshold: float, order: Indices | None = None) ->
         kept = kernels.leader(_checked_on_gpu(matrix), limit, order)
     else:
         values = _checked(matrix)
+        check_similarity(limit, values)
         kept = _leader(values if order is None else values[np.ix_(order, order)], limit)
     return kept if order is None else np.sort(order[kept])
 
@@ -206,25 +219,13 @@ def prune(
     return rank(matrix).select(keep, keep_count, threshold)
 
 
-def check_rule(rule: str, keep: float | None, keep_count: int | None, threshold: float | None) -> None:
-    """Raise UsageError unless `rule` can stop where the budget and the threshold say."""
-    if rule not in ("greedy", "leader"):
-        raise UsageError(f"rule {rule!r} is unknown. Give greedy or leader")
-    if rule == "leader" and (keep is not None or keep_count is not None):
-        raise UsageError("the leader rule takes a threshold, no keep. Use rule greedy for a budget")
-    if rule == "leader" and threshold is None:
-        raise UsageError("the leader rule needs a threshold")
-    if keep is None and keep_count is None and threshold is None:
-        raise UsageError("nothing says where to stop. Give keep, keep_count or threshold")
-
-
 def every_n(n: int, keep: float | None = None, keep_count: int | None = None) -> Indices:
     """EveryN: indices 0, N, 2N, ... with N = floor(1 / keep + 0.5); for a count K, floor(i n / K). Sorted (k,)."""
     if keep_count is not None:
         count = count_to_keep(n, keep, keep_count)
         return np.arange(count, dtype=np.int64) * n // count
     if keep is None:
-        raise UsageError("every-n needs keep or keep_count")
+        raise UsageError("every-n needs `keep` or `keep_count`")
     count_to_keep(n, keep)
     return np.arange(0, n, int(min(n, 1 / keep + 0.5)), dtype=np.int64)
 
@@ -234,16 +235,9 @@ def random_choice(
 ) -> Indices:
     """A seeded choice of the size that `rank` would keep: the control at equal budget. Sorted (k,)."""
     if keep is None and keep_count is None:
-        raise UsageError("random needs keep or keep_count")
+        raise UsageError("random needs `keep` or `keep_count`")
     count = count_to_keep(n, keep, keep_count)
     return np.sort(np.random.default_rng(seed).permutation(n)[:count]).astype(np.int64)
-
-
-def checked_threshold(threshold: Any) -> float:
-    """`threshold` as float64; UsageError when it is no finite number."""
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not np.isfinite(float(threshold)):
-        raise UsageError(f"threshold {threshold!r} is not a number")
-    return float(threshold)
 
 
 def on_gpu(matrix: Any) -> bool:

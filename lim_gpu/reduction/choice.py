@@ -42,7 +42,7 @@ def choose(
             z.extend(float(value) for value in volume.z)
     if engine is None:
         kept = _baseline(unit, request)
-        choice = _Choice(kept, *_nearest_by_position(kept, unit.slices))
+        choice = _Choice(kept, *nearest_by_position(kept, unit.slices))
     else:
         choice = _by_similarity(unit, volumes, request, engine, parts)
     return UnitResult(
@@ -96,7 +96,20 @@ def _baseline(unit: Unit, request: Request) -> NDArray[np.int64]:
     return random_choice(unit.slices, [request.seed, unit.place], request.keep, request.keep_count)
 
 
-def _nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], list[float | None]]:
+def nearest_by_similarity(
+    measured: NDArray[Any], kept: NDArray[np.int64], method: str
+) -> tuple[NDArray[np.int64], list[float | None]]:
+    """The kept slice (k,) most like each of n, ties to the lower, and that similarity.
+
+    measured: what `measure_unit` gives of `method`, hashes (n,) or the matrix (n, n).
+    """
+    import torch
+
+    pairs: _Matrix | _Hashes = (_Hashes if method == "hash" else _Matrix)(torch.from_numpy(measured))
+    return pairs.nearest(kept)
+
+
+def nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], list[float | None]]:
     """The kept slice (k,) nearest in position to each of n, ties to the lower; these methods know no similarity."""
     places = np.arange(n)
     after = np.minimum(np.searchsorted(kept, places), len(kept) - 1)

@@ -12,6 +12,8 @@ from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import fingerprint, locked, remove_stale
 from lim_gpu.progress import Reporter
 from lim_gpu.store.file import VolumeWriter
+from lim_gpu.store.private import carry_private
+from lim_gpu.store.slices import SliceStore, read_index, remove_unlisted, standing_volume, volume_path, write_index
 from lim_gpu.store.volume import AGAIN
 from lim_gpu.store.volume import Volume as Volume
 from lim_gpu.store.volume import VolumeEntry as VolumeEntry
@@ -19,7 +21,6 @@ from lim_gpu.workers import run_in_children
 
 if TYPE_CHECKING:
     from lim_gpu.selection import VolumeSelection
-from lim_gpu.store.slices import SliceStore, read_index, remove_unlisted, standing_volume, volume_path, write_index
 
 
 def write_selected(
@@ -57,10 +58,16 @@ def write_selected(
         entries, failures = _copy_all(tasks, reporter)
         if not entries:
             raise InputError(f"{store.path}: no volume can be read. {AGAIN}")
+        _carry(store, folder, {entry.key: kept for _, _, entry, kept in tasks}, reporter)
         parameters = store.parameters | {"selected_from": store.fingerprint}
-        write_index(folder, entries, parameters, store.skipped, origin)
+        write_index(folder, entries, parameters, {"unreadable volume": len(failures)} if failures else {}, origin)
         remove_unlisted(folder)
     return failures
+
+
+def _carry(store: SliceStore, folder: Path, kept: dict[str, list[int]], reporter: Reporter) -> None:
+    if not carry_private(store.path, folder, kept):
+        reporter.note(f"{folder}: does not know the source files of all its slices, as {store.path} does not")
 
 
 def _copy_all(

@@ -33,7 +33,9 @@ def similarity_verb(
     if output.suffix not in (".npy", ".png"):
         raise UsageError(f"{output}: give a name that ends in .npy or .png")
     if method not in SIMILARITIES:
-        raise UsageError(f"method {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
+        raise UsageError(f"`method` {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
+    if keep is not None and output.suffix != ".png":
+        raise UsageError("--keep marks slices in a picture. Give -o NAME.png, or leave it out")
     with SliceStore(store_path) as store:
         key = find_volume(store, volume)
         entry = store[key].entry
@@ -41,11 +43,11 @@ def similarity_verb(
         n, height, width = entry.shape
         record: dict[str, Any] = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest}
         record |= {"keep": keep, "parameters": criterion.parameters(), "shape": [n, n], "output": output.name}
+        if _standing_matrix(output, record, overwrite):
+            return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
         if dry_run:
             line = f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"
             return Outcome(record | {"dry_run": True}, [line])
-        if _standing_matrix(output, record, overwrite):
-            return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
         matrix = write_matrix(store, key, criterion, device, keep, output)
         write_json(_sidecar(output), {"sha256": file_sha256(output), "record": record})
     low, high = float(matrix.min()), float(matrix.max())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.progress import counted
 from lim_gpu.reduction.parts import load_part
 from lim_gpu.reduction.reader import BLOCK_BYTES, READ_AHEAD
 from lim_gpu.reduction.request import BASELINES, Request
@@ -34,8 +35,8 @@ class Plan:
     def lines(self, request: Request) -> list[str]:
         """For a person."""
         lines = [
-            f"plan: {request.method}, {self.volumes} volumes in {self.units} units of scope {request.scope}, "
-            f"{self.slices:,} slices, {self.pairs:,} pairs",
+            f"plan: {request.method}, {counted(self.volumes, 'volume')} in {counted(self.units, 'unit')} of scope "
+            f"{request.scope}, {counted(self.slices, 'slice')}, {counted(self.pairs, 'pair')}",
             f"to do {self.units - self.done}, done already {self.done}",
             f"memory: about {self.memory / 2**30:.2f} GiB above the start",
         ]

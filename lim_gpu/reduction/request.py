@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lim_gpu.errors import UsageError
-from lim_gpu.pruning.rules import check_rule, checked_threshold, count_to_keep
+from lim_gpu.errors import UsageError, unknown
+from lim_gpu.pruning.checks import check_rule, checked_threshold
+from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.reduction.criterion import Criterion
 
 BASELINES = ("all", "every-n", "random")
@@ -44,12 +45,12 @@ class Request:
             ("order", self.order, ORDERS),
         ):
             if value not in known:
-                raise UsageError(f"{name} {value!r} is unknown. Give one of {', '.join(known)}")
+                raise unknown(f"`{name}`", value, known)
         if self.method == "hash" and self.keep is None and self.keep_count is None and self.threshold is None:
             object.__setattr__(self, "threshold", PAPER_HASH_THRESHOLD)
         count_to_keep(1, self.keep, self.keep_count)
         if self.seed < 0:
-            raise UsageError(f"seed {self.seed} is negative. Give 0 or more")
+            raise UsageError(f"`seed` {self.seed} is negative. Give 0 or more")
         if self.method in BASELINES:
             self._check_baseline()
         else:
@@ -86,14 +87,14 @@ class Request:
 
     def _check_baseline(self) -> None:
         if self.threshold is not None:
-            raise UsageError(f"method {self.method} compares nothing and takes no threshold")
+            raise UsageError(f"method {self.method} compares nothing and takes no `threshold`")
         if self.rule != "greedy" or self.order != "spatial":
-            raise UsageError(f"method {self.method} compares nothing and takes no rule or order")
+            raise UsageError(f"method {self.method} compares nothing and takes no `rule` or `order`")
         budget = self.keep is not None or self.keep_count is not None
         if self.method == "all" and budget:
-            raise UsageError("method all keeps every slice and takes no keep. Use every-n or random for a budget")
+            raise UsageError("method all keeps every slice and takes no budget. Use every-n or random for a budget")
         if self.method != "all" and not budget:
-            raise UsageError(f"method {self.method} needs keep or keep_count")
+            raise UsageError(f"method {self.method} needs `keep` or `keep_count`")
 
     def _check_threshold(self) -> None:
         if self.threshold is None:
@@ -101,6 +102,8 @@ class Request:
         low, high = THRESHOLD_RANGE[self.method]
         if not low <= checked_threshold(self.threshold) <= high:
             unit = "bits" if self.method == "hash" else "similarity"
-            raise UsageError(f"threshold {self.threshold:g} of {self.method} is outside {low}..{high} ({unit})")
+            raise UsageError(f"`threshold` {self.threshold:g} of {self.method} is outside {low}..{high} ({unit})")
         if self.method == "hash" and 0 < self.threshold < 1:
-            raise UsageError(f"threshold {self.threshold:g} of hash is in bits, not a similarity. Give a whole number")
+            raise UsageError(
+                f"`threshold` {self.threshold:g} of hash is in bits, not a similarity. Give a whole number"
+            )

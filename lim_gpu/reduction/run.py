@@ -9,14 +9,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.parts import UnitResult, load_part
@@ -30,7 +31,7 @@ from lim_gpu.store.units import check_limits
 
 
 def reduce(
-    store: SliceStore,
+    store: SliceStore | str | Path,
     method: str,
     *,
     keep: float | None = None,
@@ -39,7 +40,7 @@ def reduce(
     scope: str = "volume",
     rule: str = "greedy",
     order: str = "spatial",
-    intensity: Intensity | None = None,
+    intensity: Intensity | str | None = None,
     bins: int = 100,
     features: str = "logits",
     weights: str | Path | None = None,
@@ -51,7 +52,7 @@ def reduce(
     threshold_rule: dict[str, Any] | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
-    """Select the slices of every volume of `store` that stay.
+    """Select the slices of every volume of `store`, a store or its folder, that stay.
 
     method      "all", "every-n", "random", "ssim", "mi", "deepnet" or "hash" (Wolf et al. 2024, section 2.1)
     keep        fraction of each unit that stays, 0 < keep <= 1; or keep_count, a whole number
@@ -60,7 +61,8 @@ def reduce(
     scope       "volume", "patient" or "dataset": what is pruned together, and what keep counts
     rule        "greedy" (the paper's text) or "leader" (the authors' script)
     order       "spatial" or "lexicographic" (slice numbers sorted as text, as the authors' file names sort)
-    intensity   how HU become 0..255; default: each slice's own minimum..maximum
+    intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; default: each slice's own
+                minimum..maximum
     precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
     device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine
     output      NAME.csv: the selection is written there, with NAME.json, and NAME.parts from which a run resumes
@@ -71,18 +73,19 @@ def reduce(
     parameters, InputError when no volume can be read, NoGpuError when `device` asks for a GPU that is not there.
     """
     weights = Path(weights) if weights is not None else None
-    criterion = Criterion(method, intensity or Intensity.parse(), bins, features, weights, precision)
+    criterion = Criterion(method, Intensity.of(intensity), bins, features, weights, precision)
     request = Request(criterion, keep, keep_count, threshold, scope, rule, order, seed)
-    check_units(store, request)
     reporter = reporter or Reporter(quiet=True)
-    if output is None:
-        return _run(store, request, device, None, reporter)
-    csv_path, _ = selection_paths(output)
-    standing = standing_selection(store, request, csv_path, overwrite)
-    if standing is not None:
-        reporter.note(f"unchanged: {csv_path}")
-        return standing
-    return write_selection(store, request, csv_path, device, reporter, threshold_rule)
+    with nullcontext(store) if isinstance(store, SliceStore) else SliceStore(store) as opened:
+        check_units(opened, request)
+        if output is None:
+            return _run(opened, request, device, None, reporter)
+        csv_path, _ = selection_paths(output)
+        standing = standing_selection(opened, request, csv_path, overwrite)
+        if standing is not None:
+            reporter.note(f"unchanged: {csv_path}")
+            return standing
+        return write_selection(opened, request, csv_path, device, reporter, threshold_rule)
 
 
 def write_selection(
@@ -105,7 +108,7 @@ def write_selection(
         selection.record["store"]["path"] = relative_path(store.path, csv_path.parent)
         selection.record["threshold_rule"] = threshold_rule
         selection.save(csv_path)
-    return selection
+    return replace(selection, path=csv_path)
 
 
 def parts_folder(csv_path: Path) -> Path:
@@ -147,7 +150,7 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
         done, left = _standing_units(units, request, parts)
         advance(sum(one.unit.slices for one in done))
         if done:
-            reporter.note(f"{len(done)} of {len(units)} units were done already")
+            reporter.note(f"done already: {len(done)} of {counted(len(units), 'unit')}")
         with closing(reduce_units(left, store, request, engines, parts, reporter)) as finished:
             for one in finished:
                 done.append(one)
@@ -157,10 +160,12 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
     if not results:
         raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
     if missed := _missed(results, request):
-        reporter.warn(f"{missed} of {len(results)} units keep more than was asked: the rest cannot be compared")
+        what = f"{missed} of {counted(len(results), 'unit')}"
+        reporter.warn(f"more is kept than was asked in {what}: the rest cannot be compared")
     if blank := sum(one.blank for one in done):
         remedy = "Give another window or range" if request.criterion.intensity.limits else "Look at their pixels"
-        reporter.warn(f"{blank} volumes are of one grey in every slice, mapped to 0..255: all count as equal. {remedy}")
+        what = f"{counted(blank, 'volume')} of one grey in every slice, mapped to 0..255"
+        reporter.warn(f"{what}: all slices count as equal. {remedy}")
     failures = [failure for one in done for failure in one.failures]
     record = record_of(store, request, results, failures, time.perf_counter() - start)
     return Selection(_in_store_order(store, results), record)

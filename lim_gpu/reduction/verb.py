@@ -8,14 +8,15 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.reduction.auto_threshold import Views
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
-from lim_gpu.reduction.request import Request
+from lim_gpu.reduction.request import SIMILARITIES, Request
 from lim_gpu.reduction.run import check_units, parts_folder, standing_selection, write_selection
 from lim_gpu.reduction.unit import units_of
-from lim_gpu.selection import Selection, kept_list, selection_paths
+from lim_gpu.selection import Selection, selection_paths
+from lim_gpu.selection.files import kept_list, source_rows
 from lim_gpu.store.private import read_sources
 from lim_gpu.store.slices import SliceStore
 
@@ -51,6 +52,10 @@ def reduce_verb(
     views: where they are given, the threshold is found from the data with such views, and that of `request` stands
     for it until then. Raises as `lim_gpu.reduce`, and UsageError for targets that could not be written.
     """
+    if device.startswith("cuda") and request.method in SIMILARITIES:  # asked for: what is not there is said first
+        from lim_gpu.similarity import resolve_device
+
+        resolve_device(device)
     with SliceStore(store_path) as store:
         check_units(store, request)
         if dry_run:
@@ -120,19 +125,21 @@ def _check_private_list(store: SliceStore, standing: Selection | None, path: Pat
 
 
 def _kept_text(store: SliceStore, selection: Selection) -> str:
-    return kept_list(selection, ((volume.key, read_sources(store.path, volume.key)) for volume in selection.volumes))
+    return kept_list(source_rows(selection, store.path))
 
 
 def _summary(selection: Selection, targets: Targets) -> list[str]:
     record = selection.record
     counts = record["counts"]
     lines = [
-        f"{record['method']}: kept {counts['kept']:,} of {counts['slices']:,} slices "
-        f"({100 * counts['kept'] / counts['slices']:.1f} %) in {counts['volumes']} volumes, "
+        f"{record['method']}: kept {counts['kept']:,} of {counted(counts['slices'], 'slice')} "
+        f"({100 * counts['kept'] / counts['slices']:.1f} %) in {counted(counts['volumes'], 'volume')}, "
         f"{record['seconds']:.1f} s on {record['device']} -> {targets.csv}"
     ]
     if counts["failed_volumes"]:
-        lines.append(f"left out: {counts['failed_volumes']} volumes that cannot be read")
+        lines.append(f"left out: {counted(counts['failed_volumes'], 'volume')} that cannot be read")
     if targets.store is not None:
         lines.append(f"kept slices copied to {targets.store}")
+    if targets.private_list is not None:
+        lines.append(f"source files of the kept slices listed in {targets.private_list} (private)")
     return lines

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from lim_gpu.errors import UsageError
-from lim_gpu.progress import Reporter
+from lim_gpu.files import file_sha256, fingerprint
+from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.reduction.run import parts_folder
+from lim_gpu.report.page import page_is_made_of
+from lim_gpu.selection import selection_paths
+
+OF_A_RUN = ("config.json", "plan.txt", "metrics.jsonl", "views.png", "results.json", "roc.png")  # what a page shows
 
 
 def write_report(
@@ -15,25 +22,61 @@ def write_report(
     *,
     store: Path | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
     reporter: Reporter | None = None,
-) -> None:
+) -> Outcome:
     """Write OUTPUT (.html) for one or several selections (NAME.csv), or for runs of pretrain and finetune (folders).
 
     store: where the store of the selections lies now, if it has moved. Nothing is computed again, and no name of a
-    patient is shown. Raises UsageError for an existing output without `overwrite`, InputError for what is neither.
+    patient is shown. What stands there and was made of the same is left. Raises UsageError for another existing output
+    without `overwrite`, InputError for what is neither.
     """
     if output.suffix != ".html":
         raise UsageError(f"{output}: give a name that ends in .html")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output}: exists. Give --overwrite, or another -o")
     folders = [path for path in paths if path.is_dir()]
     if folders and len(folders) < len(paths):
         raise UsageError("give runs, or selections, not both")
-    if folders:
+    asked = _made_of_runs(folders) if folders else _made_of_selections(paths, store)
+    unchanged = output.exists() and page_is_made_of(output, asked)
+    if output.exists() and not unchanged and not overwrite:
+        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+    if not unchanged and not dry_run:
+        _write(paths, bool(folders), output, store, asked, reporter or Reporter(quiet=True))
+    state = "unchanged:" if unchanged else "plan: ->" if dry_run else "->"
+    return Outcome({"report": str(output), "dry_run": dry_run, "unchanged": unchanged}, [f"{state} {output}"])
+
+
+def _write(
+    paths: Sequence[Path], runs: bool, output: Path, store: Path | None, made_of: str, reporter: Reporter
+) -> None:
+    if runs:
         from lim_gpu.report.run_report import write_run_report
 
-        write_run_report(folders, output)
+        write_run_report(paths, output, made_of)
         return
     from lim_gpu.report.selection_report import write_selection_report
 
-    write_selection_report(paths, output, store, reporter or Reporter(quiet=True))
+    write_selection_report(paths, output, store, reporter, made_of)
+
+
+def _made_of_runs(folders: Sequence[Path]) -> str:
+    """Changes with what a page of these runs shows. Raises InputError for a folder that is no run."""
+    from lim_gpu.report.run_report import check_run
+
+    for folder in folders:
+        check_run(folder)
+    files = [folder / name for folder in folders for name in OF_A_RUN]
+    told = [[path.parent.name, path.name, file_sha256(path)] for path in files if path.is_file()]
+    return fingerprint([version("lim-gpu"), told])
+
+
+def _made_of_selections(paths: Sequence[Path], store: Path | None) -> str:
+    """Changes with the selections, and with which of their parts are there. Raises InputError as for the page."""
+    from lim_gpu.report.selection_report import open_store
+    from lim_gpu.report.shown import read_selection
+
+    shown = [read_selection(path) for path in paths]
+    with open_store(shown[0], store):
+        told = [[one.selection.record["fingerprint"], one.selection.record["csv_sha256"]] for one in shown]
+    parts = [sorted(part.name for part in parts_folder(selection_paths(path)[0]).glob("*.json")) for path in paths]
+    return fingerprint([version("lim-gpu"), told, parts])

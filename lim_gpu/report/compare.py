@@ -17,6 +17,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import replacing, write_json, write_text
+from lim_gpu.files import fingerprint, replacing, standing_record, write_json, write_text
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.pruning.rules import every_n, random_choice, to_numpy
-from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.criterion import Criterion, weights_identity
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.pieces import UnreadableVolumeError
-from lim_gpu.reduction.request import SIMILARITIES
-from lim_gpu.reduction.run import reduce
-from lim_gpu.selection import Selection, selection_paths
+from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request
+from lim_gpu.reduction.run import standing_selection, write_selection
+from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
 
@@ -80,56 +81,68 @@ def compare(
     """Compare selections of one store, or what `methods` select from `store`; write OUTPUT (.csv), .json and .png.
 
     The metrics are SSIM, MI and HASH, and DeepNet where `weights` are given. What `methods` select is kept in
-    OUTPUT.selections, from which an interrupted run goes on. dry_run: only name the outputs. Raises UsageError for a
-    contradictory call, InputError for selections of different stores.
+    OUTPUT.selections, from which an interrupted run goes on. dry_run: check all, and name the outputs. What stands
+    there and was made of the same is left. Raises UsageError for a contradictory call or another existing output
+    without `overwrite`, InputError for selections of different stores.
     """
     paths = [output, output.with_suffix(".json"), output.with_suffix(".png")]
     if output.suffix != ".csv":
         raise UsageError(f"{output}: give a name that ends in .csv")
-    if not overwrite and (standing := [path for path in paths if path.exists()]):
-        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
     if bool(selections) == bool(methods):
         raise UsageError("give selections, or a store with --method")
-    if dry_run:
-        said = ", ".join([*map(str, selections), *methods])
-        outputs = [str(path) for path in paths]
-        return Outcome({"dry_run": True, "outputs": outputs}, [f"plan: {said} -> {', '.join(outputs)}"])
+    requests = [_request(method, keep, threshold, weights, seed) for method in methods]
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")
+    metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
     with _store(loaded, selections, store) as opened:
-        for method in methods:
-            options: dict[str, Any] = {"keep": keep, "threshold": threshold, "seed": seed, "device": device}
-            options["weights"] = weights if method == "deepnet" else None
-            if method in ("every-n", "random", "all"):
-                raise UsageError(f"--method {method}: the baselines stand beside by themselves")
-            part = output.with_suffix(".selections") / f"{method}.csv"
-            loaded[method] = reduce(opened, method, **options, output=part, overwrite=True, reporter=reporter)
+        told = [[name, one.record["csv_sha256"]] for name, one in loaded.items()]
+        asked = [version("lim-gpu"), opened.fingerprint, told, [request.parameters() for request in requests]]
+        made_of = fingerprint([*asked, seed, weights_identity(weights) if weights else None])
+        standing = standing_record(paths[1], made_of, paths, overwrite)
+        if standing is not None:
+            return Outcome(standing | {"unchanged": True}, [*_table(standing, metrics), f"unchanged: {output}"])
+        if dry_run:
+            return _planned([*map(str, selections), *methods], paths)
+        folder = output.with_suffix(".selections")
+        for request in requests:
+            csv_path = folder / f"{request.method}.csv"
+            made = standing_selection(opened, request, csv_path, overwrite=True)
+            loaded[request.method] = made or write_selection(opened, request, csv_path, device, reporter)
         compared = [_kept(name, selection) for name, selection in loaded.items()]
         compared += _baselines(compared, opened, seed)
-        metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
         failed = _measure(compared, opened, metrics, weights, device, reporter)
     if not any(one.mean or one.coverage for one in compared):
         raise InputError(f"{opened.path}: no volume of the selections has two slices to compare. Give other ones")
-    values = _values(compared, metrics, seed)
+    values = _values(compared, metrics, seed) | {"fingerprint": made_of}
     with replacing(paths[2]) as temporary:
         _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
-    write_json(paths[1], values)
     write_text(output, _csv(values))
+    write_json(paths[1], values)  # last: it says that the others are whole
     lines = [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"]
     return Outcome(values, lines, skipped=bool(failed))
+
+
+def _request(method: str, keep: float | None, threshold: float | None, weights: Path | None, seed: int) -> Request:
+    if method in BASELINES:
+        raise UsageError(f"--method {method}: the baselines stand beside by themselves")
+    criterion = Criterion(method, Intensity.parse(), weights=weights if method == "deepnet" else None)
+    return Request(criterion, keep, None, threshold, seed=seed)
+
+
+def _planned(asked: Sequence[str], paths: Sequence[Path]) -> Outcome:
+    outputs = [str(path) for path in paths]
+    return Outcome({"dry_run": True, "outputs": outputs}, [f"plan: {', '.join(asked)} -> {', '.join(outputs)}"])
 
 
 def _store(loaded: dict[str, Selection], paths: Sequence[Path], store: Path | None) -> SliceStore:
     if store is None:
         if not paths:
             raise UsageError("--method needs a store")
-        csv_path, _ = selection_paths(paths[0])
-        store = csv_path.parent / str(loaded[paths[0].stem].record["store"]["path"])
+        store = loaded[paths[0].stem].store_path
     opened = SliceStore(store)
-    for path in paths:
-        if loaded[path.stem].store_fingerprint != opened.fingerprint:
-            raise InputError(f"{path}: is not of the store {store}. Give --store")
+    for selection in loaded.values():
+        selection.check_store(opened)
     return opened
 
 

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from lim_gpu.files import write_text
 
 
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Fill `templates/TEMPLATE` and replace `path` by it. Everything that is filled in is escaped."""
+def write_page(path: Path, template: str, *, made_of: str = "", **values: Any) -> None:
+    """Fill `templates/TEMPLATE` and replace `path` by it. Everything that is filled in is escaped.
+
+    made_of: a fingerprint, which `page_is_made_of` finds again.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -25,7 +28,19 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_text(path, environment.get_template(template).render(**values))
+    write_text(path, environment.get_template(template).render(**values) + _mark(made_of))
+
+
+def page_is_made_of(path: Path, fingerprint: str) -> bool:
+    """Whether a page stands at `path` that was made of what has this fingerprint."""
+    mark = _mark(fingerprint).encode()
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - len(mark)))
+        return file.read() == mark
+
+
+def _mark(fingerprint: str) -> str:
+    return f"\n<!-- made of {fingerprint} -->\n" if fingerprint else ""
 
 
 def image_uri(image: NDArray[np.uint8], side: int | None = None) -> str:

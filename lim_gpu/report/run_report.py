@@ -17,16 +17,20 @@ PRETRAINING = "lim-gpu-pretraining"
 POINTS = 600  # of a curve
 
 
-def write_run_report(folders: Sequence[Path], output: Path) -> None:
+def write_run_report(folders: Sequence[Path], output: Path, made_of: str = "") -> None:
     """Write OUTPUT (.html) for run folders of pretrain and finetune. Raises InputError for a folder that is neither."""
+    for folder in folders:
+        check_run(folder)
     runs = [_pretraining(folder) for folder in folders if _is_pretraining(folder)]
     scores = [_scores(folder) for folder in folders if (folder / "results.json").is_file()]
-    for folder in folders:
-        if not _is_pretraining(folder) and not (folder / "results.json").is_file():
-            raise InputError(
-                f"{folder}: not a run of lim-gpu pretrain or finetune, or one that has not finished an epoch"
-            )
-    write_page(output, "run.html", runs=runs, scores=scores, title=", ".join(folder.name for folder in folders))
+    title = ", ".join(folder.name for folder in folders)
+    write_page(output, "run.html", made_of=made_of, runs=runs, scores=scores, title=title)
+
+
+def check_run(folder: Path) -> None:
+    """Raise InputError for a folder that is no run of which something can be shown."""
+    if not _is_pretraining(folder) and not (folder / "results.json").is_file():
+        raise InputError(f"{folder}: not a run of lim-gpu pretrain or finetune, or one that has not finished an epoch")
 
 
 def _is_pretraining(folder: Path) -> bool:

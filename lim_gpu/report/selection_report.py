@@ -26,7 +26,9 @@ FULL = 8  # volumes shown in full
 STEPS = 200  # of the threshold slider
 
 
-def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path | None, reporter: Reporter) -> None:
+def write_selection_report(
+    paths: Sequence[Path], output: Path, store_path: Path | None, reporter: Reporter, made_of: str = ""
+) -> None:
     """Write OUTPUT (.html) for one selection, or for several of one store beside each other.
 
     Raises InputError when the store is not where the selection says and `store_path` does not tell, UsageError when
@@ -37,7 +39,7 @@ def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path
     for other in shown[1:]:
         if other.selection.store_fingerprint != first.selection.store_fingerprint:
             raise UsageError(f"{other.path}: is of another store than {first.path}. Report them apart")
-    with _open_store(first, store_path) as store:
+    with open_store(first, store_path) as store:
         keys = [volume.key for volume in first.selection.volumes]
         places = spread_evenly(len(keys), FULL)
         details = []
@@ -61,18 +63,17 @@ def write_selection_report(paths: Sequence[Path], output: Path, store_path: Path
         "unit": first.unit,
         "versions": first.selection.record["versions"],
     }
-    write_page(output, "selection.html", **values)
+    write_page(output, "selection.html", made_of=made_of, **values)
 
 
-def _open_store(shown: Shown, store_path: Path | None) -> SliceStore:
-    recorded = shown.selection.record["store"]
-    path = store_path or (shown.path.parent / str(recorded["path"]))
+def open_store(shown: Shown, store_path: Path | None) -> SliceStore:
+    """The store of a selection. Raises InputError, with the remedy, where it is not there or is another."""
+    path = store_path or shown.selection.store_path
     try:
         store = SliceStore(path)
     except InputError as error:
         raise InputError(f"{shown.path}: its store is not at {path} ({error}). Give --store") from None
-    if store.fingerprint != recorded["fingerprint"]:
-        raise InputError(f"{path}: is not the store of {shown.path}. Give --store")
+    shown.selection.check_store(store)
     return store
 
 

@@ -239,6 +239,8 @@ class VolumeFile:
             raise InputError(f"{self.path}: locked by another program. Wait for it") from None
         except HDF5_ERRORS as error:
             go_on_interrupting(error)
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+                raise InputError(f"{self.path}: {os.strerror(error.errno)}. Change its permissions") from None
             cause = str(error).removeprefix(f"{self.path}: ").split("\n", 1)[0] or type(error).__name__
             raise InputError(f"{self.path}: {cause}. {remedy}") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,26 @@ def read_sources(store: Path, key: str) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise InputError(f"{path}: the private sources of the store cannot be read") from None
+        remedy = f"Bring the folder {path.parents[1].name} back beside the store, or run lim-gpu ingest again"
+        raise InputError(f"{path}: the private list of the sources is not there. {remedy}") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: damaged. {AGAIN}") from None
     rows = [parse_json(line, path) for line in lines]
     if not all(isinstance(row, dict) and isinstance(row.get("path"), str) for row in rows):
         raise InputError(f"{path}: damaged. {AGAIN}")
     return rows
+
+
+def carry_private(store: Path, target: Path, kept: Mapping[str, Sequence[int]]) -> bool:
+    """Give a store made of slices `kept` (by volume) of another the other's key, and the sources of these slices.
+
+    So its keys are found again where the same sources are ingested with that key. Returns whether all was there.
+    """
+    private = _private_path(store)
+    if (private / "key").exists():
+        write_text(private_folder(target) / "key", private_key(store).hex() + "\n", mode=0o600)
+    known = [key for key in kept if (private / "sources" / f"{key}.jsonl").exists()]
+    for key in known:
+        rows = read_sources(store, key)
+        write_sources(target, key, [rows[i] for i in kept[key]])
+    return len(known) == len(kept)

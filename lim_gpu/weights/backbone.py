@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from typing import Any
 
 import torch
 
-from lim_gpu.errors import InputError, NoGpuError, UsageError
-
-FAMILIES = ("resnet*", "resnext*", "wide_resnet*")
-
-
-def names() -> list[str]:
-    """The names that `resnet` takes: torchvision's ResNets, wide ResNets and ResNeXts."""
-    from torchvision import models
-
-    return [name for name in models.list_models(module=models) if any(fnmatch(name, family) for family in FAMILIES)]
+from lim_gpu.errors import InputError, NoGpuError, UsageError, unknown
+from lim_gpu.weights.names import RESNETS
 
 
 def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
@@ -48,8 +39,8 @@ def features(name: str) -> int:
 def _torchvision(name: str) -> Any:
     from torchvision import models
 
-    if name not in names():
-        raise UsageError(f"backbone {name!r} is unknown. Give one of {', '.join(names())}")
+    if name not in RESNETS:
+        raise unknown("`backbone`", name, RESNETS)
     return models.get_model(name, weights=None)
 
 

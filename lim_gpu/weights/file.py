@@ -25,6 +25,8 @@ class CheckpointFile:
 
     def __init__(self, path: Path, *, trust: bool = False) -> None:
         self.path, self.trust = path, trust
+        if path.is_dir() and (checkpoint := checkpoint_in(path)):
+            raise InputError(f"{path}: is a run. Give {checkpoint}")
         try:
             self._file: BufferedReader = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
         except OSError as error:
@@ -94,6 +96,11 @@ class CheckpointFile:
             self._file.seek(0)
             safe = ("torch.", "collections.OrderedDict")
             return sorted({name for name in _pickled_globals(self._file) if not name.startswith(safe)})
+
+
+def checkpoint_in(run: Path) -> Path | None:
+    """The checkpoint of a run of pretrain or finetune: the last, or the first of the chosen ones."""
+    return next((path for path in (run / "last.ckpt", *sorted(run.glob("runs/*/*/best.ckpt"))) if path.is_file()), None)
 
 
 def _pickled_globals(file: BinaryIO) -> Iterator[str]:

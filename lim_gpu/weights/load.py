@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lim_gpu.errors import InputError
 from lim_gpu.files import read_json
 from lim_gpu.weights.file import CheckpointFile
+from lim_gpu.weights.names import RESNETS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +175,6 @@ def _shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 def match(path: Path, layout: Layout, found: dict[str, Tensor], expected: str | None) -> tuple[str, int]:
     """Name and channels of the ResNet that `found` is, to the last tensor. Raises InputError that lists what is not."""
-    from lim_gpu.weights.backbone import names
 
     shapes = {key: tuple(value.shape) for key, value in found.items()}
     channels = 1 if shapes.get("conv1.weight", (0, 0))[1:2] == (1,) else 3
@@ -182,7 +182,7 @@ def match(path: Path, layout: Layout, found: dict[str, Tensor], expected: str | 
         first = shapes["conv1.weight"]
         shapes["conv1.weight"] = (first[0], 3, *first[2:])
     likely = max(
-        names(), key=lambda name: len(shapes.items() & _shapes(name).items()) - len(shapes.keys() ^ _shapes(name))
+        RESNETS, key=lambda name: len(shapes.items() & _shapes(name).items()) - len(shapes.keys() ^ _shapes(name))
     )
     wanted = expected or likely
     own = _shapes(wanted)

@@ -18,7 +18,8 @@ import interrupted
 from stores import make_sources, make_store
 
 VERBS = tuple(
-    "demo doctor ingest info reduce similarity pretrain finetune export leaks report compare analyse evaluate".split()
+    "demo doctor ingest info reduce similarity select apply "
+    "pretrain finetune export leaks report compare analyse evaluate".split()
 )
 
 
@@ -73,6 +74,20 @@ def test_the_shortest_command_works_in_the_folder_of_the_store(folder):
     fails(lim_gpu("reduce", "--method", "hash", cwd=folder), 2, "selection.csv", "--overwrite")
 
 
+def test_a_selection_is_corrected_and_applied(folder, tmp_path):
+    out, edited = tmp_path / "s.csv", tmp_path / "edited.csv"
+    lim_gpu("reduce", folder / "slices", "--method", "every-n", "--keep-count", "2", "-o", out)
+    key = out.read_text().splitlines()[1].split(",")[0]
+    result = lim_gpu("select", out, "--add", f"{key[:6]}:3", "--drop", f"{key}:0", "-o", edited)
+    assert result.returncode == 0, result.stderr
+    assert f"add {key}:3" in result.stdout
+    result = lim_gpu("apply", edited, f"--copy={tmp_path / 'kept'}", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["slices"] == 7
+    assert (tmp_path / "kept" / "p00v00_3.png").is_file()
+    fails(lim_gpu("apply", edited, "--copy", tmp_path / "a", "--list", tmp_path / "b"), 2, "--copy DIR, --link DIR")
+
+
 @pytest.mark.parametrize("method", ["all", "every-n", "random", "mi", "hash"])
 def test_every_method(folder, tmp_path, method):
     keep = [] if method == "all" else ["--keep", "0.2"]
@@ -85,16 +100,21 @@ def test_every_method(folder, tmp_path, method):
 
 
 USAGE = (
-    (["--keep", "0"], "--keep"),
+    (["--keep", "0"], "is not a fraction"),
     (["--keep", "1"], "--keep-count"),
+    (["--keep", "3"], "or --keep-count 3"),
     (["--keep", "1.5"], "keep"),
     (["--keep", "a"], "--keep"),
-    (["--keep-count", "0"], "keep_count"),
+    (["--keep-count", "0"], "--keep-count 0 is not"),
     (["--keep", "0.1", "--keep-count", "3"], "keep"),
     (["--threshold", "3"], "threshold"),
     (["--keep", "0.1", "--rule", "leader"], "leader"),
     (["--keep", "0.1", "--scope", "study"], "volume, patient, dataset"),
-    ([], "keep"),
+    ([], "Give --keep, --keep-count or --threshold"),
+    (["--keep", "0.1", "--bins", "32"], "--bins belongs to mi, not to ssim"),
+    (["--keep", "0.1", "--weights", "w.pth"], "--weights belongs to deepnet"),
+    (["--keep", "0.1", "--rule", "greedi"], "Did you mean greedy?"),
+    (["--keep", "0.1", "--hu-range", "400:-1000"], "--hu-range 400:-1000 shows nothing: 400 is not below -1000"),
     (["--keep", "0.1", "--window", "elbow"], "elbow"),
     (["--keep", "0.1", "--window", "lung", "--hu-range", "0:100"], "hu-range"),
     (["--keep", "0.1", "--nonsense"], "--help"),
@@ -110,7 +130,8 @@ def test_usage_errors(folder, arguments, word):
 
 
 def test_unknown_names(folder, tmp_path):
-    fails(lim_gpu("reduce", "--method", "magic", "--keep", "0.1", cwd=folder), 2, "magic", "ssim")
+    fails(lim_gpu("reduce", "--method", "hsah", "--keep", "0.1", cwd=folder), 2, "hsah", "Did you mean hash?", "ssim")
+    fails(lim_gpu("ingest", folder / "sources", tmp_path / "s2"), 3, f"Did you mean -o {tmp_path / 's2'}?")
     fails(lim_gpu("prune"), 2, "prune")
     fails(lim_gpu("reduce", tmp_path, "--method", "hash"), 3, str(tmp_path))
     fails(lim_gpu("reduce", tmp_path / "none", "--method", "hash"), 3, "none")
@@ -125,6 +146,13 @@ def test_cuda_asked_for_where_there_is_none(folder, tmp_path):
     doctor = lim_gpu("doctor", "--device", "cuda")
     assert doctor.returncode == 4
     assert "absent" in doctor.stdout
+
+
+def test_the_device_is_missed_before_the_output(folder, tmp_path):
+    (tmp_path / "s.csv").write_text("mine")
+    arguments = ("--method", "hash", "--device", "cuda:7", "-o", tmp_path / "s.csv")
+    for more in ((), ("--dry-run",)):
+        fails(lim_gpu("reduce", folder / "slices", *arguments, *more), 4, "cuda:7")
 
 
 def test_doctor_tells_what_is_there():
@@ -209,6 +237,7 @@ def test_write_copies_the_kept_slices_into_a_new_store(folder, tmp_path):
     info = lim_gpu("info", tmp_path / "reduced", "--verify", "--json")
     assert info.returncode == 0, info.stderr
     assert json.loads(info.stdout)["slices"] == kept
+    assert "kept.txt (private)" in result.stdout
     listed = (tmp_path / "kept.txt").read_text().splitlines()
     assert len(listed) == kept + 1
     assert (tmp_path / "kept.txt").stat().st_mode & 0o777 == 0o600

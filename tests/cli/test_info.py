@@ -9,6 +9,7 @@ from lim_gpu.cli.info import describe
 from lim_gpu.errors import InputError
 from lim_gpu.progress import Reporter
 from stores import make_store
+from volumes import pixels, write_store
 
 QUIET = Reporter(quiet=True)
 
@@ -50,3 +51,30 @@ def test_what_is_neither_is_refused(tmp_path, name):
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(InputError, match=name):
         describe(tmp_path / name, False, QUIET)
+
+
+def test_a_run_is_pointed_to_its_checkpoint(tmp_path):
+    from lim_gpu.weights.export import export
+
+    run = tmp_path / "run"
+    (run / "runs" / "0" / "candidate-0").mkdir(parents=True)
+    for name in ("runs/0/candidate-0/best.ckpt", "last.ckpt"):  # of finetune, of pretrain
+        (run / name).write_bytes(b"")
+        for call in (lambda: describe(run, False, QUIET), lambda: export(run, tmp_path / "w.safetensors")):
+            with pytest.raises(InputError, match=f"is a run. Give .*{name}"):
+                call()
+
+
+def test_hundreds_of_volumes_are_a_few_lines_and_a_count(tmp_path):
+    store = write_store(tmp_path / "slices", [pixels(1, 4, 4)] * 45)
+    lines = describe(store, False, QUIET).lines
+    assert lines[-1] == "... and 5 more volumes. --json lists all"
+    assert len(lines) == 2 + 40 + 1
+    assert "45 volumes (45 CT), 45 slices, 23 patients" in lines[0]
+    lim_gpu.reduce(store, "all", output=tmp_path / "s.csv")
+    assert describe(tmp_path / "s.csv", False, QUIET).lines[-1] == "... and 5 more units. --json lists all"
+
+
+def test_one_is_one(tmp_path):
+    store = write_store(tmp_path / "slices", [pixels(1, 4, 4)])
+    assert "1 volume (1 CT), 1 slice, 1 patient" in describe(store, False, QUIET).lines[0]

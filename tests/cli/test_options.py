@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lim_gpu.cli.options import finetuning_request, parse_overrides, pretraining_options
-from lim_gpu.errors import UsageError
+from lim_gpu.cli import command
+from lim_gpu.cli.options import METHOD, PATH, criterion_of, finetuning_request, parse_overrides, pretraining_options
+from lim_gpu.cli.program import cli
+from lim_gpu.errors import UsageError, as_options
 from lim_gpu.intensity import Intensity
 
 
@@ -22,7 +24,7 @@ def test_pretraining_takes_an_intensity_and_a_mapping():
     options = {"window": "lung", "hu_range": None, "overrides": ("lr=0.1",), "epochs": 3}
     expected = {"intensity": Intensity.parse(window="lung"), "overrides": {"lr": "0.1"}, "epochs": 3}
     assert pretraining_options(options) == expected
-    with pytest.raises(UsageError, match="window and hu-range exclude each other"):
+    with pytest.raises(UsageError, match="`window` and `hu_range` exclude each other"):
         pretraining_options({"window": "lung", "hu_range": "0:1", "overrides": ()})
 
 
@@ -40,3 +42,81 @@ def test_finetuning_mirrors_unless_the_images_are_medmnists_or_it_is_said(data, 
     assert (request.data, request.runs, request.seed) == (Path(data), 2, 4)
     assert (request.protocol.epochs, request.protocol.head_epochs) == (70, 2)
     assert (request.protocol.lr, request.protocol.later_lr) == (1e-3, pytest.approx(2e-4))
+
+
+def test_a_tilde_is_the_users_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert PATH.convert("~/slices", None, None) == tmp_path / "slices"
+    assert PATH.convert("x/~y", None, None) == Path("x/~y")
+    paths = [p for verb in cli.commands.values() for p in verb.params if isinstance(p.type, type(PATH).__mro__[1])]
+    assert len(paths) > 30
+    assert all(isinstance(parameter.type, type(PATH)) for parameter in paths)
+    (tmp_path / "run.toml").write_text('output = "~/mine.csv"\n')
+    context = cli.commands["leaks"].make_context("leaks", ["a", "--config", "~/run.toml"])
+    assert context.params["output"] == tmp_path / "mine.csv"
+
+
+@pytest.mark.parametrize(("text", "name"), [("SSIM", "ssim"), ("Every-N", "every-n"), ("hash", "hash")])
+def test_capitals_do_not_matter(text, name):
+    assert METHOD.convert(text, None, None) == name
+
+
+def test_modalities_and_scopes_have_their_own_capitals():
+    parse = {name: {p.name: p.type for p in cli.commands[name].params} for name in ("ingest", "reduce", "pretrain")}
+    assert parse["ingest"]["modality"].convert("mr", None, None) == "MR"
+    assert parse["ingest"]["modality"].convert("Any", None, None) == "any"
+    assert parse["reduce"]["scope"].convert("Volume", None, None) == "volume"
+    assert parse["pretrain"]["method"].convert("SwAV", None, None) == "swav"
+    with pytest.raises(UsageError, match=r"'wolf2024' is unknown. Did you mean wolf2024-"):
+        parse["pretrain"]["preset"].convert("wolf2024", None, None)
+    assert [item.value for item in METHOD.shell_complete(None, None, "s")] == ["ssim"]  # type: ignore[arg-type]
+
+
+GIVEN = {"bins": None, "features": None, "weights": None, "precision": None, "window": None, "hu_range": None}
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "word"),
+    [
+        ("ssim", {"bins": 64}, "--bins belongs to mi, not to ssim"),
+        ("hash", {"features": "pooled"}, "--features belongs to deepnet"),
+        ("mi", {"precision": "bfloat16"}, "--precision belongs to deepnet"),
+        ("random", {"hu_range": "0:1"}, "--hu-range belongs to what compares, not to random"),
+    ],
+)
+def test_an_option_that_the_method_does_not_use_is_refused(method, given, word):
+    with pytest.raises(UsageError, match=word):
+        criterion_of({"method": method} | GIVEN | given)
+
+
+def test_options_that_are_not_given_keep_their_defaults():
+    found = criterion_of({"method": "mi"} | GIVEN | {"window": "lung"})
+    assert (found.bins, found.features, found.precision) == (100, "logits", "float32")
+
+
+def test_messages_are_in_the_words_of_where_one_is():
+    assert as_options("give `keep`, `keep_count` or x_y") == "give --keep, --keep-count or x_y"
+
+
+@pytest.mark.parametrize(
+    ("verb", "text"),
+    [
+        ("similarity", "Run the same command again"),
+        ("reduce", "again to go on"),
+        ("pretrain", "again with --resume to"),
+    ],
+)
+def test_what_is_said_of_an_interruption_is_what_the_verb_can_do(monkeypatch, verb, text):
+    monkeypatch.setitem(command._asked, "verb", verb)
+    assert text in command._how_to_go_on()
+    assert ("go on" in command._how_to_go_on()) == (verb != "similarity")
+
+
+def test_what_the_system_does_not_allow_is_one_line_with_its_cause(capsys):
+    error = PermissionError(13, "Permission denied", "/mnt/read-only/demo")
+    assert command._fail_otherwise(error) == 3
+    assert capsys.readouterr().err == (
+        "error: /mnt/read-only/demo: Permission denied. Change its permissions, or choose another place\n"
+    )
+    assert command._fail_otherwise(KeyError("x")) == 1
+    assert "internal: KeyError" in capsys.readouterr().err

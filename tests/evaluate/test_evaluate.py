@@ -9,7 +9,7 @@ import pytest
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import PRETRAIN, evaluate
-from lim_gpu.evaluate.estimate import _steps, _threshold_share
+from lim_gpu.evaluate.estimate import _slices, _steps, _threshold_share
 from lim_gpu.evaluate.grid import CONTROL, Pretrain, Reduce
 from lim_gpu.evaluate.smoke import smoke_grid
 from lim_gpu.evaluate.work import Worker
@@ -76,9 +76,12 @@ def test_a_plan_takes_what_reductions_kept_once_they_have_run(output):
     reduced = Pretrain(Reduce("procedural", "every-n 0.2"), "swav")
     worker = Worker(grid, output, "cpu", 0, QUIET)
     assert worker.kept(reduced.reduce) == (20, 96)
-    assert _steps(reduced, worker, config) == 2 * 5
+    assert _slices(reduced, worker) == (20, 96, False)
+    assert _steps(reduced, config, 20, 96) == 2 * 5
     hashed = Pretrain(Reduce("procedural", "hash 6"), "swav")
-    assert _steps(hashed, worker, config) == 2 * (int(96 * 22672 / 244527) // 4)  # not run: as LIDC in the paper
+    assert _slices(hashed, worker) == (int(96 * 22672 / 244527), 96, True)  # not run: as LIDC in the paper
+    other = Pretrain(Reduce("procedural", "ssim 0.1"), "swav")
+    assert _slices(other, worker) == (3 + 3 + 3 + 2, 96, False)  # each volume's share is rounded up
     assert _threshold_share(Reduce("PET-CT", CONTROL)) == 48718 / 541439
     assert _threshold_share(Reduce("PET-CT", "deepnet 0.1")) is None
 
@@ -91,6 +94,20 @@ def test_a_failing_job_is_reported_and_the_rest_goes_on(tmp_path):
     assert len(result.values["failures"]) == 2
     assert "not run" in (tmp_path / "out" / "evaluation.md").read_text()
     assert "not done" in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+def test_a_plan_names_what_cannot_run_and_writes_nothing(output, tmp_path):
+    plan = evaluate(["A"], tmp_path / "new", smoke=True, plan=True, device="cpu", reporter=QUIET)
+    assert not plan.skipped
+    assert not (tmp_path / "new").exists()
+    assert all(row["steps"] > 0 for row in plan.values["jobs"] if "steps" in row)
+    data = output / "data"
+    large = f'[stores]\nS = "{data / "slices"}"\n[tasks]\nT = "{data / "task"}"\n[pretrain]\nbatch_size = 97\n'
+    (tmp_path / "grid.toml").write_text(large)
+    plan = evaluate(["A"], tmp_path / "new", config=tmp_path / "grid.toml", plan=True, device="cpu", reporter=QUIET)
+    assert plan.skipped
+    assert plan.values["refused"] == [f"pretrain/S/{name}/swav" for name in ("all", "every-n-0.2", "every-n-0.1")]
+    assert "cannot run: its 96 slices are less than a batch of 97" in "\n".join(plan.lines)
 
 
 @pytest.mark.parametrize("plan", [False, True])

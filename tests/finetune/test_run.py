@@ -245,6 +245,7 @@ def test_checkpoints_that_do_not_fit(make_folder, two_classes, weights, tmp_path
     )
     with pytest.raises(InputError, match="no usable mean and std"):
         finetune(request(folder, weights), tmp_path / "run", "cpu", QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_of_something_else_is_left_alone(make_folder, two_classes, tmp_path):

@@ -92,3 +92,17 @@ def test_nonsense_is_refused(options):
 def test_descriptions_tell_mappings_apart():
     described = [str(Intensity.parse(window=name).describe()) for name in WINDOWS] + [str(Intensity.parse().describe())]
     assert len(set(described)) == len(described)
+
+
+@pytest.mark.parametrize("name", ["slice-minmax", "lung", "LUNG", "40,400", "-1000:400"])
+def test_a_name_is_an_intensity_and_its_record_too(name):
+    found = Intensity.of(name)
+    assert Intensity.described(found.describe()) == found == Intensity.of(found)
+    assert (found.limits is None) == (name == "slice-minmax")
+
+
+def test_a_range_the_wrong_way_names_itself():
+    with pytest.raises(UsageError, match="`hu_range` 400:-1000 shows nothing: 400 is not below -1000"):
+        Intensity.parse(hu_range="400:-1000")
+    with pytest.raises(InputError, match="volume-magic"):
+        Intensity.described({"mapping": "volume-magic"})

@@ -166,6 +166,17 @@ def test_a_table_that_cannot_be_used(make_folder, tmp_path):
     fails(tmp_path / "nowhere", "no such folder")
 
 
+def test_a_list_from_elsewhere_takes_the_place_of_the_folders_own(make_folder, tmp_path):
+    folder = make_folder(rows(split=lambda k: ("train", "test")[k // 4 % 2]), table="split.csv")
+    text = (folder / "split.csv").read_text().splitlines()
+    (tmp_path / "clean.csv").write_text("\n".join([text[0], *text[2:]]) + "\n")
+    assert len(read_table(folder, tmp_path / "clean.csv")) == len(read_table(folder)) - 1
+    fails(tmp_path / "clean.csv", "is a list", f"--split {tmp_path / 'clean.csv'}")
+    (tmp_path / "clean.csv").write_text("file,label,split\nnone.png,0,train\n")
+    with pytest.raises(InputError, match=r"there is no file none.png in .*data, to which paths are relative"):
+        read_table(folder, tmp_path / "clean.csv")
+
+
 def test_a_split_that_cannot_be_used(make_folder):
     fails(
         make_folder(rows(split=lambda k: "train"), table="split.csv", name="a"),

@@ -308,7 +308,52 @@ def test_bad_input_is_one_line(data_set, tmp_path):
         Rule(bits=7, candidates=6)
     leaks([data_set], tmp_path / "p.csv", RULE, reporter=QUIET)
     with pytest.raises(UsageError, match="overwrite"):
-        leaks([data_set], tmp_path / "p.csv", RULE, reporter=QUIET)
+        leaks([data_set], tmp_path / "p.csv", Rule(bits=1), reporter=QUIET)
+
+
+def test_again_it_is_unchanged_until_something_is(data_set, tmp_path):
+    how = {"write_split": tmp_path / "clean.csv", "reporter": QUIET}
+    first = leaks([data_set], tmp_path / "p.csv", RULE, **how)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")}
+    for dry_run in (False, True):
+        again = leaks([data_set], tmp_path / "p.csv", RULE, dry_run=dry_run, **how)
+        assert any(line.startswith("unchanged: ") for line in again.lines)
+        assert again.skipped  # the same exit code
+        assert again.values["pairs"] == first.values["pairs"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")} == before
+    Image.fromarray(picture(9)).save(data_set / "c.png")
+    with pytest.raises(UsageError, match="made otherwise"):
+        leaks([data_set], tmp_path / "p.csv", RULE, dry_run=True, **how)
+
+
+def test_a_rejected_pair_counts_nowhere(data_set, tmp_path):
+    leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
+    (tmp_path / "mine.csv").write_text((tmp_path / "pairs.csv").read_text())  # its rows are such a list
+    how = {"reject": tmp_path / "mine.csv", "write_split": tmp_path / "clean.csv", "reporter": QUIET}
+    result = leaks([data_set], tmp_path / "rest.csv", RULE, **how)
+    assert (result.values["pairs"], result.values["rejected"], result.skipped) == (0, 1, False)
+    assert [row["file"] for row in rows_of(tmp_path / "clean.csv")] == [
+        row["file"] for row in rows_of(data_set / "split.csv")
+    ]
+    (tmp_path / "mine.csv").write_text("a,b\nb.png,c.png\n")
+    with pytest.raises(InputError, match="mine.csv: b.png and c.png are no pair that was found"):
+        leaks([data_set], tmp_path / "rest.csv", RULE, overwrite=True, **how)
+
+
+def test_a_list_says_what_its_paths_are_relative_to(data_set, tmp_path):
+    (tmp_path / "clean.csv").write_bytes((data_set / "split.csv").read_bytes())
+    with pytest.raises(InputError, match=r"clean.csv: none of its 6 files is in .*, to which its paths are relative"):
+        leaks([tmp_path / "clean.csv"], tmp_path / "p.csv", RULE, reporter=QUIET)
+
+
+def test_errors_of_one_kind_are_a_few_and_a_count(data_set, tmp_path, capsys):
+    rows = "".join(f"gone{i}.png,0,train,p\n" for i in range(30))
+    (data_set / "split.csv").write_text((data_set / "split.csv").read_text() + rows)
+    result = leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=Reporter())
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert said[-1] == "error: ... and 27 more of set: is not there"
+    assert len(result.values["failures"]) == 30
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "classification"

@@ -385,19 +385,21 @@ def test_a_selection_trains_on_what_it_keeps_and_is_logged_to_wandb_when_asked(s
         ({"wandb": "project"}, UsageError, r"pip install 'lim-gpu\[wandb\]'"),
     ],
 )
-def test_a_bad_call_is_one_line(store, tmp_path, options, error, message):
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_bad_call_is_one_line(store, tmp_path, options, error, message, dry_run):
     if "wandb" in options and __import__("importlib.util").util.find_spec("wandb"):
         pytest.skip("wandb is installed")
     with pytest.raises(error, match=message) as caught:
-        pretrain(store, "swav", output=tmp_path / "run", **arguments("swav", **options))
+        pretrain(store, "swav", output=tmp_path / "run", dry_run=dry_run, **arguments("swav", **options))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_a_gpu_that_is_not_there(store, tmp_path):
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_gpu_that_is_not_there(store, tmp_path, dry_run):
     with pytest.raises(NoGpuError, match="no usable NVIDIA GPU"):
-        pretrain(store, "swav", output=tmp_path / "run", **arguments("swav", device="cuda"))
+        pretrain(store, "swav", output=tmp_path / "run", dry_run=dry_run, **arguments("swav", device="cuda"))
 
 
 def test_the_plan_and_the_warnings_are_said_first(store, tmp_path, capsys):

@@ -207,3 +207,28 @@ def test_five_thousand_slices_are_ranked():
     ranking = rank(values)
     assert len(set(ranking.dropped.tolist())) == 4999
     assert (np.diff(ranking.similarity) <= 0).all()
+
+
+ALIKE = symmetric(np.array([[0, 0.9, 0.8, 0.7], [0, 0, 0.6, 0.5], [0, 0, 0, 0.4], [0, 0, 0, 0]], np.float32))
+
+
+def test_bits_are_no_similarity():
+    for call in (rank(ALIKE).threshold, lambda t: leader(ALIKE, t), lambda t: prune(ALIKE, threshold=t)):
+        with pytest.raises(UsageError, match=r"threshold` 6 is no similarity.* 6 bits are 1 - 6 / 64"):
+            call(6)
+    assert rank(ALIKE).threshold(1.5).tolist() == [0, 1, 2, 3]  # MI has such
+    assert rank(-10 * ALIKE).threshold(-4.5).tolist() == [0, 1, 2]  # the user's own scale
+
+
+def test_a_ranking_keeps_a_number_of_slices_by_that_name():
+    assert rank(ALIKE).keep(keep_count=3).tolist() == prune(ALIKE, keep_count=3).tolist() == [0, 2, 3]
+    with pytest.raises(UsageError, match="or a `keep_count` of 3"):
+        rank(ALIKE).keep(3)
+    with pytest.raises(UsageError, match="a fraction, or a `keep_count`"):
+        rank(ALIKE).keep()
+
+
+@pytest.mark.parametrize(("keep", "word"), [(1, "ambiguous"), (0, "not a fraction"), (3, "not a fraction")])
+def test_one_alone_is_ambiguous(keep, word):
+    with pytest.raises(UsageError, match=word):
+        count_to_keep(10, keep)

@@ -62,7 +62,7 @@ def test_methods_that_compare_nothing(store):
 
 
 def asked(**values):
-    given = {"method": "hash", "keep": None, "keep_count": None, "threshold": AUTO, "scope": "volume", "bins": 100}
+    given = {"method": "hash", "keep": None, "keep_count": None, "threshold": AUTO, "scope": "volume", "bins": None}
     given |= {"rule": "greedy", "order": "spatial", "intensity": "slice-minmax", "window": None, "hu_range": None}
     return reduction_request(given | {"features": "logits", "weights": None, "precision": "float32"} | values, seed=0)
 

@@ -286,7 +286,7 @@ def test_a_damaged_part_is_done_again_and_a_whole_one_is_not(store, tmp_path, ca
     out.unlink()
     (tmp_path / "s.json").unlink()
     lim_gpu.reduce(store, "hash", keep=0.3, device="cpu", output=out, reporter=Reporter())
-    assert "3 of 4 units were done already" in capsys.readouterr().err
+    assert "done already: 3 of 4 units" in capsys.readouterr().err
     assert [part.stat().st_mtime_ns == stamp for part, stamp in zip(parts, stamps, strict=True)] == [False] + [True] * 3
     assert out.read_bytes() == expected
 
@@ -559,3 +559,13 @@ def test_pairs_near_the_threshold_are_decided_in_float64(store):
     assert at.record["borderline"] >= 1
     assert kept_of(at)[volume.key][1:2] != [1]
     assert kept_of(above)[volume.key][1] == 1
+
+
+def test_a_path_and_the_name_of_a_window_are_taken(store_path, tmp_path):
+    named = lim_gpu.reduce(str(store_path), "hash", keep=0.4, intensity="40,400", output=tmp_path / "s.csv")
+    with SliceStore(store_path) as store:
+        opened = lim_gpu.reduce(store, "hash", keep=0.4, intensity=Intensity.parse(window="40,400"))
+    assert named.kept() == opened.kept()
+    assert named.record["parameters"] == opened.record["parameters"]
+    assert named.path == tmp_path / "s.csv"
+    assert named.store_path.resolve() == store_path.resolve()

@@ -105,8 +105,41 @@ def test_contradictions_are_one_line(folder, tmp_path):
     with pytest.raises(UsageError, match="baselines"):
         compare([], tmp_path / "c.csv", store=folder / "slices", methods=("random",), keep=0.4, **options)
     other = make_store(tmp_path / "other", (("head", 3, 40, 40),))
-    with pytest.raises(InputError, match="is not of the store"):
+    with pytest.raises(InputError, match="none of its volumes is in"):
         compare([folder / "ssim.csv"], tmp_path / "c.csv", store=other, **options)
     (tmp_path / "c.csv").write_text("mine")
     with pytest.raises(UsageError, match="--overwrite"):
+        compare([folder / "ssim.csv"], tmp_path / "c.csv", **options)
+
+
+def test_again_it_is_unchanged_until_something_is(folder, tmp_path):
+    options = {"device": "cpu", "reporter": QUIET}
+    paths = [folder / "ssim.csv", folder / "hash.csv"]
+    first = compare(paths, tmp_path / "c.csv", **options)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    for more in ({}, {"dry_run": True}, {"overwrite": True}):
+        again = compare(paths, tmp_path / "c.csv", **more, **options)
+        assert again.lines[-1].startswith("unchanged: ")
+        assert again.lines[:-1] == first.lines[:-1]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    for more in ({}, {"dry_run": True}):
+        with pytest.raises(UsageError, match="made otherwise"):
+            compare(paths[:1], tmp_path / "c.csv", **more, **options)
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(UsageError, match="made otherwise"):
+        compare(paths, tmp_path / "c.csv", **options)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_call_and_the_input_come_before_the_output(folder, tmp_path, dry_run):
+    (tmp_path / "c.csv").write_text("mine")
+    options = {"device": "cpu", "reporter": QUIET, "dry_run": dry_run}
+    store = {"store": folder / "slices", "keep": 0.4}
+    with pytest.raises(UsageError, match="selections, or a store"):
+        compare([], tmp_path / "c.csv", **store, **options)
+    with pytest.raises(UsageError, match="Did you mean hash"):
+        compare([], tmp_path / "c.csv", methods=("hsah",), **store, **options)
+    with pytest.raises(InputError, match="none.json"):
+        compare([tmp_path / "none.csv"], tmp_path / "c.csv", **options)
+    with pytest.raises(UsageError, match="c.csv: exists"):
         compare([folder / "ssim.csv"], tmp_path / "c.csv", **options)

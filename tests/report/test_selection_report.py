@@ -141,7 +141,7 @@ def test_a_store_that_moved_is_named_with_the_remedy(reduced, tmp_path):
     with pytest.raises(InputError, match="--store"):
         write_report([tmp_path / "ssim.csv"], tmp_path / "r.html")
     other = make_store(tmp_path / "other", (("head", 3, 40, 40),))
-    with pytest.raises(InputError, match="is not the store of"):
+    with pytest.raises(InputError, match="none of its volumes is in .*Copy the first store's key"):
         write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", store=other)
 
 
@@ -185,3 +185,27 @@ def test_a_browser_reads_it_without_errors_or_requests(reduced, tmp_path):
             assert re.match(r"0 bits apart: [\d,]+ of 35 slices kept", page.inner_text("#answer-1"))
             page.close()
         browser.close()
+
+
+def test_again_it_is_unchanged_until_something_is(reduced, tmp_path):
+    for name in ("ssim.csv", "ssim.json"):
+        shutil.copy(reduced / name, tmp_path / name)
+    how = {"store": reduced / "slices"}
+    assert write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", dry_run=True, **how).lines[0].startswith("plan: ")
+    assert not (tmp_path / "r.html").exists()
+    write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", **how)
+    before = (tmp_path / "r.html").stat().st_mtime_ns
+    for more in ({}, {"dry_run": True}, {"overwrite": True}):
+        again = write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", **more, **how)
+        assert again.lines == [f"unchanged: {tmp_path / 'r.html'}"]
+    assert (tmp_path / "r.html").stat().st_mtime_ns == before
+    shutil.copytree(reduced / "ssim.parts", tmp_path / "ssim.parts")  # with its curves it is another page
+    with pytest.raises(UsageError, match="made otherwise"):
+        write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", **how)
+
+
+def test_a_table_of_something_else_is_named(tmp_path):
+    (tmp_path / "pairs.csv").write_text("a,b,collection_a\n")
+    (tmp_path / "pairs.json").write_text("{}")
+    with pytest.raises(InputError, match=r"pairs\.csv: is no selection"):
+        write_report([tmp_path / "pairs.csv"], tmp_path / "r.html")

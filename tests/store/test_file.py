@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -299,3 +300,12 @@ def test_a_file_that_another_program_writes_is_named(written):
         with pytest.raises(InputError, match="locked by another program"):
             read_all(written)
         other.stdin.close()
+
+
+def test_a_file_that_may_not_be_read_is_no_reason_to_ingest(written, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(errno.EACCES, "Unable to synchronously open file (errno = 13)")
+
+    monkeypatch.setattr(file_module.h5py, "File", refuse)
+    with pytest.raises(InputError, match="Permission denied. Change its permissions$"):
+        VolumeFile(written, KEY)

@@ -11,17 +11,21 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import json_text, read_json, write_text
+
+if TYPE_CHECKING:
+    from lim_gpu.progress import Outcome, Reporter
+    from lim_gpu.store.slices import SliceStore
 
 FORMAT, VERSION = "lim-gpu-selection", 1
 COLUMNS = ("volume", "slice", "z_mm", "kept", "rank", "covered_by", "similarity")
@@ -66,10 +70,12 @@ class Selection:
     """What `lim_gpu.reduce` returns: the volumes in store order, and the record of how they were reduced.
 
     record: the JSON: method, parameters, store (path, fingerprint), counts, units, failures, versions, device, seconds.
+    path: NAME.csv, of a selection that stands in a file.
     """
 
     volumes: tuple[VolumeSelection, ...]
     record: dict[str, Any]
+    path: Path | None = None
 
     def __repr__(self) -> str:
         n = sum(len(volume.kept) for volume in self.volumes)
@@ -80,16 +86,74 @@ class Selection:
         """SHA-256 (hex) of the store that the selection was made from."""
         return str(self.record["store"]["fingerprint"])
 
+    @property
+    def store_path(self) -> Path:
+        """Where its store lies; a file names it as seen from its own folder."""
+        recorded = Path(str(self.record["store"]["path"]))
+        return recorded if self.path is None else self.path.parent / recorded
+
     def kept(self) -> list[tuple[str, int]]:
         """(volume key, slice) of every kept slice, in store order."""
         return [(volume.key, int(i)) for volume in self.volumes for i in np.flatnonzero(volume.kept)]
+
+    def check_store(self, store: SliceStore) -> None:
+        """Raise InputError, with the remedy, unless the selection was made from this store."""
+        if self.store_fingerprint == store.fingerprint:
+            return
+        name = self.path or "the selection"
+        if {volume.key for volume in self.volumes} & {entry.key for entry in store.volumes}:
+            remedy = "Run lim-gpu reduce on it, or give its own store"
+            raise InputError(f"{name}: was made from another store than {store.path}. {remedy}")
+        remedy = (
+            f"Copy the first store's key (STORE.private/key) to {store.path}.private/key and run lim-gpu ingest again "
+            "with --overwrite, or run lim-gpu reduce on this store"
+        )
+        raise InputError(f"{name}: none of its volumes is in {store.path}: other sources or another key. {remedy}")
+
+    def files(self, kept: bool | None = True, *, store: str | Path | None = None) -> list[dict[str, Any]]:
+        """Where the slices came from, a dictionary a slice, as MONAI's transforms take them.
+
+        kept   True: the kept slices, False: the dropped ones, None: all
+        store  where the store lies now, if it has moved
+
+        Each holds image (path of the source file), volume, slice, z (mm), sop_uid and frame ("" and 0 where it has
+        none). Raises InputError where the store has no list of its sources (STORE.private).
+        """
+        from lim_gpu.selection.files import source_rows
+
+        return source_rows(self, Path(store) if store is not None else self.store_path, kept)
+
+    def apply(
+        self,
+        folder: str | Path,
+        how: str = "copy",
+        form: str = "source",
+        *,
+        store: str | Path | None = None,
+        dry_run: bool = False,
+        reporter: Reporter | None = None,
+    ) -> Outcome:
+        """Bring the kept slices to `folder`, as their source files or written out; nothing is ever overwritten.
+
+        how    "copy", "link" (symbolic links) or "list" (files.csv alone)
+        form   "source": the files as they are; "dicom": the same, of DICOM alone; "nifti": KEY.nii.gz;
+               "png": KEY/NNNNN.png, 8 bit, by the intensity that the selection was made with
+        store  where the store lies now, if it has moved
+
+        files.csv names volume, slice and z of every file. The same call again goes on where one was interrupted.
+        Raises UsageError for a folder that holds something else, InputError for a store that is not the selection's.
+        """
+        from lim_gpu.selection.apply import apply_selection
+
+        where = Path(store) if store is not None else self.store_path
+        return apply_selection(self, Path(folder), how, form, where, dry_run=dry_run, reporter=reporter)
 
     def save(self, path: str | Path) -> None:
         """Write PATH (NAME.csv) and NAME.json beside it. The JSON comes first and the CSV last."""
         csv_path, json_path = selection_paths(path)
         text = self._csv()
         record = self.record | {"csv_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        write_text(json_path, _readable_json(record))
+        write_text(json_path, json_text(record))
         write_text(csv_path, text)
 
     @classmethod
@@ -99,23 +163,23 @@ class Selection:
         Raises InputError for files that are missing, damaged, foreign, or do not belong together.
         """
         csv_path, json_path = selection_paths(path)
+        _check_columns(csv_path, json_path)
         record = read_record(json_path)
         try:
             text = csv_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{csv_path}: cannot be read ({error}). Run lim-gpu reduce again") from None
         if hashlib.sha256(text.encode()).hexdigest() != record.get("csv_sha256"):
-            raise InputError(f"{csv_path}: does not belong to {json_path.name}. Run lim-gpu reduce again")
+            raise InputError(f"{csv_path}: {_changed(csv_path)}")
         rows = csv.reader(io.StringIO(text, newline=""))
-        if tuple(next(rows, ())) != COLUMNS:
-            raise InputError(f"{csv_path}: the columns are not {','.join(COLUMNS)}")
+        next(rows, None)  # the columns
         try:
             volumes = tuple(_parse_volume(key, list(group)) for key, group in groupby(rows, key=lambda row: row[0]))
         except (ValueError, IndexError) as error:
             raise InputError(f"{csv_path}: {error}") from None
         if len({volume.key for volume in volumes}) != len(volumes):
             raise InputError(f"{csv_path}: a volume stands twice")
-        return cls(volumes, record)
+        return cls(volumes, record, csv_path)
 
     def _csv(self) -> str:
         out = io.StringIO(newline="")
@@ -175,19 +239,23 @@ def _parse_covering(own_key: str, text: str) -> tuple[str, int]:
     return volume or own_key, int(covering)
 
 
-def _readable_json(record: dict[str, Any]) -> str:
+def _check_columns(csv_path: Path, json_path: Path) -> None:
+    """Raise InputError for a CSV that is something else, or that has no JSON beside it, with the remedy."""
+    if not csv_path.is_file():
+        return
+    with open(csv_path, encoding="utf-8", errors="replace") as file:
+        first = file.readline(1000).strip()
+    if first != ",".join(COLUMNS):
+        raise InputError(f"{csv_path}: is no selection of lim-gpu, whose first line is {','.join(COLUMNS)}")
+    if not json_path.exists():
+        remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"
+        raise InputError(f"{csv_path}: has no {json_path.name} beside it. {remedy}")
 
-    return json_text(record)
 
-
-def kept_list(selection: Selection, sources: Iterable[tuple[str, list[dict[str, Any]]]]) -> str:
-    """The text of kept.txt: source path, SOP instance UID and frame of every kept slice, tab-separated.
-
-    sources: (volume key, one row a slice as `lim_gpu.store.private.read_sources` gives them). Private: it names files.
-    """
-    rows_of = dict(sources)
-    lines = ["path\tsop_instance_uid\tframe"]
-    for key, i in selection.kept():
-        row = rows_of[key][i]
-        lines.append(f"{row['path']}\t{row.get('sop_uid', '')}\t{row.get('frame', '')}")
-    return "\n".join(lines) + "\n"
+def _changed(csv_path: Path) -> str:
+    """What to do with a CSV that is not the one of its JSON."""
+    remedy = (
+        "If you changed it by hand: rename it to my.csv, run lim-gpu reduce again with --overwrite, then lim-gpu "
+        f"select {csv_path} --edits my.csv -o edited.csv"
+    )
+    return f"does not belong to {csv_path.with_suffix('.json').name}. {remedy}"

@@ -52,32 +52,32 @@ class SelectedSlices:
         return self.store.volumes[volume].key, int(i)
 
 
-def open_selected(store: SliceStore | str | Path, selection: str | Path | None = None) -> SelectedSlices:
+def open_selected(store: SliceStore | str | Path, selection: Selection | str | Path | None = None) -> SelectedSlices:
     """The slices that a selection keeps of a store; without a selection every slice.
 
     Raises InputError for a store or a selection that cannot be read, a selection of another store, or one that names a
     slice that is not there.
     """
     opened = store if isinstance(store, SliceStore) else SliceStore(store)
-    chosen = None if selection is None else Path(selection)
+    chosen = Selection.load(selection) if isinstance(selection, str | Path) else selection
     places = _all(opened) if chosen is None else _selected(opened, chosen)
     # an array: of a list, every forked worker would soon hold a copy
-    return SelectedSlices(opened, chosen, np.array(places, dtype=np.int32).reshape(-1, 2))
+    array = np.array(places, dtype=np.int32).reshape(-1, 2)
+    return SelectedSlices(opened, chosen.path if chosen is not None else None, array)
 
 
 def _all(store: SliceStore) -> list[tuple[int, int]]:
     return [(number, i) for number, entry in enumerate(store.volumes) for i in range(entry.shape[0])]
 
 
-def _selected(store: SliceStore, path: Path) -> list[tuple[int, int]]:
-    selection = Selection.load(path)
-    if selection.store_fingerprint != store.fingerprint:
-        raise InputError(f"{path}: was made from another store than {store.path}. Run lim-gpu reduce on it")
+def _selected(store: SliceStore, selection: Selection) -> list[tuple[int, int]]:
+    selection.check_store(store)
     known = {entry.key: (number, entry.shape[0]) for number, entry in enumerate(store.volumes)}
     places = []
     for key, i in selection.kept():
         number, n = known.get(key, (0, 0))
         if i >= n:
-            raise InputError(f"{path}: names slice {i} of volume {key}, which {store.path} does not hold")
+            name = selection.path or "the selection"
+            raise InputError(f"{name}: names slice {i} of volume {key}, which {store.path} does not hold")
         places.append((number, i))
     return places

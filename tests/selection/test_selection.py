@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, kept_list, relative_path, selection_paths
+from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, relative_path, selection_paths
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -131,11 +131,20 @@ def test_missing_files_are_named(tmp_path, saved):
         Selection.load(saved)
 
 
-def test_kept_list_names_the_sources(saved):
-    text = kept_list(
-        Selection.load(saved), [("0" * 16, [{"path": "/a/1.dcm", "sop_uid": "1.2", "frame": 0}, {"path": "/a/2.dcm"}])]
-    )
-    assert text == "path\tsop_instance_uid\tframe\n/a/1.dcm\t1.2\t0\n"
+def test_a_csv_changed_by_hand_is_told_how_to_become_a_selection(saved, tmp_path):
+    copy = tmp_path / "mine.csv"
+    copy.write_text(saved.read_text())
+    with pytest.raises(InputError, match=r"select ORIGINAL.csv --edits .*mine.csv -o edited.csv"):
+        Selection.load(copy)
+    saved.write_text(saved.read_text().replace("2.5,0", "2.5,1"))
+    with pytest.raises(InputError, match=r"select .*selection.csv --edits my.csv -o edited.csv"):
+        Selection.load(saved)
+
+
+def test_another_csv_is_named_as_such(tmp_path):
+    (tmp_path / "pairs.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"pairs\.csv: is no selection"):
+        Selection.load(tmp_path / "pairs.csv")
 
 
 def test_relative_path(tmp_path):

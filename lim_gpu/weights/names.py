@@ -1,0 +1,8 @@
+"""The backbones by name, without torch: torchvision's ResNets, wide ResNets and ResNeXts."""
+
+from __future__ import annotations
+
+RESNETS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+)
