@@ -112,8 +112,13 @@ def call(function: Any, *arguments: Any) -> Any:
 
 
 def compile_kernels(text: str, name: str, architecture: int) -> tuple[bytes, str]:
-    """The cubin of a source and the log, with ptxas's report of each kernel. Raises CompilationError with the log."""
+    """The cubin of a source and the log, with ptxas's report of each kernel.
+
+    Raises CompilationError with the log, and Absent for an architecture that this NVRTC does not know.
+    """
     library = nvrtc()
+    if architecture not in call(library.nvrtcGetSupportedArchs):
+        raise Absent(f"this NVRTC does not know sm_{architecture}")
     program = call(library.nvrtcCreateProgram, text.encode(), f"{name}.cu".encode(), 0, None, None)
     # CuPy adds -ftz=true to what it compiles
     options = [*(option.encode() for option in OPTIONS), b"-ftz=true", f"-arch=sm_{architecture}".encode()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; before torch loads OpenMP
@@ -10,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; befo
 from contextlib import suppress
 
 import pytest
+from preloaded import Preloaded
 
 with suppress(ImportError):  # a bare GPU machine may lack it
     from hypothesis import settings
@@ -44,6 +46,14 @@ def real_ct() -> Path:
 def nifti_folder() -> Path:
     """Three small CT volumes in NIfTI, RAS and LPS."""
     return _real("nifti")
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    """Python that has imported everything, for programs that train."""
+    process = Preloaded()
+    yield process
+    process.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,14 +1,15 @@
-"""Pre-trainings so small that one takes seconds on a CPU, and a process that forks those that are to be killed."""
+"""Pre-trainings so small that one takes seconds on a CPU; as a program, one that kills itself."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from preloaded import Preloaded
 
 TINY: dict[str, dict[str, Any]] = {
     "swav": {
@@ -46,31 +47,12 @@ def losses(run: Path) -> list[tuple[int, int, float]]:
     return [(row["epoch"], row["step"], row["loss"]) for row in rows(run)]
 
 
-class Killing:
-    """A process that has imported everything and forks a run that kills itself: each costs a fork, not an import."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
-        )
-
-    def run(self, store: Path, output: Path, method: str, where: str, step: int, resume: bool = False) -> int:
-        """Run until `step` steps are done and then SIGKILL at `where`; the exit status, negative for a signal."""
-        order = {"store": str(store), "output": str(output), "method": method, "where": where, "step": step}
-        assert self._process.stdin
-        assert self._process.stdout
-        print(json.dumps(order | {"resume": resume}), file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(240)
+def killed(
+    preloaded: Preloaded, store: Path, output: Path, method: str, where: str, step: int, resume: bool = False
+) -> int:
+    """Run until `step` steps are done and then SIGKILL at `where`; the exit status, negative for a signal."""
+    order = {"store": str(store), "output": str(output), "method": method, "where": where, "step": step}
+    return preloaded.run(__file__, json.dumps(order | {"resume": resume})).returncode
 
 
 def _kill_at(where: str, step: int) -> None:
@@ -108,27 +90,13 @@ def _kill_at(where: str, step: int) -> None:
     callbacks.save_checkpoint = saved
 
 
-def _serve() -> None:
-    """Fork and wait, once a line of stdin."""
-    import torch
-
-    import lim_gpu.pretrain.moco
-    import lim_gpu.pretrain.spark
-    import lim_gpu.pretrain.swav
-    import lim_gpu.pretrain.training  # noqa: F401
+def _run(order: dict[str, Any]) -> None:
     from lim_gpu.pretrain.run import pretrain
 
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _kill_at(order["where"], order["step"])
-            options = arguments(order["method"], output=order["output"], resume=order["resume"], checkpoint_every=1)
-            pretrain(order["store"], order["method"], **options)
-            os._exit(0)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    _kill_at(order["where"], order["step"])
+    options = arguments(order["method"], output=order["output"], resume=order["resume"], checkpoint_every=1)
+    pretrain(order["store"], order["method"], **options)
 
 
 if __name__ == "__main__":
-    _serve()
+    _run(json.loads(sys.argv[1]))

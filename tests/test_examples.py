@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,26 +20,28 @@ def test_every_example_is_listed():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
 
 
+@pytest.fixture(scope="module")
+def printed(preloaded, tmp_path_factory):
+    """What an example prints, run once."""
+
+    @cache
+    def run(name):
+        folder = tmp_path_factory.mktemp("empty")
+        done = preloaded.run(EXAMPLES / name, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert not list(folder.iterdir()), "an example leaves nothing behind"
+        return done.stdout
+
+    return run
+
+
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_example_runs(name, tmp_path):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=800,
-    )
-    assert done.returncode == 0, done.stderr
-    assert EXPECTED[name] in done.stdout
-    assert not list(tmp_path.iterdir()), "an example leaves nothing behind"
+def test_an_example_runs(name, printed):
+    assert EXPECTED[name] in printed(name)
 
 
-def test_training_in_plain_torch_learns(tmp_path):
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "plain_torch.py"], cwd=tmp_path, capture_output=True, text=True, timeout=800
-    )
-    losses = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("step")]
+def test_training_in_plain_torch_learns(printed):
+    losses = [float(line.split()[-1]) for line in printed("plain_torch.py").splitlines() if line.startswith("step")]
     assert losses[-1] < losses[0] / 2
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from preloaded import Preloaded
+from torch import Tensor, distributed
 
 from batches import batch
 from lim_gpu.pretrain import collectives
@@ -16,16 +18,17 @@ from lim_gpu.pretrain.moco import MoCo
 from lim_gpu.pretrain.swav import Queue, sinkhorn
 
 
-def together(work: Callable[[int], Any], folder: Path) -> list[Any]:
+def together(preloaded: Preloaded, work: Callable[[int], Any], folder: Path) -> list[Any]:
     """What `work(rank)`, a function of this module, returns in each of the two."""
-    multiprocessing.spawn(_process, (work, folder), nprocs=2)
+    for program in [preloaded.start(__file__, work.__name__, rank, folder) for rank in range(2)]:
+        done = program.wait()
+        assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-def _process(rank: int, work: Callable[[int], Any], folder: Path) -> None:
-    torch.set_num_threads(1)
+def _process(name: str, rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(work(rank), folder / f"{rank}.pt")
+    torch.save(globals()[name](rank), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -72,3 +75,7 @@ def contrast(rank: int) -> dict[str, Any]:
     found = method.training_step(batch(ids + 8), 0)
     queue = method.queue
     return {"keys": queue.keys, "ids": queue.ids, "volumes": queue.volumes, "loss": found["loss"].detach()}
+
+
+if __name__ == "__main__":
+    _process(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -45,7 +45,7 @@ from lim_gpu.cli.options import PATH, finetuning_request, pretraining_options
     default=50,
     show_default=True,
     metavar="N",
-    help="Epochs between two epoch=N.ckpt; last.ckpt is replaced after every epoch.",
+    help="Epochs between two epoch=N.ckpt; last.ckpt is replaced with it, and once a minute.",
 )
 @click.option(
     "--log-every", type=int, default=1, show_default=True, metavar="N", help="Steps between two lines of metrics.jsonl."

@@ -21,7 +21,7 @@ IMAGES = {"train": 36, "val": 12, "test": 24}
 CAVEAT = "smoke: phantoms, a planted label, resnet18 of 32 pixels for two epochs: no number here means anything"
 PRETRAIN: dict[str, Any] = {
     "epochs": 2,
-    "batch_size": 4,
+    "batch_size": 8,
     "backbone": "resnet18",
     "preset": "recommended",
     "set": {

@@ -31,22 +31,37 @@ WAIT = 50  # steps between two waits for a GPU: to write the numbers and to look
 AGREE = 10  # steps between two questions to the other processes whether one of them was asked to stop
 TIMED_STEPS = 20  # until the speed is told
 NOTE_SECONDS = 10.0  # between the notes of two epochs
+SAVE_SECONDS = 60.0  # that a crash may cost: an epoch of a reduced store can be four steps, and a checkpoint 225 MB
 Writer = Callable[[dict[str, float], int], None]  # of the numbers of one step
 METERS = {"lr": Meter("", "the learning rate")}  # which the Recorder adds to those of the method
 
 
 class Keeper(Callback):
-    """Restores the state a run goes on from, saves last.ckpt after every epoch and epoch=N.ckpt every `every`."""
+    """Restores the state a run goes on from; saves epoch=N.ckpt every `every` epochs, and last.ckpt with it and at the
+    first end of an epoch `SAVE_SECONDS` after the last time.
+    """
 
     def __init__(self, plan: Plan, folder: RunFolder, every: int, state: dict[str, Any] | None) -> None:
         self.plan, self.folder, self.every, self._state = plan, folder, every, state
         self.saved = state["global_step"] if state else 0
+        self._at = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the saved state back."""
         if self._state is not None:
             restore(trainer, pl_module, self._state)  # type: ignore[arg-type]
             self._state = None
+
+    def end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save where the run stands, if it is time to."""
+        overdue = torch.tensor(int(time.perf_counter() - self._at >= SAVE_SECONDS), device=pl_module.device)
+        if self._numbered(trainer.global_step) or maximum(overdue):
+            self.save(trainer, pl_module)
+
+    def _numbered(self, step: int) -> bool:
+        """Whether the end of this step is that of an epoch whose checkpoint stays."""
+        epoch, within = divmod(step, self.plan.steps_per_epoch)
+        return not within and (epoch % self.every == 0 or epoch == self.plan.config.epochs)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where the run stands. Raises LimGpuError when weights are no numbers or the disk refuses."""
@@ -58,12 +73,12 @@ class Keeper(Callback):
                 "values that are no finite numbers. Lower it with --set lr=..., then begin again with --overwrite"
             )
         state = training_state(trainer, pl_module, self.plan)  # type: ignore[arg-type]
-        epoch, within = divmod(trainer.global_step, self.plan.steps_per_epoch)
         if trainer.is_global_zero:
-            if not within and (epoch % self.every == 0 or epoch == self.plan.config.epochs):
+            if self._numbered(trainer.global_step):
+                epoch = trainer.global_step // self.plan.steps_per_epoch
                 save_checkpoint(self.folder.path / f"epoch={epoch}.ckpt", state, self.plan)
             save_checkpoint(self.folder.last, state, self.plan)
-        self.saved = trainer.global_step
+        self.saved, self._at = trainer.global_step, time.perf_counter()
         trainer.strategy.barrier()
 
 
@@ -256,10 +271,11 @@ class Stopper(Callback):
                 self.keeper.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A whole epoch is recorded and saved; a stopped one was saved within."""
+        """A whole epoch is recorded, and saved when it is time to or the last; a stopped one was saved within."""
         if trainer.global_step % self.recorder.plan.steps_per_epoch == 0:
             self.recorder.end_epoch(trainer, pl_module)
-            self.keeper.save(trainer, pl_module)
+            save = self.keeper.end_epoch if self.caught is None else self.keeper.save
+            save(trainer, pl_module)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -270,7 +270,7 @@ def test_options_of_a_configuration_count_for_errors_too(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("signal_sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, code):
+def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, preloaded, signal_sent, code):
     many = make_store(tmp_path, (("chest", 4, 24, 24),) * 5)
     options = (
         "reduce",
@@ -284,17 +284,16 @@ def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, signal_sent, c
         "-o",
         str(tmp_path / "s.csv"),
     )
-    environment = os.environ | {"WAITS_FROM": "4", "ENGINES": "1"}  # the last volume comes after the signal
-    waiting = [sys.executable, interrupted.__file__, *options]
-    child = subprocess.Popen(waiting, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    environment = {"WAITS_FROM": "4", "ENGINES": "1"}  # the last volume comes after the signal
+    child = preloaded.start(interrupted.__file__, *options, env=environment)
     parts = tmp_path / "s.parts"
-    while child.poll() is None and len(list(parts.glob("[0-9a-f]*.json"))) < 3:
+    while not child.ended() and len(list(parts.glob("[0-9a-f]*.json"))) < 3:
         time.sleep(0.002)
-    child.send_signal(signal_sent)
-    error = child.communicate()[1]
-    assert child.returncode == code, error
-    assert "again to go on" in error
-    assert "Traceback" not in error
+    os.kill(child.pid, signal_sent)
+    done = child.wait()
+    assert done.returncode == code, done.stderr
+    assert "again to go on" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "s.csv").exists()
     result = lim_gpu(*options)
     assert result.returncode == 0, result.stderr

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -271,12 +272,8 @@ def test_a_full_disk_is_one_line(make_folder, two_classes, tmp_path, monkeypatch
     assert not list((tmp_path / "run").rglob("*.ckpt*"))
 
 
-def lim_gpu(*arguments):
-    command = [sys.executable, "-m", "lim_gpu.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=800)
-
-
-def test_the_command_line(make_folder, two_classes, tmp_path):
+def test_the_command_line(make_folder, two_classes, tmp_path, preloaded):
+    lim_gpu = partial(preloaded.run, "-m", "lim_gpu.cli")
     folder = make_folder(two_classes)
     options = (
         "--backbone",

@@ -8,10 +8,7 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -234,8 +231,8 @@ def files_in(folder: Path) -> int:
 PROGRAM = "import sys; from lim_gpu.ingest import ingest; ingest([sys.argv[1]], sys.argv[2], workers=2)"
 
 
-def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
-    """kill -9 of the whole process group when a random number of files is there; an unguarded script as the caller."""
+def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path, preloaded):
+    """kill -9 of the whole process group when a random number of files is there."""
     sources = make_sources(tmp_path / "in", 3, 6)
     key = tmp_path / "out.private" / "key"
     ingest([sources], tmp_path / "whole", workers=1)
@@ -247,14 +244,13 @@ def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
     while killed < 4:
         if killed % 3 == 0:
             shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        child = subprocess.Popen([sys.executable, "-c", PROGRAM, sources, tmp_path / "out"], start_new_session=True)
+        program = preloaded.start("-c", PROGRAM, sources, tmp_path / "out")
         enough = rng.randint(files_in(tmp_path / "out"), files_in(tmp_path / "whole"))
-        while child.poll() is None and files_in(tmp_path / "out") < enough:
+        while not program.ended() and files_in(tmp_path / "out") < enough:
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.05))
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        if child.wait() == -signal.SIGKILL:
+        program.kill()
+        if program.wait().returncode == -signal.SIGKILL:
             killed += 1
         else:
             shutil.rmtree(tmp_path / "out")

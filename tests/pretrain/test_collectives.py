@@ -13,8 +13,8 @@ from two_processes import both, queued, scores, together
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[dict[str, Any]]:
-    return together(both, tmp_path_factory.mktemp("ranks"))
+def found(preloaded, tmp_path_factory) -> list[dict[str, Any]]:
+    return together(preloaded, both, tmp_path_factory.mktemp("ranks"))
 
 
 def test_collectives(found):

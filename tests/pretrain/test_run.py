@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import torch
 
 import lim_gpu
 from lim_gpu.errors import InputError, LimGpuError, NoGpuError, UsageError
+from lim_gpu.pretrain import callbacks
 from lim_gpu.pretrain.callbacks import Keeper
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.plan import rank
@@ -25,7 +27,7 @@ from lim_gpu.pretrain.swav import SwAV
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.weights.load import load_backbone
-from pretrainings import EPOCHS, STEPS, Killing, arguments, losses, rows
+from pretrainings import EPOCHS, STEPS, arguments, killed, losses, rows
 
 METHODS = ("swav", "moco", "spark")
 TOTAL = EPOCHS * STEPS
@@ -46,13 +48,6 @@ def finished(store, tmp_path_factory):
     for method in METHODS:
         pretrain(store, method, output=folder / method, **arguments(method))
     return folder
-
-
-@pytest.fixture(scope="module")
-def killing():
-    process = Killing()
-    yield process
-    process.close()
 
 
 def test_what_a_run_leaves(finished):
@@ -113,12 +108,12 @@ def test_a_finished_run_is_unchanged(finished, store):
     assert (finished / "swav" / "last.ckpt").stat().st_mtime_ns == before
 
 
-def test_swav_repeats_itself_to_the_bit_after_five_kills(finished, store, tmp_path, killing):
+def test_swav_repeats_itself_to_the_bit_after_five_kills(finished, store, tmp_path, preloaded):
     """Before the first checkpoint, within one, between two, in the middle of an epoch, and at the very end."""
     run = tmp_path / "run"
     points = [("batch", 3), ("torn", 4), ("between", 8), ("batch", 10), ("written", TOTAL)]
     for resume, (where, step) in enumerate(points):
-        assert killing.run(store, run, "swav", where, step, resume=bool(resume)) == -signal.SIGKILL
+        assert killed(preloaded, store, run, "swav", where, step, resume=bool(resume)) == -signal.SIGKILL
     pretrain(store, "swav", output=run, resume=True, **arguments("swav", checkpoint_every=1))
     assert losses(run) == losses(finished / "swav")
     last, expected = (torch.load(folder / "last.ckpt") for folder in (run, finished / "swav"))
@@ -129,25 +124,26 @@ def test_swav_repeats_itself_to_the_bit_after_five_kills(finished, store, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["moco", "spark"])
-def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, store, tmp_path, killing, method):
+def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, store, tmp_path, preloaded, method):
     """Before the first checkpoint, in the middle of an epoch, and within a checkpoint."""
     run = tmp_path / "run"
     for resume, (where, step) in enumerate([("batch", 2), ("batch", 6), ("torn", 8)]):
-        assert killing.run(store, run, method, where, step, resume=bool(resume)) == -signal.SIGKILL
+        assert killed(preloaded, store, run, method, where, step, resume=bool(resume)) == -signal.SIGKILL
     pretrain(store, method, output=run, resume=True, **arguments(method, checkpoint_every=1))
     assert losses(run) == losses(finished / method)
 
 
-@pytest.mark.parametrize("method", ["swav", "spark"])
-def test_the_loss_falls(finished, method):
+@pytest.mark.parametrize(("method", "share"), [("swav", 0.9), ("spark", 0.99)])
+def test_the_loss_falls(finished, method, share):
+    """Seeds 1 to 3 came to 0.67 to 0.77 with SwAV, to 0.958 to 0.969 with SparK."""
     found = [loss for _, _, loss in losses(finished / method)]
-    assert sum(found[-STEPS:]) < 0.96 * sum(found[:STEPS])
+    assert sum(found[-STEPS:]) < share * sum(found[:STEPS])
 
 
 def test_the_loss_of_moco_falls_once_its_queue_is_full(store, tmp_path):
     pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", epochs=10))
     found = [loss for _, _, loss in losses(tmp_path / "run")]
-    assert sum(found[-2 * STEPS :]) < 0.97 * sum(found[STEPS : 3 * STEPS])  # 0.945 here
+    assert sum(found[-2 * STEPS :]) < 0.98 * sum(found[STEPS : 3 * STEPS])  # seeds 0 to 3: 0.898 to 0.945
 
 
 def test_streamed_slices_give_the_same_losses(finished, store, tmp_path, capsys):
@@ -169,20 +165,18 @@ def command(store, run, *more):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_in_the_middle_of_an_epoch(finished, store, tmp_path, number, code):
+def test_a_signal_saves_in_the_middle_of_an_epoch(finished, store, tmp_path, preloaded, number, code):
     run = tmp_path / "run"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *command(store, run)], stderr=subprocess.PIPE, env=environment)
+    program = preloaded.start(*command(store, run))
     until = time.monotonic() + 800
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 5:
-        assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
-    process.send_signal(number)
-    text = process.communicate(timeout=800)[1].decode()
-    assert process.returncode == code
-    assert "Go on with --resume" in text
-    assert "Traceback" not in text
+    os.kill(program.pid, number)
+    done = program.wait()
+    assert done.returncode == code, done.stderr
+    assert "Go on with --resume" in done.stderr
+    assert "Traceback" not in done.stderr
     step = torch.load(run / "last.ckpt")["global_step"]
     assert 5 <= step < TOTAL
     assert len(losses(run)) == step
@@ -190,20 +184,32 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(finished, store, tmp_path, num
     assert losses(run) == losses(finished / "swav")
 
 
-def test_two_processes_train_as_one_run(store, tmp_path):
+def test_two_processes_train_as_one_run(store, tmp_path, preloaded):
     """torchrun with gloo: one folder, written once, the losses of one run; and both agree that it is finished."""
     run = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for expected in (False, True):
-        line = [*torchrun, *command(store, run, "--json")]
-        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=800)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    first = preloaded.run(*torchrun, *command(store, run, "--json"))
+    again = ranks(preloaded, *command(store, run, "--json"))
+    for expected, done in ((False, first), (True, again[0])):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["unchanged"] is expected  # one object: only the first process speaks
+    assert again[1].returncode == 0, again[1].stderr
+    assert again[1].stdout == ""
     assert [(epoch, step) for epoch, step, _ in losses(run)] == [(i // STEPS, i) for i in range(TOTAL)]
     assert all(math.isfinite(loss) for _, _, loss in losses(run))
     assert torch.load(run / "last.ckpt")["global_step"] == TOTAL
     assert int(torch.load(run / "last.ckpt")["state_dict"]["encoder.bn1.num_batches_tracked"]) == 2 * TOTAL
+
+
+def ranks(preloaded, *arguments):
+    """Two processes as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [program.wait() for program in [preloaded.start(*arguments, env=common | mine) for mine in own]]
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(finished, store, tmp_path, monkeypatch, capsys):
@@ -219,6 +225,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished, store, tmp_path, monk
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     monkeypatch.setattr(Keeper, "save", on_a_full_disk)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", 0)
     with pytest.raises(LimGpuError, match=r"last.ckpt: cannot be written: File too large") as caught:
         pretrain(store, "swav", output=tmp_path / "run", **arguments("swav"))
     assert "\n" not in str(caught.value)
@@ -233,6 +240,20 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished, store, tmp_path, monk
     assert "warning: began with device cuda:0, goes on with cpu: its losses will differ" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("seconds", "every", "saved"), [(0, 50, [4, 8, 12]), (math.inf, 2, [8, 12])])
+def test_the_newest_state_is_saved_in_time_and_with_what_stays(store, tmp_path, monkeypatch, seconds, every, saved):
+    found, save = [], callbacks.save_checkpoint
+
+    def noted(path, state, plan):
+        found.append((path.name, state["global_step"]))
+        save(path, state, plan)
+
+    monkeypatch.setattr(callbacks, "save_checkpoint", noted)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", seconds)
+    pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", checkpoint_every=every))
+    assert [step for name, step in found if name == "last.ckpt"] == saved
+
+
 def test_a_loss_that_is_no_number_stops_with_a_dump(store, tmp_path, monkeypatch):
     loss = SwAV.loss
 
@@ -241,6 +262,7 @@ def test_a_loss_that_is_no_number_stops_with_a_dump(store, tmp_path, monkeypatch
         return found | {"loss": found["loss"] * (math.nan if self.global_step == 6 else 1)}
 
     monkeypatch.setattr(SwAV, "loss", spoiled)
+    monkeypatch.setattr(callbacks, "SAVE_SECONDS", 0)
     with pytest.raises(LimGpuError, match=r"the loss is nan at epoch 1, step 6, with lr .* nonfinite.json"):
         pretrain(store, "swav", output=tmp_path / "run", **arguments("swav"))
     dump = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
@@ -253,9 +275,9 @@ def test_a_loss_that_is_no_number_stops_with_a_dump(store, tmp_path, monkeypatch
     assert len(losses(tmp_path / "run")) == 6
 
 
-def test_a_run_that_stands_is_not_touched(store, tmp_path, killing):
+def test_a_run_that_stands_is_not_touched(store, tmp_path, preloaded):
     run = tmp_path / "run"
-    killing.run(store, run, "swav", "batch", 5)
+    killed(preloaded, store, run, "swav", "batch", 5)
     for options, message in (
         ({}, r"holds this run, saved at step 4 of 12. Give --resume to go on, or --overwrite"),
         ({"seed": 1}, r"made otherwise \(seed 0, not 1\). Give --overwrite, or another -o"),
@@ -270,18 +292,18 @@ def test_a_run_that_stands_is_not_touched(store, tmp_path, killing):
         pretrain(store, "swav", output=tmp_path / "mine", **arguments("swav"))
 
 
-def test_a_run_that_saved_nothing_is_in_nobodys_way(store, tmp_path, killing):
+def test_a_run_that_saved_nothing_is_in_nobodys_way(store, tmp_path, preloaded):
     run = tmp_path / "run"
-    killing.run(store, run, "swav", "batch", 3)
+    killed(preloaded, store, run, "swav", "batch", 3)
     assert losses(run)
     pretrain(store, "swav", output=run, **arguments("swav", epochs=1, seed=1))
     assert json.loads((run / "config.json").read_text())["config"]["seed"] == 1
     assert [step for _, step, _ in losses(run)] == list(range(STEPS))
 
 
-def test_later_checkpoints_stay_when_the_last_is_gone(store, tmp_path, killing):
+def test_later_checkpoints_stay_when_the_last_is_gone(store, tmp_path, preloaded):
     run = tmp_path / "run"
-    killing.run(store, run, "swav", "batch", 5)
+    killed(preloaded, store, run, "swav", "batch", 5)
     (run / "last.ckpt").unlink()
     for resume in (False, True):
         with pytest.raises(InputError, match=r"last.ckpt: is gone. Put an epoch=\*.ckpt"):
@@ -298,18 +320,18 @@ def test_memory_that_ends_in_a_step_is_one_line(store, tmp_path, monkeypatch):
         pretrain(store, "swav", output=tmp_path / "run", **arguments("swav"))
 
 
-def test_overwriting_leaves_nothing_of_the_run_before(store, tmp_path, killing):
+def test_overwriting_leaves_nothing_of_the_run_before(store, tmp_path, preloaded):
     run = tmp_path / "run"
-    killing.run(store, run, "swav", "batch", 6)
+    killed(preloaded, store, run, "swav", "batch", 6)
     options = arguments("swav", epochs=1, overwrite=True, log_every=3)
     pretrain(store, "swav", output=run, **options)
     assert sorted(path.name for path in run.glob("*.ckpt")) == ["epoch=1.ckpt", "last.ckpt"]
     assert [row["step"] for row in rows(run)] == [2, 3]
 
 
-def test_a_damaged_checkpoint_is_one_line(store, tmp_path, killing):
+def test_a_damaged_checkpoint_is_one_line(store, tmp_path, preloaded):
     run = tmp_path / "run"
-    killing.run(store, run, "swav", "batch", 5)
+    killed(preloaded, store, run, "swav", "batch", 5)
     whole = (run / "last.ckpt").read_bytes()
     middle = len(whole) // 2
     for damaged in (whole[:middle], b"", whole[:middle] + bytes(4) + whole[middle + 4 :]):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -203,9 +201,9 @@ def test_random_choice_is_seeded_and_of_equal_budget():
     assert (first != random_choice(100, seed=4, keep=0.1)).any()
 
 
-def test_five_thousand_slices_rank_in_seconds():
+def test_five_thousand_slices_are_ranked():
+    """In seconds; with another order of growth it would meet the limit of time that every test has."""
     values = np.random.default_rng(0).random((5000, 5000), dtype=np.float32)
-    start = time.process_time()
     ranking = rank(values)
-    assert time.process_time() - start < 120  # of this process, about 4; the bound only catches another order of growth
-    assert len(ranking.dropped) == 4999
+    assert len(set(ranking.dropped.tolist())) == 4999
+    assert (np.diff(ranking.similarity) <= 0).all()

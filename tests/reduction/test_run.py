@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -292,7 +290,7 @@ def test_a_large_matrix_is_not_kept(store, tmp_path, monkeypatch):
     assert kept == {volume.key for volume in store if 4 * volume.entry.shape[0] ** 2 <= 100}
 
 
-def test_killed_runs_resume_to_the_same_selection(tmp_path):
+def test_killed_runs_resume_to_the_same_selection(tmp_path, preloaded):
     """SIGKILL somewhere within the writing of a part, or of the selection; begun anew where it came too late."""
     path = make_store(tmp_path, tuple(("chest", 6, 24, 24) for _ in range(40)))
     program = (
@@ -304,20 +302,20 @@ def test_killed_runs_resume_to_the_same_selection(tmp_path):
         lim_gpu.reduce(store, "every-n", keep=0.3, output=tmp_path / "whole.csv")
     out, parts, killed = tmp_path / "killed.csv", tmp_path / "killed.parts", 0
     for attempt in itertools.count():
-        child = subprocess.Popen([sys.executable, "-c", program, str(path), str(out)])
+        child = preloaded.start("-c", program, path, out)
         before = len(list(parts.glob("*.json")))
-        while child.poll() is None and len(list(parts.glob("*.json"))) < min(before + 3, 40):
+        while not child.ended() and len(list(parts.glob("*.json"))) < min(before + 3, 40):
             time.sleep(0.001)
         time.sleep(0.0007 * attempt)
-        child.send_signal(signal.SIGKILL)
-        if child.wait() == -signal.SIGKILL:
+        child.kill()
+        if child.wait().returncode == -signal.SIGKILL:
             killed += 1
         else:
             shutil.rmtree(parts)
             out.unlink()
         if killed == 6:
             break
-    subprocess.run([sys.executable, "-c", program, str(path), str(out)], check=True)
+    assert preloaded.run("-c", program, path, out).returncode == 0
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not list(parts.glob(".*.tmp"))
 
@@ -442,21 +440,22 @@ def test_the_record_names_every_device_that_worked(store, several_engines, monke
 @pytest.mark.parametrize("engines", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_while_volumes_are_read_ahead_ends_at_once_and_resumes(
-    store_path, tmp_path, number, code, engines
+    store_path, tmp_path, preloaded, number, code, engines
 ):
     out = tmp_path / "s.csv"
     options = ["reduce", str(store_path), "--method", "hash", "--device", "cpu", "-o", str(out)]
-    command = [sys.executable, interrupted.__file__, *options]
-    environment = os.environ | {"WAITS_FROM": "0", "ENGINES": str(engines)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert child.stdout.readline() == "reading\n"
-    child.send_signal(number)
-    more, errors = child.communicate(timeout=800)
-    assert child.returncode == code
-    assert "Traceback" not in errors
-    assert engines > 1 or more.count("reading") < 3, "all four volumes are read"  # several engines end their units
+    child = preloaded.start(interrupted.__file__, *options, env={"WAITS_FROM": "0", "ENGINES": str(engines)})
+    while not child.printed():
+        assert not child.ended(), child.wait().stderr
+        time.sleep(0.01)
+    os.kill(child.pid, number)
+    done = child.wait()
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    reads = done.stdout.count("reading")
+    assert engines > 1 or reads < 4, "all four volumes are read"  # several engines end their units
     assert not out.exists()
-    subprocess.run([sys.executable, "-m", "lim_gpu.cli", *options], check=True, capture_output=True)
+    assert preloaded.run("-m", "lim_gpu.cli", *options).returncode == 0
     with SliceStore(store_path) as store:
         assert kept_of(Selection.load(out)) == kept_of(lim_gpu.reduce(store, "hash", device="cpu"))
 
