@@ -14,14 +14,11 @@ from lim_gpu.errors import UsageError
 if TYPE_CHECKING:
     from lim_gpu.finetune.request import Request as FinetuneRequest
     from lim_gpu.intensity import Intensity
-    from lim_gpu.reduction.auto_threshold import Views
     from lim_gpu.reduction.criterion import Criterion
     from lim_gpu.reduction.request import Request
 
 PATH = click.Path(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
-AUTO = "auto"  # --threshold: found from the data
-
 
 CRITERION = (
     click.option(
@@ -91,13 +88,15 @@ class Fraction(click.ParamType):
 
 
 class Threshold(click.ParamType):
-    """--threshold: a number, or AUTO."""
+    """--threshold: a number, or auto."""
 
     name = "threshold"
 
     def convert(  # noqa: D102
         self, value: Any, _parameter: click.Parameter | None, _context: click.Context | None
     ) -> float | str:
+        from lim_gpu.reduction.request import AUTO
+
         try:
             return AUTO if value == AUTO else float(value)
         except ValueError:
@@ -121,30 +120,11 @@ def criterion_of(options: dict[str, Any]) -> Criterion:
     return Criterion(options.pop("method"), intensity_of(options), **how)
 
 
-def reduction_request(options: dict[str, Any], seed: int) -> tuple[Request, Views | None]:
-    """What `reduce` is asked for; and with --threshold auto, how the views are made from which it is found.
+def reduction_request(options: dict[str, Any], seed: int) -> tuple[Request, bool]:
+    """What `reduce` is asked for, and whether the threshold is yet to be found."""
+    from lim_gpu.reduction.request import request_for
 
-    Until then the lowest threshold of the method stands for it, so that everything else is checked at once.
-    """
-    from lim_gpu.reduction.request import SIMILARITIES, THRESHOLD_RANGE, Request
-
-    criterion, automatic = criterion_of(options), options["threshold"] == AUTO
-    if automatic:
-        if criterion.method not in SIMILARITIES:
-            raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
-        options["threshold"] = THRESHOLD_RANGE[criterion.method][0]
-    return Request(criterion, **options, seed=seed), swav_views() if automatic else None
-
-
-def swav_views() -> Views:
-    """SwAV's large crops, as Wolf et al. 2024 state them."""
-    from lim_gpu.pretrain.config import resolve
-    from lim_gpu.reduction.auto_threshold import Views
-
-    method, preset = "swav", "wolf2024-paper"
-    crops = resolve(method, preset).swav
-    strength = (crops.brightness, crops.contrast, crops.jitter)
-    return Views(f"{method} {preset}", crops.large_scale, *strength, crops.blur, crops.blur_sigma)
+    return request_for(criterion_of(options), **options, seed=seed)
 
 
 def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]:

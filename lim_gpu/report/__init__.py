@@ -14,13 +14,15 @@ def write_report(
     output: Path,
     *,
     store: Path | None = None,
+    window: str | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> None:
     """Write OUTPUT (.html) for one or several selections (NAME.csv), or for runs of pretrain and finetune (folders).
 
-    store: where the store of the selections lies now, if it has moved. Nothing is computed again, and no name of a
-    patient is shown. Raises UsageError for an existing output without `overwrite`, InputError for what is neither.
+    store: where the store of the selections lies now, if it has moved. window: of the pictures of slices, a name or
+    "LEVEL,WIDTH". Nothing is computed again, and no patient is named. Raises UsageError for an existing output without
+    `overwrite`, InputError for what is neither.
     """
     if output.suffix != ".html":
         raise UsageError(f"{output}: give a name that ends in .html")
@@ -29,6 +31,8 @@ def write_report(
     folders = [path for path in paths if path.is_dir()]
     if folders and len(folders) < len(paths):
         raise UsageError("give runs, or selections, not both")
+    if folders and window is not None:
+        raise UsageError("--window is of pictures of slices, which a run has none of. Leave it out")
     if folders:
         from lim_gpu.report.run_report import write_run_report
 
@@ -36,4 +40,4 @@ def write_report(
         return
     from lim_gpu.report.selection_report import write_selection_report
 
-    write_selection_report(paths, output, store, reporter or Reporter(quiet=True))
+    write_selection_report(paths, output, store, window, reporter or Reporter(quiet=True))
