@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lim_gpu.intensity import Intensity
-from lim_gpu.store.selected import SelectedSlices, open_selected
+from lim_gpu.selection.selected import SelectedSlices, open_selected
 
 
 class SliceDataset(Dataset[Any]):

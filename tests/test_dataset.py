@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import lim_gpu
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from volumes import pixels, write_store
 
 VOLUMES = [pixels(6, seed=3), pixels(4, seed=4)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,19 @@ def criterion_options(function: Any) -> Any:
     for option in CRITERION:
         option(function)
     return function
+
+
+def names_in(module: str, constant: str) -> Callable[..., list[str]]:
+    """What a shell may complete: the names that a constant holds, of a module that is loaded then alone."""
+
+    def complete(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+        return [name for name in getattr(import_module(module), constant) if name.startswith(incomplete)]
+
+    return complete
+
+
+COMPLETE_METHOD = names_in("lim_gpu.reduction.request", "METHODS")
+COMPLETE_SIMILARITY = names_in("lim_gpu.reduction.request", "SIMILARITIES")
 
 
 class Fraction(click.ParamType):

@@ -12,12 +12,15 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import (
+    COMPLETE_METHOD,
+    COMPLETE_SIMILARITY,
     METHOD_HELP,
     PATH,
     Fraction,
     Threshold,
     criterion_of,
     criterion_options,
+    names_in,
     reduction_request,
     store_or_selections,
 )
@@ -26,7 +29,7 @@ from lim_gpu.progress import Outcome
 
 @click.command(short_help="Select the slices that stay.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
-@click.option("--method", required=True, metavar="METHOD", help=METHOD_HELP)
+@click.option("--method", required=True, metavar="METHOD", help=METHOD_HELP, shell_complete=COMPLETE_METHOD)
 @click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
 @click.option("--keep-count", type=int, metavar="N", help="Number kept of each volume.")
 @click.option(
@@ -42,6 +45,7 @@ from lim_gpu.progress import Outcome
     default="volume",
     show_default=True,
     metavar="volume|patient|dataset",
+    shell_complete=names_in("lim_gpu.reduction.request", "SCOPES"),
     help="What is pruned together, and what keep counts.",
 )
 @click.option(
@@ -56,6 +60,7 @@ from lim_gpu.progress import Outcome
     default="spatial",
     show_default=True,
     metavar="spatial|lexicographic",
+    shell_complete=names_in("lim_gpu.reduction.request", "ORDERS"),
     help="lexicographic: slice numbers as text, 0, 1, 10, 100, 101, as the authors' files sort.",
 )
 @criterion_options
@@ -108,7 +113,13 @@ def reduce(
 @click.command(short_help="The matrix of one volume as an array or a picture.")
 @click.argument("store", type=PATH)
 @click.argument("volume")
-@click.option("--method", required=True, metavar="METHOD", help="ssim, mi, deepnet or hash.")
+@click.option(
+    "--method",
+    required=True,
+    metavar="METHOD",
+    help="ssim, mi, deepnet or hash.",
+    shell_complete=COMPLETE_SIMILARITY,
+)
 @click.option(
     "-o",
     "--output",
@@ -191,6 +202,7 @@ def report(
     multiple=True,
     metavar="METHOD",
     help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
+    shell_complete=COMPLETE_SIMILARITY,
 )
 @click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept, with --method.")
 @click.option("--threshold", type=float, metavar="T", help="Threshold in the method's own unit, with one --method.")

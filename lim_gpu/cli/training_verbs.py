@@ -11,19 +11,26 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, finetuning_request, pretraining_options
+from lim_gpu.cli.options import PATH, finetuning_request, names_in, pretraining_options
 
 
 @click.command(short_help="Pre-train a backbone on the slices of a store.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--selection", type=PATH, metavar="FILE", help="NAME.csv of lim-gpu reduce; default: every slice.")
-@click.option("--method", required=True, metavar="METHOD", help="swav, moco or spark.")
+@click.option(
+    "--method",
+    required=True,
+    metavar="METHOD",
+    help="swav, moco or spark.",
+    shell_complete=names_in("lim_gpu.pretrain.presets", "METHODS"),
+)
 @click.option(
     "--preset",
     default="recommended",
     show_default=True,
     metavar="NAME",
     help="recommended, wolf2024-paper or wolf2024-code: see above.",
+    shell_complete=names_in("lim_gpu.pretrain.presets", "PRESETS"),
 )
 @click.option("--epochs", type=int, metavar="N", help="Default: the preset's, 800 (spark of wolf2024: 1600).")
 @click.option("--batch-size", type=int, metavar="B", help="Slices of a step over all processes; default: the preset's.")

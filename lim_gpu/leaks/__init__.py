@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_json, write_text
 from lim_gpu.labelled.listed import read_list
+from lim_gpu.leaks.clusters import clusters_csv, find_clusters, keep_list
 from lim_gpu.leaks.images import Images, Item, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
 from lim_gpu.progress import Outcome, Reporter
-from lim_gpu.report.page import image_uri, write_page
+from lim_gpu.report.page import write_page
+from lim_gpu.strip import image_uri
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
 SHOWN = 200  # pairs in the gallery
@@ -36,6 +38,8 @@ def leaks(
     across: bool = False,
     patients: str = "patient",
     write_split: Path | None = None,
+    groups: Path | None = None,
+    keep: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter,
@@ -45,8 +49,10 @@ def leaks(
     across       leave out pairs within one split of one source
     patients     the column of a list that names the patient
     write_split  a new list without the images that leak from one split into another
+    groups       a table of groups instead of pairs (.csv), see `lim_gpu.leaks.clusters`
+    keep         a list of the images to keep: all but those for which another of their group stands
     """
-    paths = _outputs(sources, output, write_split, overwrite)
+    paths = _outputs(sources, output, write_split, [path for path in (groups, keep) if path is not None], overwrite)
     if dry_run:
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
         return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
@@ -56,6 +62,11 @@ def leaks(
     removed = leaking(images.items, pairs, shared)
     if write_split is not None:
         _write_split(_list_of(sources[0]), write_split, {images.items[i].name for i in removed})
+    clusters = find_clusters(images.items, pairs)
+    if groups is not None:
+        write_text(groups, clusters_csv(images.items, clusters))
+    if keep is not None:
+        write_text(keep, keep_list(images.items, clusters))
     relations = Counter(relation(images.items[p.a], images.items[p.b]) for p in pairs)
     values = {
         "format": "lim-gpu-leaks",
@@ -66,6 +77,7 @@ def leaks(
         "rule": asdict(rule) | {"across": across},
         "pairs": len(pairs),
         "relations": {name: relations[name] for name in ORDER if relations[name]},
+        "clusters": [len(cluster) for cluster in clusters],
         "different_labels": _different_labels(images.items, pairs),
         "patients_in_several_splits": shared,
         "leaking_images": len(removed),
@@ -75,17 +87,22 @@ def leaks(
     _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
     write_json(output.with_suffix(".json"), values)
     write_text(output, _csv(images.items, pairs))
-    return Outcome(values, _lines(values, output, write_split), bool(pairs or shared or images.failures))
+    lines = [*_lines(values, output, write_split), *_group_lines(values, groups, keep)]
+    return Outcome(values, lines, bool(pairs or shared or images.failures))
 
 
-def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, overwrite: bool) -> list[Path]:
+def _outputs(
+    sources: Sequence[Path], output: Path, write_split: Path | None, lists: Sequence[Path], overwrite: bool
+) -> list[Path]:
     if output.suffix != ".csv":
         raise UsageError(f"{output}: give a name that ends in .csv")
-    paths = [output, output.with_suffix(".json"), output.with_suffix(".html")]
+    paths = [output, output.with_suffix(".json"), output.with_suffix(".html"), *lists]
     if write_split is not None:
         if write_split.resolve() == _list_of(sources[0]).resolve():
             raise UsageError(f"{write_split}: is the list that is read. Choose another --write-split")
         paths.append(write_split)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("two outputs have one name. Give each its own")
     standing = [path for path in paths if path.exists()]
     if standing and not overwrite:
         raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
@@ -143,6 +160,17 @@ def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> li
     lines.append(f"-> {output}, {output.with_suffix('.json').name}, {output.with_suffix('.html').name}")
     if write_split is not None:
         lines.append(f"{values['leaking_images']} images left out -> {write_split}")
+    return lines
+
+
+def _group_lines(values: dict[str, Any], groups: Path | None, keep: Path | None) -> list[str]:
+    sizes = values["clusters"]
+    lines = []
+    if groups is not None:
+        lines.append(f"groups: {len(sizes):,}, the largest of {max(sizes, default=0)} images -> {groups}")
+    if keep is not None:
+        left = values["images"] - sum(sizes) + len(sizes)
+        lines.append(f"to keep: {left:,} of {values['images']:,} images -> {keep}")
     return lines
 
 

@@ -14,7 +14,7 @@ from lim_gpu.errors import UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.resident import ResidentSlices, SliceBatch, StreamedSlices, placed
 from lim_gpu.progress import Reporter
-from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.selection.selected import SelectedSlices
 
 
 def epoch_order(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Tensor:

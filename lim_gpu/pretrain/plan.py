@@ -14,7 +14,7 @@ from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
-from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.selection.selected import SelectedSlices
 
 ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 

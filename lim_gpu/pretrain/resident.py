@@ -19,7 +19,7 @@ from lim_gpu.dataset import SliceDataset
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
-from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.selection.selected import SelectedSlices
 
 AHEAD = 3  # batches that are read before they are needed
 LOADED_AT_ONCE = 64  # slices

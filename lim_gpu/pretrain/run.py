@@ -15,7 +15,7 @@ from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
 from lim_gpu.pretrain.request import Request, configuration
 from lim_gpu.progress import Outcome, Reporter
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from lim_gpu.store.slices import SliceStore
 
 

@@ -31,7 +31,7 @@ from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.request import Request
 from lim_gpu.progress import Reporter
-from lim_gpu.store.selected import SelectedSlices
+from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.weights.backbone import training_device
 
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def write_selection(
         selection.record["store"]["path"] = relative_path(store.path, csv_path.parent)
         selection.record["threshold_rule"] = threshold_rule
         selection.save(csv_path)
-    return selection
+    return replace(selection, path=csv_path)
 
 
 def parts_folder(csv_path: Path) -> Path:

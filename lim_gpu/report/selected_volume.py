@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.ingest.defects import sentences
+from lim_gpu.ingest.defects import of_header
 from lim_gpu.intensity import Intensity
 from lim_gpu.pruning.rules import every_n
 from lim_gpu.reduction.parts import UnitResult
 from lim_gpu.report import figures
-from lim_gpu.report.page import image_uri, svg_text
+from lim_gpu.report.page import svg_text
 from lim_gpu.report.shown import Shown
 from lim_gpu.selection import VolumeSelection
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
+from lim_gpu.strip import image_uri
 
 STRIP = 14  # slices of a strip
 COVERED = 6  # dropped slices shown beside those that cover them
@@ -96,7 +97,7 @@ def _controls(shown: Sequence[Shown], key: str, pictures: _Pictures) -> list[dic
 
 def _defects(volume: Volume) -> list[str]:
     with volume:
-        return list(sentences(volume.header.defects, volume.header.clamped).values())
+        return of_header(volume.header)
 
 
 def _matrix(shown: Shown, thumbnail: dict[str, Any], kept: NDArray[np.bool_]) -> str:

@@ -11,7 +11,7 @@ import torch
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.datamodule import Epochs, SlicesDataModule, epoch_order
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from volumes import pixels, write_store
 
 N, BATCH = 23, 4

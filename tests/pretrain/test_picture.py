@@ -12,7 +12,7 @@ from lim_gpu.pretrain.picture import SIDE, save_views
 from lim_gpu.pretrain.plan import make_plan
 from lim_gpu.pretrain.resident import StreamedSlices
 from lim_gpu.pretrain.training import build_method
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from stores import make_store
 
 TINY = {

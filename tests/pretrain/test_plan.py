@@ -9,7 +9,7 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.plan import duration, make_plan
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from lim_gpu.store.slices import SliceStore
 
 

@@ -16,7 +16,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain import resident
 from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices, placed
 from lim_gpu.progress import Reporter
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from volumes import pixels, write_store
 
 VOLUMES = (pixels(7, 12, 19), pixels(4, 20, 16, seed=1), pixels(5, 8, 8, seed=2, dtype="uint8"))

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import json_text, read_json, write_text
+from lim_gpu.spread import spread_evenly
+from lim_gpu.strip import SHOWN, strip
 
 FORMAT, VERSION = "lim-gpu-selection", 1
 COLUMNS = ("volume", "slice", "z_mm", "kept", "rank", "covered_by", "similarity")
@@ -47,6 +49,9 @@ class VolumeSelection:
     covered_by: tuple[tuple[str, int], ...]
     similarity: NDArray[np.float32]
 
+    def __repr__(self) -> str:
+        return f"VolumeSelection({self.key}: {int(self.kept.sum())} of {len(self.kept)} slices)"
+
     def rows(self) -> Iterator[tuple[str, ...]]:
         """The CSV rows. Another volume's slice is written KEY:SLICE. Numbers read back to the same bits."""
         for i, (volume, covering) in enumerate(self.covered_by):
@@ -66,19 +71,40 @@ class Selection:
     """What `lim_gpu.reduce` returns: the volumes in store order, and the record of how they were reduced.
 
     record: the JSON: method, parameters, store (path, fingerprint), counts, units, failures, versions, device, seconds.
+    path: NAME.csv, of a selection that stands in a file.
     """
 
     volumes: tuple[VolumeSelection, ...]
     record: dict[str, Any]
+    path: Path | None = None
 
     def __repr__(self) -> str:
         n = sum(len(volume.kept) for volume in self.volumes)
         return f"Selection({len(self.kept())} of {n} slices in {len(self.volumes)} volumes)"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: some of the kept slices; where the store is not at hand, why."""
+        from lim_gpu.store.slices import SliceStore
+
+        kept = self.kept()
+        chosen = [kept[place] for place in spread_evenly(len(kept), SHOWN)]
+        try:
+            with SliceStore(self.store_path) as store:
+                slices = [(f"{key[:6]}: {i}", store[key].grey(i)) for key, i in chosen]
+        except (InputError, KeyError) as error:
+            return strip(f"{self!r}: no pictures, {error}", [])
+        return strip(repr(self), slices)
+
     @property
     def store_fingerprint(self) -> str:
         """SHA-256 (hex) of the store that the selection was made from."""
         return str(self.record["store"]["fingerprint"])
+
+    @property
+    def store_path(self) -> Path:
+        """Where its store lies; a file names it as seen from its own folder."""
+        recorded = Path(str(self.record["store"]["path"]))
+        return recorded if self.path is None else self.path.parent / recorded
 
     def kept(self) -> list[tuple[str, int]]:
         """(volume key, slice) of every kept slice, in store order."""
@@ -115,7 +141,7 @@ class Selection:
             raise InputError(f"{csv_path}: {error}") from None
         if len({volume.key for volume in volumes}) != len(volumes):
             raise InputError(f"{csv_path}: a volume stands twice")
-        return cls(volumes, record)
+        return cls(volumes, record, csv_path)
 
     def _csv(self) -> str:
         out = io.StringIO(newline="")

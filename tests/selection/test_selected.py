@@ -9,7 +9,7 @@ import pytest
 
 import lim_gpu
 from lim_gpu.errors import InputError
-from lim_gpu.store.selected import open_selected
+from lim_gpu.selection.selected import open_selected
 from volumes import pixels, write_store
 
 VOLUMES = (pixels(6, seed=3), pixels(4, seed=4))
@@ -59,6 +59,6 @@ def test_a_selection_of_another_store_is_refused_by_name(selection, tmp_path):
 
 
 def test_places_are_known_without_torch(store):
-    program = f"import sys, lim_gpu.store.selected as s; s.open_selected({str(store)!r}); "
+    program = f"import sys, lim_gpu.selection.selected as s; s.open_selected({str(store)!r}); "
     program += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
