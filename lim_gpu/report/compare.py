@@ -152,7 +152,7 @@ def _baselines(compared: Sequence[Compared], store: SliceStore, seed: int) -> li
 
 
 def _chosen(method: str, budget: Sequence[tuple[str, int]], store: SliceStore, seed: int) -> Kept:
-    kept = {}
+    kept: Kept = {}
     for place, (key, count) in enumerate(budget):
         n = store[key].entry.shape[0]
         if not count:

@@ -144,7 +144,7 @@ def test_units_of_several_volumes_have_no_matrix_of_their_own(reduced, tmp_path)
     ]
     with SliceStore(reduced / "slices") as store:
         assert all(entry.patient not in text for entry in store.volumes)
-    assert bool(elsewhere) == bool(re.search(r"slice \d+ of <code>", text))
+    assert bool(elsewhere) == bool(re.search(r"z&nbsp;\S+ of <code>", text))
 
 
 def test_a_slice_of_another_volume_is_shown_beside_what_it_covers(tmp_path):
@@ -153,7 +153,7 @@ def test_a_slice_of_another_volume_is_shown_beside_what_it_covers(tmp_path):
         reduce(opened, "ssim", keep=0.1, scope="dataset", output=tmp_path / "all.csv", device="cpu")
     write_report([tmp_path / "all.csv"], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
-    assert re.search(r"slice \d+ of <code>[0-9a-f]{16}</code>", text)
+    assert re.search(r"z&nbsp;\S+ of <code>[0-9a-f]{16}</code>", text)
     assert "in another volume" not in text
 
 

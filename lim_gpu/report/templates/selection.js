@@ -100,7 +100,7 @@ function save(selection) {  // the format of lim-gpu select --edits: a line a vo
     for (const [volume, some] of slices) lines.push(`${what} ${volume}:${runs(some)}`);
   const url = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], {type: "text/plain"}));
   element("a", [], {href: url, download: `${stem}.edits.txt`}).click();
-  URL.revokeObjectURL(url);
+  setTimeout(URL.revokeObjectURL, 60000, url);  // when the browser has read it
 }
 
 function undo(selection) {
