@@ -137,6 +137,20 @@ def info(run: Run, path: Path, verify: bool, trust: bool) -> None:
     metavar="FILE",
     help="Pairs that are none: a CSV with columns a,b, such as rows of pairs.csv. They count nowhere.",
 )
+@click.option(
+    "--clusters",
+    "groups",
+    type=PATH,
+    metavar="FILE",
+    help="Also write groups instead of pairs: a CSV, a row an image, keep 1 for one image of each group.",
+)
+@click.option(
+    "--keep-list",
+    "keep",
+    type=PATH,
+    metavar="FILE",
+    help="Also list the images to keep, a line each: all, but of each group one alone.",
+)
 @click.option("--dry-run", is_flag=True, help="Name the outputs; compare nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 @common
@@ -151,6 +165,7 @@ def leaks(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) -> 
     Examples: lim-gpu leaks covid-ct -o pairs.csv --write-split clean.csv
               lim-gpu leaks covid-ct -o pairs2.csv --reject not_alike.csv --write-split clean.csv
               lim-gpu leaks train_slices test_slices --across
+              lim-gpu leaks pictures --clusters groups.csv --keep-list keep.txt
     """
     from lim_gpu.leaks import leaks as find_leaks
     from lim_gpu.leaks.search import Rule

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
+from lim_gpu.ingest.defects import of_header
 from lim_gpu.progress import Outcome, Reporter, counted, few
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
-from lim_gpu.store.volume import VolumeEntry
+from lim_gpu.store.volume import Volume, VolumeEntry
 from lim_gpu.weights.describe import describe_checkpoint
 from lim_gpu.weights.file import checkpoint_in
 from lim_gpu.weights.load import SUFFIXES
@@ -39,6 +40,7 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
     with SliceStore(path) as store:
         entries = store.volumes
         slices = sum(entry.shape[0] for entry in entries)
+        found = [_geometry(volume) for volume in store]
         modalities = Counter(entry.modality or "image" for entry in entries)
         values: dict[str, Any] = {
             "kind": "store",
@@ -53,7 +55,8 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
                     "dtype": e.dtype,
                     "modality": e.modality,
                 }
-                for e in entries
+                | geometry
+                for e, geometry in zip(entries, found, strict=True)
             ],
             "slices": slices,
             "skipped": store.skipped,
@@ -61,11 +64,12 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
         }
         kinds = ", ".join(f"{count} {name}" for name, count in modalities.items())
         patients = len({entry.patient for entry in entries})
+        told = ["\n".join(_volume_lines(*pair)) for pair in zip(entries, found, strict=True)]
         lines = [
             f"store {path}: {counted(len(entries), 'volume')} ({kinds}), {counted(slices, 'slice')}, "
             f"{counted(patients, 'patient')}",
             f"fingerprint {store.fingerprint}",
-            *few([_volume_line(entry) for entry in entries], "volumes. --json lists all"),
+            *few(told, "volumes. --json lists all"),
         ]
         if store.skipped:
             lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
@@ -77,9 +81,31 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
     return Outcome(values, lines, bool(failures))
 
 
-def _volume_line(entry: VolumeEntry) -> str:
+def _geometry(volume: Volume) -> dict[str, Any]:
+    """What the header says beyond the index: spacing in mm between slices, rows, columns, None where unknown."""
+    try:
+        with volume:
+            header = volume.header
+    except InputError as error:
+        return {"unreadable": str(error)}
+    return {
+        "unit": header.unit,
+        "spacing": list(header.spacing) if header.spacing else None,
+        "orientation": header.orientation,
+        "defects": header.defects,
+        "found": of_header(header),
+    }
+
+
+def _volume_lines(entry: VolumeEntry, geometry: dict[str, Any]) -> list[str]:
     n, height, width = entry.shape
-    return f"{entry.key}  {n:5d} x {height} x {width}  {entry.dtype:6s} {entry.modality or 'image':5s} {entry.name}"
+    line = f"{entry.key}  {n:5d} x {height} x {width}  {entry.dtype:6s} {entry.modality or 'image':5s}"
+    if "unreadable" in geometry:
+        return [f"{line} {entry.name}", f"    {geometry['unreadable']}"]
+    spacing = geometry["spacing"]
+    words = [geometry["unit"], " x ".join(f"{mm:.3g}" for mm in spacing) + " mm" if spacing else "no spacing"]
+    words += [word for word in (geometry["orientation"], entry.name) if word]
+    return [f"{line} {'  '.join(words)}", *(f"    {text}" for text in geometry["found"])]
 
 
 def _verify(store: SliceStore, reporter: Reporter) -> list[tuple[str, str]]:

@@ -17,7 +17,6 @@ from lim_gpu.errors import UsageError, unknown
 if TYPE_CHECKING:
     from lim_gpu.finetune.request import Request as FinetuneRequest
     from lim_gpu.intensity import Intensity
-    from lim_gpu.reduction.auto_threshold import Views
     from lim_gpu.reduction.criterion import Criterion
     from lim_gpu.reduction.request import Request
 
@@ -32,8 +31,6 @@ class Place(click.Path):
 PATH = Place(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
 OWNERS = {"bins": "mi", "features": "deepnet", "weights": "deepnet", "precision": "deepnet"}  # the method of each
-AUTO = "auto"  # --threshold: found from the data
-
 
 CRITERION = (
     click.option(
@@ -134,13 +131,15 @@ class Fraction(click.ParamType):
 
 
 class Threshold(click.ParamType):
-    """--threshold: a number, or AUTO."""
+    """--threshold: a number, or auto."""
 
     name = "threshold"
 
     def convert(  # noqa: D102
         self, value: Any, _parameter: click.Parameter | None, _context: click.Context | None
     ) -> float | str:
+        from lim_gpu.reduction.request import AUTO
+
         try:
             return AUTO if value == AUTO else float(value)
         except ValueError:
@@ -178,30 +177,11 @@ def _check_intensity(method: str, options: dict[str, Any]) -> None:
         raise UsageError(f"--{given[0].replace('_', '-')} belongs to what compares, not to {method}. Leave it out")
 
 
-def reduction_request(options: dict[str, Any], seed: int) -> tuple[Request, Views | None]:
-    """What `reduce` is asked for; and with --threshold auto, how the views are made from which it is found.
+def reduction_request(options: dict[str, Any], seed: int) -> tuple[Request, bool]:
+    """What `reduce` is asked for, and whether the threshold is yet to be found."""
+    from lim_gpu.reduction.request import request_for
 
-    Until then the lowest threshold of the method stands for it, so that everything else is checked at once.
-    """
-    from lim_gpu.reduction.request import SIMILARITIES, THRESHOLD_RANGE, Request
-
-    criterion, automatic = criterion_of(options), options["threshold"] == AUTO
-    if automatic:
-        if criterion.method not in SIMILARITIES:
-            raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
-        options["threshold"] = THRESHOLD_RANGE[criterion.method][0]
-    return Request(criterion, **options, seed=seed), swav_views() if automatic else None
-
-
-def swav_views() -> Views:
-    """SwAV's large crops, as Wolf et al. 2024 state them."""
-    from lim_gpu.pretrain.config import resolve
-    from lim_gpu.reduction.auto_threshold import Views
-
-    method, preset = "swav", "wolf2024-paper"
-    crops = resolve(method, preset).swav
-    strength = (crops.brightness, crops.contrast, crops.jitter)
-    return Views(f"{method} {preset}", crops.large_scale, *strength, crops.blur, crops.blur_sigma)
+    return request_for(criterion_of(options), **options, seed=seed)
 
 
 def one_folder(**folders: Path | None) -> tuple[str, Path]:

@@ -104,10 +104,10 @@ def reduce(
     from lim_gpu.reduction.verb import Targets, reduce_verb
     from lim_gpu.selection import selection_paths
 
-    request, views = reduction_request(options, run.seed)
+    request, automatic = reduction_request(options, run.seed)
     targets = Targets(selection_paths(output)[0], write_to, kept_list, overwrite)
     how: dict[str, Any] = {"device": run.device, "dry_run": dry_run, "reporter": run.reporter}
-    run.done(reduce_verb(store, request, targets, views=views, **how))
+    run.done(reduce_verb(store, request, targets, automatic=automatic, **how))
 
 
 @click.command(short_help="The matrix of one volume as an array or a picture.")
@@ -153,13 +153,28 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     help="One HTML file; nothing else is needed to read it.",
 )
 @click.option("--store", type=PATH, metavar="FOLDER", help="Where the store lies now, if it has moved.")
+@click.option(
+    "--window",
+    metavar="NAME|LEVEL,WIDTH",
+    help="Of the pictures: lung, abdomen, bone, brain, chest, angio, or a level and a width in HU; default: as the "
+    "first selection saw the slices.",
+)
 @click.option("--dry-run", is_flag=True, help="Name what would be written.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing report.")
 @common
-def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, dry_run: bool, overwrite: bool) -> None:
+def report(
+    run: Run,
+    paths: tuple[Path, ...],
+    output: Path,
+    store: Path | None,
+    window: str | None,
+    dry_run: bool,
+    overwrite: bool,
+) -> None:
     """Show what selections kept and dropped, and why; several of one store stand beside each other.
 
-    Volumes are named by their keys: no name of a patient or a file is shown.
+    Slices can be kept and dropped by a click in the page, and the changes saved as a file for lim-gpu select --edits.
+    Volumes are named by their keys, and by their names where ingest --keep-identifiers kept them.
 
     \b
     Examples: lim-gpu report selection.csv -o report.html
@@ -168,8 +183,8 @@ def report(run: Run, paths: tuple[Path, ...], output: Path, store: Path | None, 
     """
     from lim_gpu.report import write_report
 
-    how = {"overwrite": overwrite, "dry_run": dry_run}
-    run.done(write_report(paths, output, store=store, **how, reporter=run.reporter))
+    how: dict[str, Any] = {"store": store, "window": window, "overwrite": overwrite, "dry_run": dry_run}
+    run.done(write_report(paths, output, **how, reporter=run.reporter))
 
 
 @click.command(short_help="Methods or selections of one store beside each other.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
+
+from lim_gpu.store.header import VolumeHeader
 
 MARKS = {
     "no_position": "no slice has a position; in order of InstanceNumber",
@@ -14,6 +17,11 @@ MARKS = {
     "turned": "pictures turned upright as their EXIF orientation says",
 }
 CLAMPED = 1e-3  # of all pixels: from there on it is said
+
+
+def of_header(header: VolumeHeader) -> list[str]:
+    """What is wrong with a volume of a store."""
+    return list(sentences(header.defects, header.clamped / prod(header.shape)).values())
 
 
 def sentences(defects: dict[str, Any], clamped: float) -> dict[str, str]:

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import fingerprint, standing_record, write_json, write_text
 from lim_gpu.labelled.listed import read_list
+from lim_gpu.leaks.clusters import clusters_csv, find_clusters, keep_list
 from lim_gpu.leaks.images import Images, Item, identity, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
 from lim_gpu.progress import Outcome, Reporter, counted
-from lim_gpu.report.page import image_uri, write_page
+from lim_gpu.report.page import write_page
+from lim_gpu.strip import image_uri
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
 SHOWN = 200  # pairs in the gallery
@@ -37,6 +39,8 @@ def leaks(
     patients: str = "patient",
     write_split: Path | None = None,
     reject: Path | None = None,
+    groups: Path | None = None,
+    keep: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter,
@@ -47,14 +51,17 @@ def leaks(
     patients     the column of a list that names the patient
     write_split  a new list without the images that leak from one split into another
     reject       a CSV with columns a and b, as OUTPUT has them: pairs that a person found to be none
+    groups       a table of groups instead of pairs (.csv), see `lim_gpu.leaks.clusters`
+    keep         a list of the images to keep: all but those for which another of their group stands
     """
-    paths = _outputs(sources, output, write_split)
+    lists = [path for path in (groups, keep) if path is not None]
+    paths = _outputs(sources, output, write_split, lists)
     rejected = {frozenset((row["a"], row["b"])) for row in read_list(reject, ["a", "b"])} if reject else set()
-    options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), str(write_split), version("lim-gpu")]
+    options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), list(map(str, paths)), version("lim-gpu")]
     asked = fingerprint([options, [[str(source), identity(source, patients)] for source in sources]])
     standing = standing_record(output.with_suffix(".json"), asked, paths, overwrite)
     if standing is not None:
-        return _outcome(standing | {"unchanged": True}, output, write_split)
+        return _outcome(standing | {"unchanged": True}, output, write_split, groups, keep)
     if dry_run:
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
         return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
@@ -64,21 +71,29 @@ def leaks(
     removed = leaking(images.items, pairs, shared)
     if write_split is not None:
         _write_split(_list_of(sources[0]), write_split, {images.items[i].name for i in removed})
+    clusters = find_clusters(images.items, pairs)
+    if groups is not None:
+        write_text(groups, clusters_csv(images.items, clusters))
+    if keep is not None:
+        write_text(keep, keep_list(images.items, clusters))
     values = _values(sources, images, rule, across, pairs) | {
         "fingerprint": asked,
         "rejected": len(rejected),
+        "clusters": [len(cluster) for cluster in clusters],
         "patients_in_several_splits": shared,
         "leaking_images": len(removed),
     }
     _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
     write_text(output, _csv(images.items, pairs))
     write_json(output.with_suffix(".json"), values)  # last: it says that the others are whole
-    return _outcome(values, output, write_split)
+    return _outcome(values, output, write_split, groups, keep)
 
 
-def _outcome(values: dict[str, Any], output: Path, write_split: Path | None) -> Outcome:
+def _outcome(
+    values: dict[str, Any], output: Path, write_split: Path | None, groups: Path | None, keep: Path | None
+) -> Outcome:
     found = values["pairs"] or values["patients_in_several_splits"] or values["failures"]
-    return Outcome(values, _lines(values, output, write_split), bool(found))
+    return Outcome(values, [*_lines(values, output, write_split), *_group_lines(values, groups, keep)], bool(found))
 
 
 def _without(
@@ -109,14 +124,16 @@ def _values(sources: Sequence[Path], images: Images, rule: Rule, across: bool, p
     }
 
 
-def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None) -> list[Path]:
+def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, lists: Sequence[Path]) -> list[Path]:
     if output.suffix != ".csv":
         raise UsageError(f"{output}: give a name that ends in .csv")
-    paths = [output, output.with_suffix(".json"), output.with_suffix(".html")]
+    paths = [output, output.with_suffix(".json"), output.with_suffix(".html"), *lists]
     if write_split is not None:
         if write_split.resolve() == _list_of(sources[0]).resolve():
             raise UsageError(f"{write_split}: is the list that is read. Choose another --write-split")
         paths.append(write_split)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("two outputs have one name. Give each its own")
     return paths
 
 
@@ -173,6 +190,17 @@ def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> li
     lines.append(f"{state} {output}, {output.with_suffix('.json').name}, {output.with_suffix('.html').name}")
     if write_split is not None:
         lines.append(f"left out: {counted(values['leaking_images'], 'image')} -> {write_split}")
+    return lines
+
+
+def _group_lines(values: dict[str, Any], groups: Path | None, keep: Path | None) -> list[str]:
+    sizes = values["clusters"]
+    lines = []
+    if groups is not None:
+        lines.append(f"groups: {len(sizes):,}, the largest of {max(sizes, default=0)} images -> {groups}")
+    if keep is not None:
+        left = values["images"] - sum(sizes) + len(sizes)
+        lines.append(f"to keep: {left:,} of {values['images']:,} images -> {keep}")
     return lines
 
 

@@ -139,13 +139,14 @@ def leaking(items: Sequence[Item], pairs: Sequence[Pair], patients: dict[str, li
     for pair in pairs:
         a, b = items[pair.a], items[pair.b]
         if a.split != b.split and a.collection == b.collection and not {pair.a, pair.b} & gone:
-            gone.add(max(pair.a, pair.b, key=lambda i: _place(items[i].split)))
+            gone.add(max(pair.a, pair.b, key=lambda i: split_place(items[i].split)))
     for i, item in enumerate(items):
         found = patients.get(item.patient, ())
-        if found and _place(item.split) > min(map(_place, found)):
+        if found and split_place(item.split) > min(map(split_place, found)):
             gone.add(i)
     return gone
 
 
-def _place(split: str) -> int:
+def split_place(split: str) -> int:
+    """Where a split stands among those that are kept first."""
     return KEPT_FIRST.index(split) if split in KEPT_FIRST else len(KEPT_FIRST)

@@ -13,26 +13,30 @@ from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.checks import check, check_known
 from lim_gpu.pretrain.presets import METHODS, PRESETS, VALUES
 from lim_gpu.pretrain.settings import build, coerce, flatten
+from lim_gpu.reduction.views import SWAV
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class SwavConfig:
-    """SwAV: multi-crop views, prototypes and the codes that Sinkhorn makes of them (Caron et al. 2020)."""
+    """SwAV: multi-crop views, prototypes and the codes that Sinkhorn makes of them (Caron et al. 2020).
+
+    The large crops are those by which `lim-gpu reduce --threshold auto` finds its threshold.
+    """
 
     large_crops: int = 2
     large_size: int = 224  # pixels a side
-    large_scale: Range = (0.9, 1.0)  # of the area
+    large_scale: Range = SWAV.scale  # of the area
     small_crops: int = 6
     small_size: int = 96
     small_scale: Range = (0.1, 0.33)
     flip: float = 0.5  # probabilities, here and below
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    blur: float = 0.5
-    blur_sigma: Range = (0.1, 2.0)  # pixels of the crop
+    jitter: float = SWAV.jitter
+    brightness: float = SWAV.brightness
+    contrast: float = SWAV.contrast
+    blur: float = SWAV.blur
+    blur_sigma: Range = SWAV.blur_sigma  # pixels of the crop
     prototypes: int = 500
     hidden: int = 2048  # width of the projection head
     output: int = 128  # what the head gives, L2-normalised

@@ -61,6 +61,18 @@ class Ranking:
     similarity: NDArray[np.float64]
     covered_by: Indices
 
+    def __repr__(self) -> str:
+        ends = f" at similarity {self.similarity[0]:g} to {self.similarity[-1]:g}" if len(self.dropped) else ""
+        return f"Ranking({self.n} slice{'s' if self.n != 1 else ''}, {len(self.dropped)} removals{ends})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how long each slice stays, as a bar."""
+        from lim_gpu.strip import bar
+
+        shades = np.full(self.n, 255, dtype=np.uint8)
+        shades[self.dropped] = 255 * np.arange(len(self.dropped)) // max(1, len(self.dropped))
+        return bar(repr(self), shades, "one shade a slice, in their order: the brighter, the longer it stays")
+
     def keep(self, fraction: float | None = None, *, keep_count: int | None = None) -> Indices:
         """Sorted indices (k,) when the fraction `fraction` of the slices stays, or `keep_count` of them.
 

@@ -11,43 +11,25 @@ has another one; it is one number for volumes that may differ; and that it helps
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import InputError
 from lim_gpu.progress import Reporter
 from lim_gpu.pruning.rules import to_numpy
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
-from lim_gpu.reduction.request import HASH_BITS, SIMILARITIES
+from lim_gpu.reduction.request import HASH_BITS, Request
+from lim_gpu.reduction.views import SWAV, Views
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
 
 VOLUMES, SLICES = 16, 12  # of the sample: spread evenly over the store, and over each volume
 ASPECT = (3 / 4, 4 / 3)
-
-
-@dataclass(frozen=True)
-class Views:
-    """How two views of a slice are made: the large crops of a training, see `lim_gpu.augment`.
-
-    name         of the training, for the record
-    scale        of the area that a crop takes, from..to
-    brightness, contrast, jitter   the most that they change, and how often
-    blur, blur_sigma               how often, and pixels from..to
-    """
-
-    name: str
-    scale: tuple[float, float]
-    brightness: float
-    contrast: float
-    jitter: float
-    blur: float
-    blur_sigma: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -84,15 +66,22 @@ class AutoThreshold:
         )
 
 
+def with_threshold(
+    store: SliceStore, request: Request, device: str, reporter: Reporter
+) -> tuple[Request, dict[str, Any]]:
+    """The request with a threshold from the data, and how it was found."""
+    found = auto_threshold(store, request.criterion, SWAV, request.seed, device, reporter)
+    reporter.note(found.line(request.method))
+    return replace(request, threshold=found.threshold), found.record()
+
+
 def auto_threshold(
     store: SliceStore, criterion: Criterion, views: Views, seed: int, device: str, reporter: Reporter
 ) -> AutoThreshold:
-    """The threshold for `criterion` on `store`; the same for one seed. UsageError for methods that compare nothing."""
+    """The threshold for `criterion`, of a method that compares, on `store`; the same for one seed."""
     from lim_gpu.similarity import resolve_device
     from lim_gpu.similarity.ssim import WINDOW
 
-    if criterion.method not in SIMILARITIES:
-        raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
     engine = StoredMatrix(criterion, resolve_device(device))
     least = WINDOW if criterion.method == "ssim" else 1
     usable = [i for i, entry in enumerate(store.volumes) if min(entry.shape[1:]) >= least]

@@ -19,6 +19,7 @@ HASH_BITS = 64
 # Threshold of each method in its own unit: the lowest and highest that means anything (design of the definitions).
 THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, HASH_BITS)}
 PAPER_HASH_THRESHOLD = 6  # bits: HASH-6, the best of Wolf et al. 2024
+AUTO = "auto"  # a threshold that is found from the data
 ALGORITHM = 3  # raised when a change of this program changes a result, so that older parts are not used again
 
 
@@ -107,3 +108,18 @@ class Request:
             raise UsageError(
                 f"`threshold` {self.threshold:g} of hash is in bits, not a similarity. Give a whole number"
             )
+
+
+def request_for(criterion: Criterion, *, threshold: float | str | None = None, **asked: Any) -> tuple[Request, bool]:
+    """What is asked, and whether the threshold is AUTO and has yet to be found.
+
+    asked: the other fields of `Request`. Until the threshold is found the lowest of the method stands for it, so that
+    everything else is checked at once. Raises UsageError as `Request`, and for a text that is not AUTO.
+    """
+    if threshold != AUTO:
+        if isinstance(threshold, str):
+            raise UsageError(f"`threshold` {threshold!r} is no number. Give one in the method's own unit, or {AUTO!r}")
+        return Request(criterion, threshold=threshold, **asked), False
+    if criterion.method not in SIMILARITIES:
+        raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
+    return Request(criterion, threshold=THRESHOLD_RANGE[criterion.method][0], **asked), True

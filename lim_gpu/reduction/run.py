@@ -19,10 +19,11 @@ from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.rules import count_to_keep
+from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.parts import UnitResult, load_part
 from lim_gpu.reduction.record import record_of, run_fingerprint
-from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request
+from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request, request_for
 from lim_gpu.reduction.share import Done, engines_for, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
 from lim_gpu.selection import Selection, VolumeSelection, read_record, relative_path, selection_paths
@@ -36,11 +37,13 @@ def reduce(
     *,
     keep: float | None = None,
     keep_count: int | None = None,
-    threshold: float | None = None,
+    threshold: float | str | None = None,
     scope: str = "volume",
     rule: str = "greedy",
     order: str = "spatial",
     intensity: Intensity | str | None = None,
+    window: str | None = None,
+    hu_range: str | None = None,
     bins: int = 100,
     features: str = "logits",
     weights: str | Path | None = None,
@@ -57,12 +60,14 @@ def reduce(
     method      "all", "every-n", "random", "ssim", "mi", "deepnet" or "hash" (Wolf et al. 2024, section 2.1)
     keep        fraction of each unit that stays, 0 < keep <= 1; or keep_count, a whole number
     threshold   in the method's own unit: HASH in bits 0..64, a slice goes at a distance <= threshold; SSIM -1..1,
-                MI 1..2, DeepNet -1..1, a slice goes at a similarity >= threshold. HASH takes 6 where nothing is said
+                MI 1..2, DeepNet -1..1, a slice goes at a similarity >= threshold. HASH takes 6 where nothing is said.
+                "auto": found from the data, as alike as two augmented views of one slice usually are
     scope       "volume", "patient" or "dataset": what is pruned together, and what keep counts
     rule        "greedy" (the paper's text) or "leader" (the authors' script)
     order       "spatial" or "lexicographic" (slice numbers sorted as text, as the authors' file names sort)
     intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; default: each slice's own
                 minimum..maximum
+    window, hu_range   the same by the names of the command line: "lung" or "LEVEL,WIDTH"; "LO:HI"
     precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
     device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine
     output      NAME.csv: the selection is written there, with NAME.json, and NAME.parts from which a run resumes
@@ -73,13 +78,21 @@ def reduce(
     parameters, InputError when no volume can be read, NoGpuError when `device` asks for a GPU that is not there.
     """
     weights = Path(weights) if weights is not None else None
-    criterion = Criterion(method, Intensity.of(intensity), bins, features, weights, precision)
-    request = Request(criterion, keep, keep_count, threshold, scope, rule, order, seed)
+    if intensity is not None and (window is not None or hu_range is not None):
+        raise UsageError("intensity, window and hu_range exclude each other. Give one of them")
+    seen = Intensity.of(intensity) if intensity is not None else Intensity.parse(window=window, hu_range=hu_range)
+    asked: dict[str, Any] = {"keep": keep, "keep_count": keep_count, "scope": scope, "rule": rule, "order": order}
+    criterion = Criterion(method, seen, bins, features, weights, precision)
+    request, automatic = request_for(criterion, threshold=threshold, seed=seed, **asked)
     reporter = reporter or Reporter(quiet=True)
     with nullcontext(store) if isinstance(store, SliceStore) else SliceStore(store) as opened:
         check_units(opened, request)
+        if automatic:
+            request, threshold_rule = with_threshold(opened, request, device, reporter)
         if output is None:
-            return _run(opened, request, device, None, reporter)
+            selection = _run(opened, request, device, None, reporter)
+            selection.record["threshold_rule"] = threshold_rule
+            return selection
         csv_path, _ = selection_paths(output)
         standing = standing_selection(opened, request, csv_path, overwrite)
         if standing is not None:

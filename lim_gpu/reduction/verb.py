@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
 from lim_gpu.progress import Outcome, Reporter, counted
-from lim_gpu.reduction.auto_threshold import Views
+from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
 from lim_gpu.reduction.request import SIMILARITIES, Request
@@ -42,15 +41,15 @@ def reduce_verb(
     request: Request,
     targets: Targets,
     *,
-    views: Views | None = None,
+    automatic: bool = False,
     device: str,
     dry_run: bool,
     reporter: Reporter,
 ) -> Outcome:
     """Reduce as asked, or say what it would cost; a standing selection of the same request is left as it is.
 
-    views: where they are given, the threshold is found from the data with such views, and that of `request` stands
-    for it until then. Raises as `lim_gpu.reduce`, and UsageError for targets that could not be written.
+    automatic: the threshold is found from the data, and that of `request` stands for it until then. Raises as
+    `lim_gpu.reduce`, and UsageError for targets that could not be written.
     """
     if device.startswith("cuda") and request.method in SIMILARITIES:  # asked for: what is not there is said first
         from lim_gpu.similarity import resolve_device
@@ -59,10 +58,10 @@ def reduce_verb(
     with SliceStore(store_path) as store:
         check_units(store, request)
         if dry_run:
-            return _planned(store, request, targets, unknown=views is not None)
+            return _planned(store, request, targets, unknown=automatic)
         rule = None
-        if views is not None:
-            request, rule = _with_threshold(store, request, views, device, reporter)
+        if automatic:
+            request, rule = with_threshold(store, request, device, reporter)
         standing = standing_selection(store, request, targets.csv, targets.overwrite)
         _check_targets(store, standing, targets)
         if standing is not None:
@@ -81,17 +80,6 @@ def _planned(store: SliceStore, request: Request, targets: Targets, unknown: boo
     lines = plan.lines(request) + ([f"unchanged: {targets.csv}"] if standing else [])
     lines += ["threshold: from the data, when it runs"] if unknown else []
     return Outcome(plan.values() | {"unchanged": standing is not None}, lines)
-
-
-def _with_threshold(
-    store: SliceStore, request: Request, views: Views, device: str, reporter: Reporter
-) -> tuple[Request, dict[str, Any]]:
-    """The request with a threshold from the data, and how it was found."""
-    from lim_gpu.reduction.auto_threshold import auto_threshold
-
-    found = auto_threshold(store, request.criterion, views, request.seed, device, reporter)
-    reporter.note(found.line(request.method))
-    return replace(request, threshold=found.threshold), found.record()
 
 
 def _write_kept(store: SliceStore, selection: Selection, targets: Targets, reporter: Reporter) -> list[str]:

@@ -21,33 +21,42 @@ def write_report(
     output: Path,
     *,
     store: Path | None = None,
+    window: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Write OUTPUT (.html) for one or several selections (NAME.csv), or for runs of pretrain and finetune (folders).
 
-    store: where the store of the selections lies now, if it has moved. Nothing is computed again, and no name of a
-    patient is shown. What stands there and was made of the same is left. Raises UsageError for another existing output
-    without `overwrite`, InputError for what is neither.
+    store: where the store of the selections lies now, if it has moved. window: of the pictures of slices, a name or
+    "LEVEL,WIDTH". Nothing is computed again, and no patient is named. What stands there and was made of the same is
+    left. Raises UsageError for another existing output without `overwrite`, InputError for what is neither.
     """
     if output.suffix != ".html":
         raise UsageError(f"{output}: give a name that ends in .html")
     folders = [path for path in paths if path.is_dir()]
     if folders and len(folders) < len(paths):
         raise UsageError("give runs, or selections, not both")
-    asked = _made_of_runs(folders) if folders else _made_of_selections(paths, store)
+    if folders and window is not None:
+        raise UsageError("--window is of pictures of slices, which a run has none of. Leave it out")
+    asked = _made_of_runs(folders) if folders else _made_of_selections(paths, store, window)
     unchanged = output.exists() and page_is_made_of(output, asked)
     if output.exists() and not unchanged and not overwrite:
         raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
     if not unchanged and not dry_run:
-        _write(paths, bool(folders), output, store, asked, reporter or Reporter(quiet=True))
+        _write(paths, bool(folders), output, store, window, asked, reporter or Reporter(quiet=True))
     state = "unchanged:" if unchanged else "plan: ->" if dry_run else "->"
     return Outcome({"report": str(output), "dry_run": dry_run, "unchanged": unchanged}, [f"{state} {output}"])
 
 
 def _write(
-    paths: Sequence[Path], runs: bool, output: Path, store: Path | None, made_of: str, reporter: Reporter
+    paths: Sequence[Path],
+    runs: bool,
+    output: Path,
+    store: Path | None,
+    window: str | None,
+    made_of: str,
+    reporter: Reporter,
 ) -> None:
     if runs:
         from lim_gpu.report.run_report import write_run_report
@@ -56,7 +65,7 @@ def _write(
         return
     from lim_gpu.report.selection_report import write_selection_report
 
-    write_selection_report(paths, output, store, reporter, made_of)
+    write_selection_report(paths, output, store, window, reporter, made_of)
 
 
 def _made_of_runs(folders: Sequence[Path]) -> str:
@@ -70,13 +79,13 @@ def _made_of_runs(folders: Sequence[Path]) -> str:
     return fingerprint([version("lim-gpu"), told])
 
 
-def _made_of_selections(paths: Sequence[Path], store: Path | None) -> str:
+def _made_of_selections(paths: Sequence[Path], store: Path | None, window: str | None) -> str:
     """Changes with the selections, and with which of their parts are there. Raises InputError as for the page."""
     from lim_gpu.report.selection_report import open_store
-    from lim_gpu.report.shown import read_selection
+    from lim_gpu.report.shown import read_selections
 
-    shown = [read_selection(path) for path in paths]
+    shown = read_selections(paths)
     with open_store(shown[0], store):
         told = [[one.selection.record["fingerprint"], one.selection.record["csv_sha256"]] for one in shown]
     parts = [sorted(part.name for part in parts_folder(selection_paths(path)[0]).glob("*.json")) for path in paths]
-    return fingerprint([version("lim-gpu"), told, parts])
+    return fingerprint([version("lim-gpu"), told, parts, window])

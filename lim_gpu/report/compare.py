@@ -1,6 +1,7 @@
 """Selections of one store beside each other: what they keep, what they share, and what every metric says of them.
 
-Every-n and random at the budget of each selection always stand beside, so that a gain over no thought at all is seen.
+One every-n and one random at each budget (the numbers kept of the volumes) always stand beside, so that a gain over no
+thought at all is seen; a selection that is one of them already stands for it.
 For each metric, over the volumes of which a selection keeps something, the means of
 
     mean, highest   similarity of the pairs of kept slices: less is better
@@ -34,6 +35,7 @@ from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request
 from lim_gpu.reduction.run import standing_selection, write_selection
+from lim_gpu.report.compare_table import table
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
@@ -46,6 +48,7 @@ class Compared:
     """One selection: kept indices by volume, and by metric what was found in each volume (see above)."""
 
     name: str
+    method: str
     kept: Kept
     seconds: float | None
     mean: dict[str, list[float]] = field(default_factory=dict)
@@ -101,7 +104,7 @@ def compare(
         made_of = fingerprint([*asked, seed, weights_identity(weights) if weights else None])
         standing = standing_record(paths[1], made_of, paths, overwrite)
         if standing is not None:
-            return Outcome(standing | {"unchanged": True}, [*_table(standing, metrics), f"unchanged: {output}"])
+            return Outcome(standing | {"unchanged": True}, [*table(standing, metrics), f"unchanged: {output}"])
         if dry_run:
             return _planned([*map(str, selections), *methods], paths)
         folder = output.with_suffix(".selections")
@@ -119,7 +122,7 @@ def compare(
         _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
     write_text(output, _csv(values))
     write_json(paths[1], values)  # last: it says that the others are whole
-    lines = [*_table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"]
+    lines = [*table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"]
     return Outcome(values, lines, skipped=bool(failed))
 
 
@@ -148,25 +151,34 @@ def _store(loaded: dict[str, Selection], paths: Sequence[Path], store: Path | No
 
 def _kept(name: str, selection: Selection) -> Compared:
     kept = {volume.key: np.flatnonzero(volume.kept) for volume in selection.volumes}
-    return Compared(name, kept, float(selection.record["seconds"]))
+    return Compared(name, selection.record["method"], kept, float(selection.record["seconds"]))
 
 
 def _baselines(compared: Sequence[Compared], store: SliceStore, seed: int) -> list[Compared]:
     """Every-n and random with as many slices of each volume as a selection keeps there, for each different budget."""
-    sizes = {entry.key: entry.shape[0] for entry in store.volumes}
-    budgets: dict[tuple[tuple[str, int], ...], str] = {}
+    budgets: dict[tuple[tuple[str, int], ...], list[Compared]] = {}
     for one in compared:
-        budgets.setdefault(tuple((key, len(kept)) for key, kept in one.kept.items()), one.name)
+        budgets.setdefault(tuple((key, len(kept)) for key, kept in one.kept.items()), []).append(one)
     found = []
-    for budget, name in budgets.items():
-        evenly, chance = ({key: np.zeros(0, dtype=np.int64) for key, _ in budget} for _ in range(2))
-        for place, (key, count) in enumerate(budget):
-            if count:
-                evenly[key] = every_n(sizes[key], keep_count=count)
-                chance[key] = random_choice(sizes[key], [seed, place], keep_count=count)
-        like = f" like {name}" if len(budgets) > 1 else ""
-        found += [Compared(f"every-n{like}", evenly, None), Compared(f"random{like}", chance, None)]
+    for budget, same in budgets.items():
+        like = f" like {same[0].name}" if len(budgets) > 1 else ""
+        for method in ("every-n", "random"):
+            if method not in {one.method for one in same}:
+                found.append(Compared(f"{method}{like}", method, _chosen(method, budget, store, seed), None))
     return found
+
+
+def _chosen(method: str, budget: Sequence[tuple[str, int]], store: SliceStore, seed: int) -> Kept:
+    kept: Kept = {}
+    for place, (key, count) in enumerate(budget):
+        n = store[key].entry.shape[0]
+        if not count:
+            kept[key] = np.zeros(0, dtype=np.int64)
+        elif method == "every-n":
+            kept[key] = every_n(n, keep_count=count)
+        else:
+            kept[key] = random_choice(n, [seed, place], keep_count=count)
+    return kept
 
 
 def _measure(
@@ -245,33 +257,6 @@ def _csv(values: dict[str, Any]) -> str:
     for row, overlap in zip(values["rows"], values["overlap"], strict=True):
         writer.writerow([*("" if cell is None else cell for cell in row.values()), *overlap])
     return out.getvalue()
-
-
-def _table(values: dict[str, Any], metrics: Sequence[str]) -> list[str]:
-    """For a person: lower mean and max are better (less alike), higher coverage is better."""
-    lines = [
-        "means over the volumes; mean and max of the kept pairs (lower: less alike), worst covered (higher: nearer)"
-    ]
-    rows = values["rows"]
-    width = max(14, *(len(row["name"]) + 2 for row in rows))
-    head = f"{'selection':<{width}}{'kept':>7}{'seconds':>9}"
-    lines.append(head + "".join(f"{f'{metric} mean':>14}{'max':>8}{'covered':>9}" for metric in metrics))
-    for row in rows:
-        seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
-        cells = "".join(
-            f"{_cell(row[f'{metric}_mean']):>14}{_cell(row[f'{metric}_highest']):>8}{_cell(row[f'{metric}_coverage']):>9}"
-            for metric in metrics
-        )
-        lines.append(f"{row['name']:<{width}}{row['kept']:>7,}{seconds:>9}{cells}")
-    lines += ["", "slices shared by two selections, % of all that either keeps; columns as the rows"]
-    lines.append(" " * (width + 3) + "".join(f"{place:>5}" for place in range(1, len(rows) + 1)))
-    for place, (row, shares) in enumerate(zip(rows, values["overlap"], strict=True), 1):
-        lines.append(f"{place:>2} {row['name']:<{width}}" + "".join(f"{100 * share:>5.0f}" for share in shares))
-    return lines
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:

@@ -52,41 +52,51 @@ def kept_counts(counts: Sequence[NDArray[np.int64]], titles: Sequence[str]) -> A
     return figure
 
 
-def removal_curves(curves: Sequence[Sequence[float]], scale: str, threshold: float | None) -> Any:
-    """Similarity at which slices go against the share still left, a line a unit, and the median of all."""
+def knee_left(curve: ArrayLike, slices: int) -> int:
+    """How many of `slices` are left at the knee of their removal curve (m,)."""
+    return slices - 1 - knee(curve)
+
+
+def removal_curves(
+    curves: Sequence[tuple[NDArray[np.float64], int]], scale: str, threshold: float | None, colour: str
+) -> Any:
+    """Similarity at which slices go against the share still left, a line a unit, and the median of all.
+
+    curves: each with the number of its slices. The knee is the median of the units' own.
+    """
     figure, axes = _axes()
     share = np.linspace(0, 1, 101)
     resampled = []
-    for curve in curves:
-        gone = np.arange(1, len(curve) + 1) / (len(curve) + 1)
-        resampled.append(np.interp(share, gone, curve))
+    for curve, slices in curves:
+        resampled.append(np.interp(share, np.arange(1, len(curve) + 1) / slices, curve))
         axes.plot(100 * (1 - share), resampled[-1], color=INK, alpha=max(0.08, min(0.6, 4 / len(curves))), linewidth=1)
-    median = np.median(resampled, axis=0)
-    axes.plot(100 * (1 - share), median, color=ACCENT, linewidth=2.2, label="median")
-    at = knee(median)
-    axes.plot(100 * (1 - share[at]), median[at], "o", color=OTHER, label=f"knee: {100 * (1 - share[at]):.0f} % left")
+    axes.plot(100 * (1 - share), np.median(resampled, axis=0), color=colour, linewidth=2.2, label="median")
+    left = float(np.median([knee_left(curve, slices) / slices for curve, slices in curves]))
+    axes.axvline(100 * left, color=INK, linewidth=1, linestyle=":", label=f"median knee: {100 * left:.0f} % left")
     if threshold is not None:
-        axes.axhline(threshold, color=OTHER, linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
+        axes.axhline(threshold, color=INK, linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
     axes.set(xlabel="slices left, %", ylabel=scale, xlim=(100, 0))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def removal_curve(curve: NDArray[np.float64], slices: int, kept: int, scale: str) -> Any:
+def removal_curve(curve: NDArray[np.float64], slices: int, kept: int, scale: str, colour: str) -> Any:
     """The curve of one volume, with its knee and where the selection stopped."""
     figure, axes = _axes(4.6, 2.8)
-    left = slices - np.arange(1, len(curve) + 1)
-    axes.step(left, curve, where="mid", color=ACCENT, linewidth=1.8)
-    at = knee(curve)
-    axes.plot(left[at], curve[at], "o", color=OTHER, markersize=5, label=f"knee: {left[at]} left")
+    axes.step(slices - np.arange(1, len(curve) + 1), curve, where="mid", color=colour, linewidth=1.8)
+    left = knee_left(curve, slices)
+    axes.axvline(left, color=INK, linewidth=1, linestyle=":", label=f"knee: {left} left ({100 * left / slices:.0f} %)")
     axes.axvline(kept, color=INK, linewidth=1, linestyle="--", label=f"kept: {kept}")
     axes.set(xlabel="slices left", ylabel=scale, xlim=(slices, 0))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def matrix(thumbnail: dict[str, Any], kept: NDArray[np.bool_]) -> Any:
-    """The small picture of a matrix with its scale, kept slices marked along both sides."""
+def matrix(thumbnail: dict[str, Any], kept: NDArray[np.bool_], scale: str, colour: str) -> Any:
+    """The small picture of a matrix with its scale, kept slices marked along both sides.
+
+    thumbnail: what black and white stand for may be in any unit; where less is more alike, the colours turn around.
+    """
     from PIL import Image
 
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail["png"])), formats=("PNG",)))
@@ -95,14 +105,19 @@ def matrix(thumbnail: dict[str, Any], kept: NDArray[np.bool_]) -> Any:
     figure, axes = _axes(4.6, 3.8)
     n = len(kept)
     shown = axes.imshow(
-        values, cmap="magma", vmin=low, vmax=high, extent=(-0.5, n - 0.5, n - 0.5, -0.5), interpolation="nearest"
+        values,
+        cmap="magma" if low <= high else "magma_r",
+        vmin=min(low, high),
+        vmax=max(low, high),
+        extent=(-0.5, n - 0.5, n - 0.5, -0.5),
+        interpolation="nearest",
     )
-    bar = figure.colorbar(shown, ax=axes, shrink=0.86)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.86, label=scale)
     bar.outline.set_edgecolor(INK)
     bar.ax.tick_params(color=INK)
     places = np.flatnonzero(kept)
-    axes.plot(places, np.full(len(places), n - 0.5), "^", color=ACCENT, markersize=5, clip_on=False, zorder=3)
-    axes.plot(np.full(len(places), -0.5), places, ">", color=ACCENT, markersize=5, clip_on=False, zorder=3)
+    axes.plot(places, np.full(len(places), n - 0.5), "^", color=colour, markersize=5, clip_on=False, zorder=3)
+    axes.plot(np.full(len(places), -0.5), places, ">", color=colour, markersize=5, clip_on=False, zorder=3)
     axes.set(xlabel="slice", ylabel="slice", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     return figure
 

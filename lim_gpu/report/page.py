@@ -8,9 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lim_gpu.files import write_text
 
 
@@ -41,18 +38,6 @@ def page_is_made_of(path: Path, fingerprint: str) -> bool:
 
 def _mark(fingerprint: str) -> str:
     return f"\n<!-- made of {fingerprint} -->\n" if fingerprint else ""
-
-
-def image_uri(image: NDArray[np.uint8], side: int | None = None) -> str:
-    """A grey (H, W) or colour (H, W, 3) picture as a data URI; with `side`, shrunk so that it fits side x side."""
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    if side is not None:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    picture.save(out, format="WEBP", quality=85, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 
 def file_uri(path: Path) -> str:

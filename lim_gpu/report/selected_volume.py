@@ -8,87 +8,106 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.ingest.defects import sentences
+from lim_gpu.ingest.defects import of_header
 from lim_gpu.intensity import Intensity
 from lim_gpu.pruning.rules import every_n
 from lim_gpu.reduction.parts import UnitResult
-from lim_gpu.reduction.request import HASH_BITS
 from lim_gpu.report import figures
-from lim_gpu.report.page import image_uri, svg_text
+from lim_gpu.report.page import svg_text
 from lim_gpu.report.shown import Shown
 from lim_gpu.selection import VolumeSelection
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
+from lim_gpu.strip import image_uri
 
 STRIP = 14  # slices of a strip
 COVERED = 6  # dropped slices shown beside those that cover them
-SIDE = 160  # pixels of a picture
+SIDE = 240  # pixels of a picture, which a click enlarges
 
 
-def in_a_row(volume: Volume, shown: Shown) -> dict[str, Any]:
+def in_a_row(volume: Volume, shown: Sequence[Shown]) -> dict[str, Any]:
     """A volume as a row of the table of all."""
-    selected = shown.of(volume.key)
-    dropped = ~selected.kept & np.isfinite(selected.similarity)
+    entry = volume.entry
     return {
-        "key": volume.key,
-        "slices": len(selected.kept),
-        "kept": int(selected.kept.sum()),
-        "worst": float(selected.similarity[dropped].min()) if dropped.any() else None,
+        "key": entry.key,
+        "name": entry.name,
+        "slices": entry.shape[0],
+        "chosen": [_counted(one, one.of(entry.key)) for one in shown],
         "defects": _defects(volume),
-        "modality": volume.entry.modality or "image",
-        "size": f"{volume.entry.shape[1]} x {volume.entry.shape[2]}",
+        "modality": entry.modality or "image",
+        "size": f"{entry.shape[1]} x {entry.shape[2]}",
     }
 
 
-def in_full(store: SliceStore, key: str, shown: Sequence[Shown]) -> dict[str, Any]:
+def _counted(shown: Shown, selected: VolumeSelection) -> dict[str, Any]:
+    dropped = ~selected.kept & np.isfinite(selected.similarity)
+    worst = shown.told(float(selected.similarity[dropped].min())) if dropped.any() else ""
+    return {"kept": int(selected.kept.sum()), "worst": worst}
+
+
+def to_edit(key: str, shown: Sequence[Shown]) -> dict[str, Any]:
+    """What the page needs of a volume to let slices be kept and dropped: z, and 0 or 1 a slice for each selection."""
+    chosen = [one.of(key) for one in shown]
+    return {
+        "z": [round(float(z), 2) for z in chosen[0].z],
+        "kept": ["".join("01"[int(kept)] for kept in one.kept) for one in chosen],
+    }
+
+
+def in_full(store: SliceStore, key: str, shown: Sequence[Shown], intensity: Intensity) -> dict[str, Any]:
     """Strips of kept slices, curves, and dropped slices beside those that cover them: values of the page."""
-    chosen = [other.of(key) for other in shown]
-    first = chosen[0]
-    pictures = _Pictures(store, key)
-    strips = [
-        (other.title, [pictures.slice(i) for i in _some(np.flatnonzero(one.kept), STRIP)], int(one.kept.sum()))
-        for other, one in zip(shown, chosen, strict=True)
-    ]
-    count = int(first.kept.sum())
-    if all(other.selection.record["method"] != "every-n" for other in shown):
-        evenly = every_n(len(first.kept), keep_count=count) if count else np.zeros(0, np.int64)
-        strips.append((f"every-n, {count} slices", [pictures.slice(i) for i in _some(evenly, STRIP)], count))
-    cards = [pictures.pair(i, first) for i in _to_look_at(first)]
+    pictures = _Pictures(store, key, intensity, shown[0].of(key).z)
+    entry = store[key].entry
     return {
         "key": key,
-        "slices": len(first.kept),
-        "kept": count,
-        "drawn": [_drawn(other, one) for other, one in zip(shown, chosen, strict=True)],
-        "strips": strips,
-        "cards": cards,
-        "cards_of": shown[0].title,
+        "name": entry.name,
+        "slices": entry.shape[0],
+        "z": (float(pictures.z[0]), float(pictures.z[-1])),
+        "chosen": [_chosen(one, one.of(key), pictures) for one in shown],
+        "controls": _controls(shown, key, pictures),
         "defects": _defects(store[key]),
-        "z": (float(first.z[0]), float(first.z[-1])),
     }
+
+
+def _chosen(shown: Shown, selected: VolumeSelection, pictures: _Pictures) -> dict[str, Any]:
+    """What one selection says of the volume."""
+    part = shown.curve(selected.key)
+    ranked = part is not None and part.ranked and part.removal_similarity
+    return {
+        "kept": int(selected.kept.sum()),
+        "strip": [pictures.slice(i) for i in _some(np.flatnonzero(selected.kept), STRIP)],
+        "matrix": _matrix(shown, part.matrix, selected.kept) if part and part.matrix else None,
+        "curve": _curve(shown, part) if part and ranked else None,
+        "cards": [pictures.pair(i, shown, selected) for i in _to_look_at(selected)],
+    }
+
+
+def _controls(shown: Sequence[Shown], key: str, pictures: _Pictures) -> list[dict[str, Any]]:
+    """Every-n with as many slices, for each number that is kept; none where every-n itself is shown."""
+    if any(one.selection.record["method"] == "every-n" for one in shown):
+        return []
+    counts = sorted({int(one.of(key).kept.sum()) for one in shown} - {0})
+    n = len(pictures.z)
+    return [
+        {"count": count, "strip": [pictures.slice(i) for i in _some(every_n(n, keep_count=count), STRIP)]}
+        for count in counts
+    ]
 
 
 def _defects(volume: Volume) -> list[str]:
     with volume:
-        return list(sentences(volume.header.defects, volume.header.clamped).values())
+        return of_header(volume.header)
 
 
-def _drawn(shown: Shown, selected: VolumeSelection) -> dict[str, Any]:
-    """Matrix and removal curve of a volume that was reduced alone."""
-    part = shown.curve(selected.key)
-    ranked = part is not None and part.ranked and part.removal_similarity
-    return {
-        "title": shown.title,
-        "matrix": svg_text(figures.matrix(part.matrix, selected.kept)) if part and part.matrix else None,
-        "curve": _own_curve(shown, part) if part and ranked else None,
-    }
+def _matrix(shown: Shown, thumbnail: dict[str, Any], kept: NDArray[np.bool_]) -> str:
+    limits = {end: shown.in_own_unit(thumbnail[end]) for end in ("low", "high")}
+    return svg_text(figures.matrix(thumbnail | limits, kept, shown.scale, shown.colour))
 
 
-def _own_curve(shown: Shown, part: UnitResult) -> str:
-    method = shown.selection.record["method"]
-    values = np.array(part.removal_similarity)
-    own = HASH_BITS * (1 - values) if method == "hash" else values
-    return svg_text(figures.removal_curve(own, len(part.z), len(part.kept), shown.scale))
+def _curve(shown: Shown, part: UnitResult) -> str:
+    values = shown.in_own_unit(np.array(part.removal_similarity))
+    return svg_text(figures.removal_curve(values, len(part.z), len(part.kept), shown.scale, shown.colour))
 
 
 def _some(indices: NDArray[np.int64], most: int) -> list[int]:
@@ -106,27 +125,26 @@ def _to_look_at(selected: VolumeSelection) -> list[int]:
 
 
 class _Pictures:
-    """Small pictures of slices of one volume, as the methods see them by default, and of those that stand for them."""
+    """Pictures of slices of one volume with positions `z` (n,), and of those that stand for them."""
 
-    def __init__(self, store: SliceStore, key: str) -> None:
+    def __init__(self, store: SliceStore, key: str, intensity: Intensity, z: NDArray[np.float64]) -> None:
         self.store = store
         self.key = key
-        self.intensity = Intensity.parse()
+        self.intensity = intensity
+        self.z = z
 
     def uri(self, i: int, key: str | None = None) -> str:
         with self.store[key or self.key] as volume:
             return image_uri(self.intensity.to_uint8(volume.read(i, i + 1))[0], SIDE)
 
     def slice(self, i: int) -> dict[str, Any]:
-        return {"slice": i, "image": self.uri(i)}
+        return {"volume": self.key, "slice": i, "z": float(self.z[i]), "image": self.uri(i)}
 
-    def pair(self, i: int, selected: VolumeSelection) -> dict[str, Any]:
+    def pair(self, i: int, shown: Shown, selected: VolumeSelection) -> dict[str, Any]:
         key, covering = selected.covered_by[i]
+        z = float(shown.of(key).z[covering])
         return {
-            "slice": i,
-            "image": self.uri(i),
-            "covering": covering,
-            "elsewhere": None if key == selected.key else key,
-            "covering_image": self.uri(covering, key),
-            "similarity": float(selected.similarity[i]),
+            "dropped": self.slice(i),
+            "covering": {"volume": key, "slice": covering, "z": z, "image": self.uri(covering, key)},
+            "alike": shown.told(float(selected.similarity[i])),
         }

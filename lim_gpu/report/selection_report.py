@@ -1,6 +1,6 @@
 """The report of selections: what was asked, what came out, and the slices themselves. Nothing is computed again.
 
-Volumes are named by their keys alone: a readable name may be a patient's.
+Volumes are named by their keys, and by their names where `ingest --keep-identifiers` kept them; patients never.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report import figures
 from lim_gpu.report.page import svg_text, write_page
-from lim_gpu.report.selected_volume import in_a_row, in_full
-from lim_gpu.report.shown import Shown, read_selection
+from lim_gpu.report.selected_volume import in_a_row, in_full, to_edit
+from lim_gpu.report.shown import Shown, read_selections
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 
@@ -27,27 +28,34 @@ STEPS = 200  # of the threshold slider
 
 
 def write_selection_report(
-    paths: Sequence[Path], output: Path, store_path: Path | None, reporter: Reporter, made_of: str = ""
+    paths: Sequence[Path],
+    output: Path,
+    store_path: Path | None,
+    window: str | None,
+    reporter: Reporter,
+    made_of: str = "",
 ) -> None:
     """Write OUTPUT (.html) for one selection, or for several of one store beside each other.
 
+    window: of the pictures, as `Intensity.parse` takes it; default: as the first selection saw the slices.
     Raises InputError when the store is not where the selection says and `store_path` does not tell, UsageError when
     selections are of different stores.
     """
-    shown = [read_selection(path) for path in paths]
+    shown = read_selections(paths)
     first = shown[0]
     for other in shown[1:]:
         if other.selection.store_fingerprint != first.selection.store_fingerprint:
             raise UsageError(f"{other.path}: is of another store than {first.path}. Report them apart")
+    intensity = first.intensity if window is None else Intensity.parse(window=window)
     with open_store(first, store_path) as store:
-        keys = [volume.key for volume in first.selection.volumes]
+        keys = _common_keys(shown)
         places = spread_evenly(len(keys), FULL)
         details = []
         with reporter.track("report", len(places), "volumes") as advance:
             for place in places:
-                details.append(in_full(store, keys[place], shown))
+                details.append(in_full(store, keys[place], shown, intensity))
                 advance(1)
-        rows = [in_a_row(store[key], first) for key in keys]
+        rows = [in_a_row(store[key], shown) for key in keys]
     values = {
         "title": first.title if len(shown) == 1 else f"{len(shown)} selections of one store",
         "selections": [_summary(one) for one in shown],
@@ -58,12 +66,32 @@ def write_selection_report(
         "sliders": [table for one in shown if (table := _slider(one))],
         "details": details,
         "rows": rows,
+        "edits": _editable(shown, keys),
+        "seen": _in_words(intensity),
         "complete": len(details) == len(keys),
         "failures": [failure["cause"] for one in shown for failure in one.selection.record["failures"]],
         "unit": first.unit,
         "versions": first.selection.record["versions"],
     }
     write_page(output, "selection.html", made_of=made_of, **values)
+
+
+def _common_keys(shown: Sequence[Shown]) -> list[str]:
+    """The volumes that every selection speaks of: one of them may have found a damaged file."""
+    others = [{volume.key for volume in one.selection.volumes} for one in shown]
+    return [volume.key for volume in shown[0].selection.volumes if all(volume.key in keys for keys in others)]
+
+
+def _editable(shown: Sequence[Shown], keys: Sequence[str]) -> dict[str, Any]:
+    """What the page needs to let slices be kept and dropped, and to write that down for `lim-gpu select --edits`."""
+    selections = [{"title": one.title, "file": one.path.name, "colour": one.colour} for one in shown]
+    return {"selections": selections, "volumes": {key: to_edit(key, shown) for key in keys}}
+
+
+def _in_words(intensity: Intensity) -> str:
+    if intensity.limits is None:
+        return "each slice from its own minimum to its own maximum"
+    return f"slices from {intensity.limits[0]:g} to {intensity.limits[1]:g} HU"
 
 
 def open_store(shown: Shown, store_path: Path | None) -> SliceStore:
@@ -87,7 +115,8 @@ def _summary(shown: Shown) -> dict[str, Any]:
     ]
     return {
         "title": shown.title,
-        "method": record["method"],
+        "colour": shown.colour,
+        "scale": shown.scale,
         "parameters": parameters,
         "kept": counts["kept"],
         "slices": counts["slices"],
@@ -116,13 +145,12 @@ def _overlap(shown: Sequence[Shown]) -> dict[str, Any] | None:
 
 
 def _curves(shown: Shown) -> str | None:
-    curves = [part.removal_similarity for part in shown.parts.values() if part.ranked and part.removal_similarity]
-    if not curves:
+    ranked = [part for part in shown.parts.values() if part.ranked and part.removal_similarity]
+    if not ranked:
         return None
-    record = shown.selection.record
-    hashes = record["method"] == "hash"
-    own = [[HASH_BITS * (1 - value) for value in curve] if hashes else curve for curve in curves]
-    return svg_text(figures.removal_curves(own, shown.scale, record["parameters"].get("threshold")))
+    curves = [(shown.in_own_unit(np.array(part.removal_similarity)), len(part.z)) for part in ranked]
+    threshold = shown.selection.record["parameters"].get("threshold")
+    return svg_text(figures.removal_curves(curves, shown.scale, threshold, shown.colour))
 
 
 def _found_threshold(shown: Shown) -> dict[str, Any] | None:
@@ -154,6 +182,7 @@ def _slider(shown: Shown) -> dict[str, Any] | None:
     own = sum(len(part.kept) for part in ranked)
     return {
         "title": shown.title,
+        "colour": shown.colour,
         "start": int(np.argmin(np.abs(kept.sum(axis=1) - own))),  # where it keeps as many as were asked for
         "scale": shown.scale,
         "unit": shown.unit if len(ranked) > 1 else None,

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lim_gpu.intensity import Intensity
 from lim_gpu.reduction.parts import UnitResult, load_part
+from lim_gpu.reduction.request import HASH_BITS
+from lim_gpu.report.figures import SERIES
 from lim_gpu.selection import Selection, VolumeSelection, selection_paths
+
+SCALES = {"ssim": "SSIM", "mi": "NMI", "deepnet": "cosine", "hash": "bits apart"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A selection with the results of its units; `parts` is empty where NAME.parts is gone."""
+    """A selection with the results of its units; `parts` is empty where NAME.parts is gone.
+
+    title   how it was asked for, in a few words; with the name of the file where two would be the same
+    colour  of everything that is drawn of it
+    """
 
     path: Path
     selection: Selection
     parts: dict[str, UnitResult]  # by unit
-
-    @property
-    def title(self) -> str:
-        """How it was asked for, in a few words."""
-        parameters = self.selection.record["parameters"]
-        asked = [
-            f"{name.replace('_', ' ')} {parameters[name]:g}" for name in ("keep", "keep_count") if parameters.get(name)
-        ]
-        if parameters.get("threshold") is not None:
-            asked.append(f"threshold {parameters['threshold']:g}")
-        return " ".join([self.selection.record["method"], *asked])
+    title: str
+    colour: str
 
     @property
     def unit(self) -> str:
@@ -35,10 +38,31 @@ class Shown:
         return {"dataset": "data set"}.get(scope, scope)
 
     @property
+    def compared_by(self) -> str:
+        """The method that measured its similarities: of a selection corrected by hand, that of the first."""
+        record = self.selection.record
+        return str(record.get("made_by", record)["method"])
+
+    @property
     def scale(self) -> str:
         """What its similarities are called."""
-        method = str(self.selection.record["method"])
-        return {"ssim": "SSIM", "mi": "NMI", "deepnet": "cosine", "hash": "bits apart"}.get(method, method)
+        return SCALES.get(self.compared_by, self.compared_by)
+
+    @property
+    def intensity(self) -> Intensity:
+        """How it saw the slices."""
+        mapping = self.selection.record["parameters"].get("intensity") or {}
+        low_high = mapping.get("hu")
+        return Intensity((float(low_high[0]), float(low_high[1])) if low_high else None)
+
+    def in_own_unit(self, similarities: Any) -> Any:
+        """Similarities, a number or an array, in the unit of the method's threshold: bits for HASH."""
+        return HASH_BITS * (1 - similarities) if self.compared_by == "hash" else similarities
+
+    def told(self, similarity: float) -> str:
+        """A similarity with its unit."""
+        value = self.in_own_unit(similarity)
+        return f"{value:.0f} {self.scale}" if self.compared_by == "hash" else f"{self.scale} {value:.4f}"
 
     def of(self, key: str) -> VolumeSelection:
         """What it says of a volume."""
@@ -49,14 +73,36 @@ class Shown:
         return next((part for part in self.parts.values() if [name for name, _ in part.volumes] == [key]), None)
 
 
-def read_selection(path: Path) -> Shown:
-    """A selection and its parts. Raises InputError for what is none."""
-    csv_path, _ = selection_paths(path)
-    selection = Selection.load(csv_path)
+def read_selections(paths: Sequence[Path]) -> list[Shown]:
+    """Selections with their parts, each with a title and a colour of its own. Raises InputError for what is none."""
+    csv_paths = [selection_paths(path)[0] for path in paths]
+    selections = [Selection.load(path) for path in csv_paths]
+    titles = [_asked(selection) for selection in selections]
+    count = Counter(titles)
+    return [
+        Shown(
+            path,
+            selection,
+            _parts(path, selection),
+            title if count[title] == 1 else f"{title} ({path.name})",
+            SERIES[place % len(SERIES)],
+        )
+        for place, (path, selection, title) in enumerate(zip(csv_paths, selections, titles, strict=True))
+    ]
+
+
+def _asked(selection: Selection) -> str:
+    parameters = selection.record["parameters"]
+    numbers = ("keep", "keep_count", "threshold")
+    given = [(name, parameters[name]) for name in numbers if parameters.get(name) is not None]
+    return " ".join([selection.record["method"], *(f"{name.replace('_', ' ')} {value:g}" for name, value in given)])
+
+
+def _parts(csv_path: Path, selection: Selection) -> dict[str, UnitResult]:
     folder = csv_path.with_suffix(".parts")
     parts = {}
     for unit in selection.record["units"]:
         result = load_part(folder, str(unit["unit"]))
         if result is not None and len(result.kept) == unit["kept"]:
             parts[result.unit] = result
-    return Shown(csv_path, selection, parts)
+    return parts

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import json_text, read_json, write_text
+from lim_gpu.spread import spread_evenly
+from lim_gpu.strip import SHOWN, strip
 
 if TYPE_CHECKING:
     from lim_gpu.progress import Outcome, Reporter
@@ -50,6 +52,9 @@ class VolumeSelection:
     rank: NDArray[np.int64]
     covered_by: tuple[tuple[str, int], ...]
     similarity: NDArray[np.float32]
+
+    def __repr__(self) -> str:
+        return f"VolumeSelection({self.key}: {int(self.kept.sum())} of {len(self.kept)} slices)"
 
     def rows(self) -> Iterator[tuple[str, ...]]:
         """The CSV rows. Another volume's slice is written KEY:SLICE. Numbers read back to the same bits."""
@@ -80,6 +85,19 @@ class Selection:
     def __repr__(self) -> str:
         n = sum(len(volume.kept) for volume in self.volumes)
         return f"Selection({len(self.kept())} of {n} slices in {len(self.volumes)} volumes)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: some of the kept slices; where the store is not at hand, why."""
+        from lim_gpu.store.slices import SliceStore
+
+        kept = self.kept()
+        chosen = [kept[place] for place in spread_evenly(len(kept), SHOWN)]
+        try:
+            with SliceStore(self.store_path) as store:
+                slices = [(f"{key[:6]}: {i}", store[key].grey(i)) for key, i in chosen]
+        except (InputError, KeyError) as error:
+            return strip(f"{self!r}: no pictures, {error}", [])
+        return strip(repr(self), slices)
 
     @property
     def store_fingerprint(self) -> str:

@@ -16,9 +16,11 @@ from typing import Any
 
 from lim_gpu.errors import InputError
 from lim_gpu.files import fingerprint, read_json, write_json
+from lim_gpu.spread import spread_evenly
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.header import KEY
 from lim_gpu.store.volume import AGAIN, Volume, VolumeEntry
+from lim_gpu.strip import SHOWN, strip
 
 FORMAT, VERSION = "lim-gpu-store", 1
 MOST_OPEN = 128  # files of a store: each takes a descriptor, of which many systems give 1,024, and a megabyte
@@ -45,6 +47,15 @@ class SliceStore:
         self.fingerprint = fingerprint([[entry.key, entry.digest] for entry in self.volumes])
         self._folder = self.path.absolute()  # files open later, when the working folder may be another
         self._close_all()
+
+    def __repr__(self) -> str:
+        slices = sum(entry.shape[0] for entry in self.volumes)
+        return f"SliceStore({str(self.path)!r}: {len(self)} volumes, {slices:,} slices)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the middle slices of some volumes."""
+        chosen = [self[int(place)] for place in spread_evenly(len(self), SHOWN)]
+        return strip(repr(self), [(one.entry.name or one.key, one.grey(one.entry.shape[0] // 2)) for one in chosen])
 
     def __enter__(self) -> SliceStore:
         return self

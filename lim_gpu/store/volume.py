@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
+from lim_gpu.intensity import Intensity
+from lim_gpu.spread import spread_evenly
 from lim_gpu.store.file import MAX_SIDE, MAX_SLICES, VolumeFile
 from lim_gpu.store.header import DTYPES, KEY, VolumeHeader
+from lim_gpu.strip import SHOWN, strip
 
 AGAIN = "Run lim-gpu ingest again"
 
@@ -75,6 +78,15 @@ class Volume:
         self._used = used  # tells the store, which limits how many files are open
         self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
 
+    def __repr__(self) -> str:
+        n, height, width = self.entry.shape
+        return f"Volume({self.key}: {n} x {height} x {width} {self.entry.dtype} {self.entry.modality}".rstrip() + ")"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: some of its slices."""
+        places = spread_evenly(self.entry.shape[0], SHOWN)
+        return strip(repr(self), [(f"{i}, z {self.z[i]:.1f}", self.grey(int(i))) for i in places])
+
     def __enter__(self) -> Volume:
         return self
 
@@ -116,6 +128,10 @@ class Volume:
     def read_slice(self, i: int) -> NDArray[Any]:
         """Slice i, (H, W)."""
         return self._opened().read(i, i + 1)[0]
+
+    def grey(self, i: int) -> NDArray[np.uint8]:
+        """Slice i as a picture, (H, W) from its own minimum to its own maximum."""
+        return Intensity().to_uint8(self.read(i, i + 1))[0]
 
     def verify(self) -> None:
         """Read every slice and compare its SHA-256."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import nibabel
+import numpy as np
 import pytest
 
 import lim_gpu
 from lim_gpu.cli.info import describe
 from lim_gpu.errors import InputError
+from lim_gpu.ingest import ingest
+from lim_gpu.phantom import phantom
 from lim_gpu.progress import Reporter
 from stores import make_store
 from volumes import pixels, write_store
@@ -26,6 +30,32 @@ def test_a_store_is_described_and_verified(store_path):
     assert "4 volumes" in description.lines[0]
     assert "2 patients" in description.lines[0]
     assert not description.skipped
+
+
+def test_geometry_and_defects_stand_beside_each_volume(tmp_path):
+    voxels = phantom("chest", 5, 24, 20, seed=0).astype(np.float32)
+    voxels[0] = 1e6  # a fifth of the pixels does not fit
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([0.7, 0.8, 2.5, 1])), folder / "v.nii")
+    ingest([folder], tmp_path / "slices", workers=1)
+    description = describe(tmp_path / "slices", False, QUIET)
+    (volume,) = description.values["volumes"]
+    assert volume["spacing"] == pytest.approx([2.5, 0.8, 0.7])
+    assert (volume["unit"], volume["orientation"]) == ("HU", "axial")
+    assert volume["found"] == ["20.0 % of the pixels clamped to int16"]
+    line, below = description.lines[2:4]
+    assert line.endswith("CT    HU  2.5 x 0.8 x 0.7 mm  axial")
+    assert below.strip() == volume["found"][0]
+
+
+def test_a_volume_that_cannot_be_read_is_named(tmp_path):
+    store = make_store(tmp_path, (("head", 3, 40, 40),))
+    (file,) = (store / "volumes").glob("*.h5")
+    file.write_bytes(b"nothing")
+    description = describe(store, False, QUIET)
+    assert file.name in description.values["volumes"][0]["unreadable"]
+    assert file.name in description.lines[3]
 
 
 def test_a_selection_is_described(store_path, tmp_path):

@@ -16,6 +16,7 @@ from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.images import decode
 from lim_gpu.leaks import leaks
+from lim_gpu.leaks.clusters import find_clusters, keep_list
 from lim_gpu.leaks.images import Item, larger_pictures, read_images
 from lim_gpu.leaks.search import Pair, Rule, leaking, split_patients
 from lim_gpu.progress import Reporter
@@ -88,6 +89,34 @@ def test_the_new_split_leaves_out_the_training_image_and_nothing_else(data_set, 
     assert (data_set / "split.csv").read_bytes() == before
     with pytest.raises(UsageError, match="is the list that is read"):
         leaks([data_set], tmp_path / "p.csv", RULE, write_split=data_set / "split.csv", reporter=QUIET)
+
+
+def test_groups_and_the_list_of_what_to_keep(tmp_path, capsys):
+    folder = tmp_path / "plain"
+    (folder / "more").mkdir(parents=True)
+    for seed in range(3):
+        Image.fromarray(picture(seed)).save(folder / f"{seed}.png")
+    for name in ("more/0.png", "z.png"):
+        Image.fromarray(picture(0, 150)).save(folder / name)
+    Image.fromarray(picture(1)).save(folder / "one.jpg", quality=90)
+    lists = ["--clusters", str(tmp_path / "g.csv"), "--keep-list", str(tmp_path / "keep.txt")]
+    with pytest.raises(SystemExit):
+        cli.main(["leaks", str(folder), "-o", str(tmp_path / "p.csv"), *lists], standalone_mode=False)
+    rows = [(row["cluster"], row["keep"], row["image"]) for row in rows_of(tmp_path / "g.csv")]
+    first, second = rows[:3], rows[3:]
+    assert first == [("1", "1", "0.png"), ("1", "0", "more/0.png"), ("1", "0", "z.png")]
+    assert second == [("2", "1", "1.png"), ("2", "0", "one.jpg")]
+    assert (tmp_path / "keep.txt").read_text().split() == ["0.png", "1.png", "2.png"]
+    assert "to keep: 3 of 6 images" in capsys.readouterr().out
+
+
+def test_a_chain_is_one_group_and_the_test_image_stays():
+    items = [Item("c", str(i), str(i), Path(), split) for i, split in enumerate(("train", "train", "test", "val", ""))]
+    pairs = [Pair(0, 1, 0, 1.0, "both"), Pair(1, 2, 0, 1.0, "both")]
+    assert find_clusters(items, pairs) == [[2, 0, 1]]
+    assert keep_list(items, [[2, 0, 1]]).split() == ["2", "3", "4"]
+    others = [*items, Item("d", "x", "x", Path())]
+    assert keep_list(others, [[2, 0, 1]]).split() == ["c/2", "c/3", "c/4", "d/x"]
 
 
 def test_mutual_information_confirms_what_another_window_hides_from_ssim(tmp_path):

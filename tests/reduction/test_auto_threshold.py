@@ -7,13 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from lim_gpu.cli.options import AUTO, reduction_request, swav_views
+from lim_gpu.cli.options import reduction_request
 from lim_gpu.errors import UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.auto_threshold import auto_threshold, two_views
 from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.request import AUTO
+from lim_gpu.reduction.run import reduce
 from lim_gpu.reduction.verb import Targets, reduce_verb
+from lim_gpu.reduction.views import SWAV
 from lim_gpu.similarity.hash import dhash
 from lim_gpu.store.slices import SliceStore
 from stores import make_store
@@ -28,7 +31,7 @@ def store(tmp_path_factory):
 
 def found(store, method, seed=0):
     with SliceStore(store) as opened:
-        return auto_threshold(opened, Criterion(method, Intensity.parse()), swav_views(), seed, "cpu", QUIET)
+        return auto_threshold(opened, Criterion(method, Intensity.parse()), SWAV, seed, "cpu", QUIET)
 
 
 @pytest.mark.parametrize("method", ["hash", "ssim", "mi"])
@@ -49,16 +52,11 @@ def test_hashes_of_views_are_compared_in_bits(store):
 def test_views_differ_and_keep_the_slice():
     image = np.zeros((3, 64, 80), np.uint8)
     image[:, 16:48, 20:60] = 200
-    first, second = two_views(image, swav_views(), 0)
+    first, second = two_views(image, SWAV, 0)
     assert first.shape == second.shape == (3, 64, 64)
     assert (first != second).any()
     assert np.corrcoef(first[0].ravel(), second[0].ravel())[0, 1] > 0.6
     assert len(dhash(first)) == 3
-
-
-def test_methods_that_compare_nothing(store):
-    with pytest.raises(UsageError, match="compares nothing"):
-        found(store, "random")
 
 
 def asked(**values):
@@ -69,9 +67,9 @@ def asked(**values):
 
 def test_the_command_line_finds_it_and_records_why(store, tmp_path):
     def run(dry_run):
-        request, views = asked()
+        request, automatic = asked()
         targets = Targets(tmp_path / "s.csv")
-        return reduce_verb(store, request, targets, views=views, device="cpu", dry_run=dry_run, reporter=QUIET)
+        return reduce_verb(store, request, targets, automatic=automatic, device="cpu", dry_run=dry_run, reporter=QUIET)
 
     plan = run(dry_run=True)
     assert plan.lines[-1] == "threshold: from the data, when it runs"
@@ -84,3 +82,16 @@ def test_the_command_line_finds_it_and_records_why(store, tmp_path):
     assert (tmp_path / "s.csv").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="compares nothing"):
         asked(method="all")
+
+
+def test_python_finds_it_too_with_a_window_as_a_text(store, tmp_path):
+    with SliceStore(store) as opened:
+        selection = reduce(opened, "hash", threshold="auto", window="lung", device="cpu")
+        assert selection.record["threshold_rule"]["threshold"] == selection.record["parameters"]["threshold"]
+        assert selection.record["parameters"]["intensity"]["hu"] == [-1150, 350]
+        with pytest.raises(UsageError, match="is no number"):
+            reduce(opened, "hash", threshold="automatic")
+        with pytest.raises(UsageError, match="compares nothing"):
+            reduce(opened, "random", keep=0.5, threshold="auto")
+        with pytest.raises(UsageError, match="exclude each other"):
+            reduce(opened, "hash", intensity=Intensity(), window="lung")

@@ -13,6 +13,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.run import reduce
 from lim_gpu.report.compare import compare
+from lim_gpu.report.compare_table import table
 from lim_gpu.similarity.ssim import ssim_pair
 from lim_gpu.store.slices import SliceStore
 from stores import make_store
@@ -90,6 +91,27 @@ def test_every_budget_has_its_baselines_and_an_empty_volume_is_no_fault(folder, 
     assert list(counts) == names
     assert counts["every-n like few"] == counts["random like few"] == counts["few"] == kept
     assert counts["every-n like ssim"] == counts["ssim"] > kept
+
+
+def test_a_selection_that_is_a_baseline_stands_for_it(folder, tmp_path):
+    with SliceStore(folder / "slices") as store:
+        reduce(store, "random", keep=0.4, output=tmp_path / "chance.csv")
+    paths = [folder / "ssim.csv", tmp_path / "chance.csv"]
+    result = compare(paths, tmp_path / "c.csv", store=folder / "slices", device="cpu", reporter=QUIET)
+    assert [row["name"] for row in result.values["rows"]] == ["ssim", "chance", "every-n"]
+
+
+def test_the_table_fits_a_terminal_and_tells_hashes_in_bits():
+    names = [f"a-selection-with-a-name-that-says-everything-about-it-{i}" for i in range(12)]
+    numbers = {
+        f"{m}_{what}": 0.75 for m in ("ssim", "mi", "hash", "deepnet") for what in ("mean", "highest", "coverage")
+    }
+    rows = [{"name": name, "kept": 1_234_567, "seconds": 98765.4} | numbers for name in names]
+    lines = table({"rows": rows, "overlap": [[1.0] * 12] * 12}, ["ssim", "mi", "deepnet", "hash"])
+    assert max(map(len, lines)) <= 80
+    (start,) = (number for number, line in enumerate(lines) if line.startswith("bits apart"))
+    assert lines[start + 1].split()[1:] == ["16.0", "16.0", "16.0"]  # 64 * (1 - 0.75)
+    assert sum(line.split()[-1:] == ["12"] for line in lines) == 1  # columns in pieces: each stands once
 
 
 def test_a_dry_run_writes_nothing(folder, tmp_path):

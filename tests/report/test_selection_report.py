@@ -8,15 +8,18 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest import ingest
+from lim_gpu.phantom import phantom
 from lim_gpu.reduction.run import reduce
 from lim_gpu.report import write_report
-from lim_gpu.report.figures import knee
+from lim_gpu.report.figures import knee, knee_left
+from lim_gpu.report.shown import read_selections
 from lim_gpu.store.slices import SliceStore
 from stores import make_sources, make_store
 
@@ -24,7 +27,7 @@ from stores import make_sources, make_store
 @pytest.fixture(scope="module")
 def reduced(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reduced")
-    sources = make_sources(folder / "sources")  # p00v00_3.png: names that a report must not show
+    sources = make_sources(folder / "sources")
     ingest([sources], folder / "slices", patient_pattern=r"(p\d+)v", keep_identifiers=True, workers=1)
     with SliceStore(folder / "slices") as store:
         reduce(store, "ssim", keep=0.3, output=folder / "ssim.csv", device="cpu")
@@ -32,6 +35,13 @@ def reduced(tmp_path_factory) -> Path:
         reduce(store, "every-n", keep=0.3, output=folder / "every.csv", device="cpu")
         reduce(store, "hash", threshold=6, scope="patient", output=folder / "patient.csv", device="cpu")
     return folder
+
+
+def store_of_hu(folder: Path) -> Path:
+    voxels = phantom("chest", 4, 48, 40, seed=0).transpose(2, 1, 0)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), folder / "v.nii")
+    ingest([folder / "v.nii"], folder / "slices", workers=1)
+    return folder / "slices"
 
 
 class Links(HTMLParser):
@@ -55,7 +65,7 @@ def test_one_selection_is_shown_whole_and_offline(reduced, tmp_path):
         for entry in store.volumes:
             assert entry.key in text
             assert "p0" in entry.name
-            assert entry.name not in text
+            assert entry.name in text  # kept on purpose, by --keep-identifiers
             assert entry.patient not in text
     assert "http" not in text
     links = Links(text)
@@ -64,7 +74,7 @@ def test_one_selection_is_shown_whole_and_offline(reduced, tmp_path):
     assert (
         text.count("<svg") == 2 + 2 * 3 + 1
     )  # two of all; matrix and curve of each volume, no curve of a single slice
-    assert "14 slices" in text or "5 of 14 slices kept" in text
+    assert "14 slices" in text
 
 
 def test_several_selections_stand_beside_each_other(reduced, tmp_path):
@@ -75,9 +85,52 @@ def test_several_selections_stand_beside_each_other(reduced, tmp_path):
     for title in ("ssim keep 0.3", "hash threshold 6", "every-n keep 0.3"):
         assert title in text
     for title in ("ssim keep 0.3", "hash threshold 6"):
-        assert f"{title}: similarity of every pair" in text
+        assert f"{title}: every pair of slices" in text
         assert f"{title}: removal curve" in text
         assert f'aria-label="threshold of {title}"' in text
+        assert f"{title}: dropped slices (left)" in text  # a gallery of its own
+    columns = text[text.index("<h2>All volumes") :]
+    assert columns.count('colspan="2"') == 3
+    for name in ("ssim", "hash", "every"):
+        kept = sum(row["kept"] == "1" for row in csv.DictReader((reduced / f"{name}.csv").open()))
+        assert f"{kept} of 35 slices kept" in text
+    assert re.search(r">\d+ bits apart</td>", columns)
+    assert re.search(r">SSIM 0\.\d{4}</td>", columns)
+    assert "every-n with" not in text  # it is one of the three
+
+
+def test_two_selections_of_one_kind_are_told_apart_by_their_files(reduced, tmp_path):
+    for end in (".csv", ".json"):
+        shutil.copy(reduced / f"ssim{end}", tmp_path / f"again{end}")
+    shown = read_selections([reduced / "ssim.csv", tmp_path / "again.csv"])
+    assert [one.title for one in shown] == ["ssim keep 0.3 (ssim.csv)", "ssim keep 0.3 (again.csv)"]
+    assert shown[0].colour != shown[1].colour
+
+
+def test_a_volume_of_which_nothing_is_kept_has_no_control(tmp_path):
+    store = make_store(tmp_path, (("chest", 6, 48, 40), ("chest", 6, 48, 40)))
+    with SliceStore(store) as opened:
+        reduce(opened, "ssim", keep_count=1, scope="dataset", output=tmp_path / "one.csv", device="cpu")
+    write_report([tmp_path / "one.csv"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("every-n with 1 slice<") == 1
+    assert "every-n with 0" not in text
+
+
+def test_pictures_take_the_window_that_is_asked_for(tmp_path):
+    store = store_of_hu(tmp_path)
+    with SliceStore(store) as opened:
+        reduce(opened, "every-n", keep=0.5, output=tmp_path / "s.csv")
+    pages = {}
+    for window in (None, "lung"):
+        write_report([tmp_path / "s.csv"], tmp_path / f"{window}.html", window=window)
+        pages[window] = (tmp_path / f"{window}.html").read_text()
+    assert "each slice from its own minimum" in pages[None]
+    assert "from -1150 to 350 HU" in pages["lung"]
+    first = [re.search(r'<img src="(data:[^"]+)"', page)[1] for page in pages.values()]
+    assert first[0] != first[1]
+    with pytest.raises(UsageError, match="neither lung"):
+        write_report([tmp_path / "s.csv"], tmp_path / "x.html", window="lungs")
 
 
 def test_units_of_several_volumes_have_no_matrix_of_their_own(reduced, tmp_path):
@@ -91,7 +144,7 @@ def test_units_of_several_volumes_have_no_matrix_of_their_own(reduced, tmp_path)
     ]
     with SliceStore(reduced / "slices") as store:
         assert all(entry.patient not in text for entry in store.volumes)
-    assert bool(elsewhere) == bool(re.search(r"slice \d+ of <code>", text))
+    assert bool(elsewhere) == bool(re.search(r"z&nbsp;\S+ of <code>", text))
 
 
 def test_a_slice_of_another_volume_is_shown_beside_what_it_covers(tmp_path):
@@ -100,7 +153,7 @@ def test_a_slice_of_another_volume_is_shown_beside_what_it_covers(tmp_path):
         reduce(opened, "ssim", keep=0.1, scope="dataset", output=tmp_path / "all.csv", device="cpu")
     write_report([tmp_path / "all.csv"], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
-    assert re.search(r"slice \d+ of <code>[0-9a-f]{16}</code>", text)
+    assert re.search(r"z&nbsp;\S+ of <code>[0-9a-f]{16}</code>", text)
     assert "in another volume" not in text
 
 
@@ -121,7 +174,7 @@ def test_a_hundred_volumes_stay_below_twenty_megabytes(tmp_path):
         keys = [entry.key for entry in store.volumes]
     write_report(names, tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
-    assert all(f"<td><code>{key}</code>" in text for key in keys)
+    assert all(f'data-open="{key}"' in text for key in keys)
     assert text.count('<section class="volume">') == 8
     assert len(text) < 20e6
 
@@ -158,6 +211,7 @@ def test_the_knee_of_a_bent_line():
     curve = np.concatenate([np.linspace(1, 0.9, 50), np.linspace(0.9, 0, 21)[1:]])
     assert knee(curve) == 49
     assert knee([0.5, 0.5, 0.5]) == 0
+    assert knee_left(curve, 71) == 71 - 50  # of 70 removals the fiftieth
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -209,3 +263,35 @@ def test_a_table_of_something_else_is_named(tmp_path):
     (tmp_path / "pairs.json").write_text("{}")
     with pytest.raises(InputError, match=r"pairs\.csv: is no selection"):
         write_report([tmp_path / "pairs.csv"], tmp_path / "r.html")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_slices_are_kept_and_dropped_by_a_click_and_saved_for_select(reduced, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    page_path = tmp_path / "r.html"
+    write_report([reduced / "ssim.csv", reduced / "hash.csv"], page_path)
+    rows = list(csv.DictReader((reduced / "hash.csv").open()))
+    key = rows[0]["volume"]
+    kept = [int(row["slice"]) for row in rows if row["volume"] == key and row["kept"] == "1"]
+    dropped = [int(row["slice"]) for row in rows if row["volume"] == key and row["kept"] == "0"]
+    add = next([i, i + 1] for i in dropped if i + 1 in dropped)  # neighbours: written as a range
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.goto(page_path.as_uri())
+        for i in (kept[0], *add, dropped[-1], dropped[-1]):  # the last twice: as it was
+            page.click(f'.rail [data-place="1/{key}/{i}"]')
+        assert page.get_attribute(f'.rail [data-place="1/{key}/{add[0]}"]', "aria-pressed") == "true"
+        assert page.get_attribute(f'.rail [data-place="0/{key}/{kept[0]}"]', "class") in (None, "")
+        assert page.inner_text("#edits p").startswith("hash.csv: 2 added, 1 dropped")
+        with page.expect_download() as saving:
+            page.click("text=Save the edits")
+        assert saving.value.suggested_filename == "hash.edits.txt"
+        lines = Path(saving.value.path()).read_text().splitlines()
+        assert lines[0].startswith("# ")
+        assert lines[1:] == [f"add {key}:{add[0]}-{add[1]}", f"drop {key}:{kept[0]}"]
+        page.click("text=Undo them")
+        assert not page.is_visible("#edits")
+        page.click(".enlarge >> nth=0")
+        assert page.is_visible("dialog img")
+        browser.close()
