@@ -22,8 +22,9 @@ def table(values: dict[str, Any], metrics: Sequence[str]) -> list[str]:
         lines.append(f"{name:<{width}}{row['kept']:>9,}{_cell(row['seconds'], 1):>10}")
     for metric in metrics:
         lines += ["", *_block(metric, names, rows, width)]
-    lines += ["", "kept pairs: less alike is better; the dropped slice covered worst: more alike is better"]
-    return [*lines, "means over the volumes", "", *_shared(names, values["overlap"], width)]
+    lines += ["", "means over the volumes; mean and max of the pairs kept: less alike is better;"]
+    lines += ["covered, the dropped slice covered worst: more alike is better", ""]
+    return [*lines, *_shared(names, values["overlap"], width)]
 
 
 def _block(metric: str, names: Sequence[str], rows: Sequence[dict[str, Any]], width: int) -> list[str]:
