@@ -109,6 +109,7 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: str 
     if unknown:
         raise UsageError(f"{path}: {verb} has no option {', '.join(unknown)}. See lim-gpu {verb} --help")
     context.default_map = {str(names[key.replace("_", "-")]): value for key, value in own.items()}
+    _asked.update({name: bool(own[name]) for name in ("json", "verbose") if name in own})  # for errors of other options
     return path
 
 

@@ -69,7 +69,7 @@ def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
             f"store {path}: {counted(len(entries), 'volume')} ({kinds}), {counted(slices, 'slice')}, "
             f"{counted(patients, 'patient')}",
             f"fingerprint {store.fingerprint}",
-            *few(told, "volumes. --json lists all"),
+            *"\n".join(few(told, "volumes. --json lists all")).splitlines(),
         ]
         if store.skipped:
             lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))

@@ -131,6 +131,7 @@ def _check_split(table: Table, split: NDArray[np.int64]) -> None:
 
 def _read_csv(folder: Path, path: Path, divided: bool) -> Table:
     rows = read_list(path, ("file", "label", "split") if divided else ("file", "label"))
+    divided = "split" in rows[0]
     patient = patient_column(rows[0])
     lines: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):

@@ -181,12 +181,13 @@ class Selection:
         Raises InputError for files that are missing, damaged, foreign, or do not belong together.
         """
         csv_path, json_path = selection_paths(path)
-        _check_columns(csv_path, json_path)
-        record = read_record(json_path)
         try:
             text = csv_path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            read_record(json_path)  # where that is missing or foreign, too, it is what is said
             raise InputError(f"{csv_path}: cannot be read ({error}). Run lim-gpu reduce again") from None
+        _check_columns(csv_path, text, json_path)
+        record = read_record(json_path)
         if hashlib.sha256(text.encode()).hexdigest() != record.get("csv_sha256"):
             raise InputError(f"{csv_path}: {_changed(csv_path)}")
         rows = csv.reader(io.StringIO(text, newline=""))
@@ -257,13 +258,9 @@ def _parse_covering(own_key: str, text: str) -> tuple[str, int]:
     return volume or own_key, int(covering)
 
 
-def _check_columns(csv_path: Path, json_path: Path) -> None:
+def _check_columns(csv_path: Path, text: str, json_path: Path) -> None:
     """Raise InputError for a CSV that is something else, or that has no JSON beside it, with the remedy."""
-    if not csv_path.is_file():
-        return
-    with open(csv_path, encoding="utf-8", errors="replace") as file:
-        first = file.readline(1000).strip()
-    if first != ",".join(COLUMNS):
+    if text.partition("\n")[0].strip() != ",".join(COLUMNS):
         raise InputError(f"{csv_path}: is no selection of lim-gpu, whose first line is {','.join(COLUMNS)}")
     if not json_path.exists():
         remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"

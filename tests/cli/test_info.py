@@ -99,7 +99,7 @@ def test_hundreds_of_volumes_are_a_few_lines_and_a_count(tmp_path):
     store = write_store(tmp_path / "slices", [pixels(1, 4, 4)] * 45)
     lines = describe(store, False, QUIET).lines
     assert lines[-1] == "... and 5 more volumes. --json lists all"
-    assert len(lines) == 2 + 40 + 1
+    assert len(lines) == 2 + 2 * 40 + 1
     assert "45 volumes (45 CT), 45 slices, 23 patients" in lines[0]
     lim_gpu.reduce(store, "all", output=tmp_path / "s.csv")
     assert describe(tmp_path / "s.csv", False, QUIET).lines[-1] == "... and 5 more units. --json lists all"

@@ -62,7 +62,7 @@ def test_views_differ_and_keep_the_slice():
 def asked(**values):
     given = {"method": "hash", "keep": None, "keep_count": None, "threshold": AUTO, "scope": "volume", "bins": None}
     given |= {"rule": "greedy", "order": "spatial", "intensity": "slice-minmax", "window": None, "hu_range": None}
-    return reduction_request(given | {"features": "logits", "weights": None, "precision": "float32"} | values, seed=0)
+    return reduction_request(given | {"features": None, "weights": None, "precision": None} | values, seed=0)
 
 
 def test_the_command_line_finds_it_and_records_why(store, tmp_path):

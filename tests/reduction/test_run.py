@@ -211,7 +211,7 @@ def test_volumes_of_one_grey_in_every_slice_are_said(tmp_path, capsys, method, s
     options = {"keep": 0.9, "scope": scope, "device": "cpu", "reporter": Reporter()}
     with SliceStore(path) as store:
         lim_gpu.reduce(store, method, intensity=Intensity.parse(window="lung"), **options)
-        assert "warning: 2 volumes are of one grey in every slice, mapped to 0..255" in capsys.readouterr().err
+        assert "warning: 2 volumes of one grey in every slice, mapped to 0..255" in capsys.readouterr().err
         lim_gpu.reduce(store, method, intensity=Intensity.parse(hu_range="-1000:400"), **options)
         assert "Give another window or range" in capsys.readouterr().err
         lim_gpu.reduce(store, "every-n", **(options | {"scope": "volume"}))
