@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; befo
 from contextlib import suppress
 
 import pytest
+
 from preloaded import Preloaded
 
 with suppress(ImportError):  # a bare GPU machine may lack it

@@ -67,14 +67,7 @@ def _kill_at(where: str, step: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if where == "batch":
-        record = callbacks.Recorder.on_train_batch_end
-
-        def recorded(self: Any, trainer: Any, *args: Any) -> None:
-            record(self, trainer, *args)
-            if trainer.global_step == step:
-                die()
-
-        callbacks.Recorder.on_train_batch_end = recorded  # type: ignore[method-assign]
+        signal_at(step, signal.SIGKILL)
         return
     save = callbacks.save_checkpoint
 
@@ -88,6 +81,20 @@ def _kill_at(where: str, step: int) -> None:
         save(path, state, plan)
 
     callbacks.save_checkpoint = saved
+
+
+def signal_at(step: int, number: int) -> None:
+    """Make this process send itself a signal when `step` steps are done."""
+    from lim_gpu.pretrain import callbacks
+
+    record = callbacks.Recorder.on_train_batch_end
+
+    def recorded(self: Any, trainer: Any, *args: Any) -> None:
+        record(self, trainer, *args)
+        if trainer.global_step == step:
+            os.kill(os.getpid(), number)
+
+    callbacks.Recorder.on_train_batch_end = recorded  # type: ignore[method-assign]
 
 
 def _run(order: dict[str, Any]) -> None:

@@ -31,5 +31,5 @@ def test_a_pre_trained_network_learns_the_planted_label_faster_than_a_random_one
     started = Request(checkpoints=(tmp_path / "moco" / "last.ckpt",), **asked)
     finetune(random, tmp_path / "random", "cpu")
     outcome = finetune(started, tmp_path / "started", "cpu", against=tmp_path / "random")
-    assert outcome.values["auc"]["mean"] > 0.85  # 1.000 here; random 0.54
-    assert outcome.values["comparison"]["auc"]["mean"] > 0.2
+    assert outcome.values["auc"]["mean"] > 0.85  # seeds 0 to 3: at least 0.979
+    assert outcome.values["comparison"]["auc"]["mean"] > 0.1  # seeds 0 to 3: at least 0.269

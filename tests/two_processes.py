@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from preloaded import Preloaded
 from torch import Tensor, distributed
 
 from batches import batch
@@ -16,6 +15,7 @@ from lim_gpu.pretrain import collectives
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.moco import MoCo
 from lim_gpu.pretrain.swav import Queue, sinkhorn
+from preloaded import Preloaded
 
 
 def together(preloaded: Preloaded, work: Callable[[int], Any], folder: Path) -> list[Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import nibabel
 import numpy as np
 import pytest
+
+pytest.importorskip("nibabel")
+
+import nibabel
 
 import lim_gpu
 from lim_gpu.cli.info import describe

@@ -110,8 +110,8 @@ def test_streaming_reads_ahead_and_no_further(store, monkeypatch):
     monkeypatch.setattr(StreamedSlices, "_read", noted)
     batches = StreamedSlices(open_selected(store)).batches(torch.arange(16).split(2))
     next(batches)
-    assert started.wait(60), "nothing was read ahead"
-    deadline = time.monotonic() + 60
+    assert started.wait(800), "nothing was read ahead"
+    deadline = time.monotonic() + 800
     while len(read) < 2 * (1 + resident.AHEAD) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert sorted(read) == list(range(2 * (1 + resident.AHEAD)))

@@ -32,7 +32,7 @@ def reader(loader, limit=3):
 
 def settle(loader, count):
     """Wait until the thread has begun `count` loads and would have begun another."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 800
     while len(loader.begun) < count and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.05)  # a thread that is slower than this is not caught at one too many: that fails nothing

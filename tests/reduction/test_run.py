@@ -368,7 +368,7 @@ def test_killed_runs_resume_to_the_same_selection(tmp_path, preloaded):
         before = len(list(parts.glob("*.json")))
         while not child.ended() and len(list(parts.glob("*.json"))) < min(before + 3, 40):
             time.sleep(0.001)
-        time.sleep(0.0007 * attempt)
+        time.sleep(0.0007 * (attempt % 12))
         child.kill()
         if child.wait().returncode == -signal.SIGKILL:
             killed += 1

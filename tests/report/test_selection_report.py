@@ -8,10 +8,13 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("nibabel")
+
+import nibabel
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest import ingest

@@ -46,8 +46,8 @@ def test_info_of_others_tells_the_schedule_their_weights_saw(tmp_path, state):
 
 
 def test_info_of_an_incomplete_backbone_says_what_is_missing(tmp_path, state):
-    del state["layer4.1.bn2.running_var"]
-    torch.save(dict(state), tmp_path / "c.pth")
+    lacking = {name: value for name, value in state.items() if name != "layer4.1.bn2.running_var"}
+    torch.save(lacking, tmp_path / "c.pth")
     values, lines = describe_checkpoint(tmp_path / "c.pth")
     assert values["complete"] is False
     assert "119 of 120" in lines[2]

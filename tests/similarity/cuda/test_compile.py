@@ -84,7 +84,7 @@ def tools():
 
 def known(architecture):
     if architecture not in sass.call(sass.nvrtc().nvrtcGetSupportedArchs):
-        absent(f"this NVRTC does not know sm_{architecture}")
+        (absent if sass.version() in PINNED else pytest.skip)(f"this NVRTC does not know sm_{architecture}")
 
 
 def spills_in_loops(name, kernel, architecture):
@@ -112,8 +112,9 @@ def test_compiles_without_warning_or_spill(name, architecture, record_property):
             assert use["registers"] <= REGISTERS[kernel], f"{kernel}: {use}"
         elif use["frame"]:
             assert spills_in_loops(name, kernel, architecture) == 0, f"{kernel}: {use}"
-        threads = REGISTERS_PER_SM // (-(-use["registers"] // 8) * 8)
-        assert threads >= WANTED_THREADS.get(kernel, 768), f"{kernel}: {use}"
+        if sass.version() in PINNED:
+            threads = REGISTERS_PER_SM // (-(-use["registers"] // 8) * 8)
+            assert threads >= WANTED_THREADS.get(kernel, 768), f"{kernel}: {use}"
 
 
 def test_every_kernel_has_a_ceiling_and_every_ceiling_a_kernel():
@@ -131,9 +132,11 @@ def counts(kernel, architecture):
 @pytest.mark.parametrize("kernel", PER_PIXEL)
 def test_instructions_of_a_pixel(kernel, architecture, record_property):
     known(architecture)
+    if sass.version() not in PINNED:
+        pytest.skip(f"instructions are held for NVRTC {PINNED}, not {sass.version()}")
     found = counts(kernel, architecture)["all"]
     record_property(kernel, found)
-    assert found < PER_PIXEL[kernel] or sass.version() not in PINNED
+    assert found < PER_PIXEL[kernel]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -145,8 +148,11 @@ def test_tensor_cores(kernel, architecture):
         assert "tensor" not in found  # the plain twin stands in, which the launcher leaves alone
         return
     code = sass.disassembly("ssim", architecture)
-    assert found["tensor"] == 0.75
-    assert sum("IMMA" in op.name for op in code[kernel]) == 18  # three digits, two slices, three rows
+    products = sum("IMMA" in op.name for op in code[kernel])
+    assert found["tensor"] > 0
+    assert products % 18 == 0  # three digits, two slices, three rows, however often that is unrolled
+    if sass.version() in PINNED:
+        assert (found["tensor"], products) == (0.75, 18)
     assert any("LDGSTS" in op.name for op in code[kernel]) == ("staged" in kernel)
     assert not any("IMMA" in op.name for op in code["ssim_fields"])
     assert sass.spills_in_loops("ssim", kernel, architecture) == 0
