@@ -183,8 +183,9 @@ class Selection:
         csv_path, json_path = selection_paths(path)
         try:
             text = csv_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{csv_path}: there is no such selection. {_remedy(csv_path)}") from None
         except (OSError, UnicodeDecodeError) as error:
-            read_record(json_path)  # where that is missing or foreign, too, it is what is said
             raise InputError(f"{csv_path}: cannot be read ({error}). Run lim-gpu reduce again") from None
         _check_columns(csv_path, text, json_path)
         record = read_record(json_path)
@@ -265,6 +266,12 @@ def _check_columns(csv_path: Path, text: str, json_path: Path) -> None:
     if not json_path.exists():
         remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"
         raise InputError(f"{csv_path}: has no {json_path.name} beside it. {remedy}")
+
+
+def _remedy(csv_path: Path) -> str:
+    if csv_path.with_suffix(".parts").is_dir():
+        return "It was not finished: run the same lim-gpu reduce again"
+    return "Give NAME.csv, as lim-gpu reduce writes it"
 
 
 def _changed(csv_path: Path) -> str:

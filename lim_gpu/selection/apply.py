@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lim_gpu.errors import UsageError, unknown
 from lim_gpu.files import fingerprint, locked, read_json, remove_stale, replacing, write_json, write_text
 from lim_gpu.intensity import Intensity
@@ -32,6 +34,7 @@ FORMAT, VERSION = "lim-gpu-applied", 1
 WAYS = ("copy", "link", "list")
 FORMS = ("source", "dicom", "nifti", "png")
 COLUMNS = ("volume", "slice", "z_mm", "file", "frame", "sop_uid")
+UNEVEN = 0.01  # mm
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _check(how: str, form: str) -> None:
         if value not in known:
             raise unknown(name, value, known)
     if form in ("nifti", "png") and how != "copy":
-        raise UsageError(f"{form} files are written, there is nothing to {how}. Give copy, or another form")
+        raise UsageError(f"{form} files are written, there is nothing to {how}. Give `copy`, or another form")
 
 
 def _intensity(selection: Selection) -> Intensity:
@@ -231,4 +234,13 @@ def _lines(values: dict[str, Any], pieces: Sequence[Piece], missing: Sequence[Pi
         lines.append(f"missing: {total}, the first {first}. Bring them back and run again")
     if shared := sum(piece.dropped > 0 for piece in pieces):
         lines.append(f"{counted(shared, 'file')} hold dropped slices as well. Form nifti or png leaves them out")
+    if values["as"] == "nifti" and (uneven := sum(map(_is_uneven, pieces))):
+        what = f"{counted(uneven, 'file')} of slices that lie unevenly: NIfTI has one step, here their median"
+        lines.append(f"{what}. Where each slice lies is in files.csv")
     return lines
+
+
+def _is_uneven(piece: Piece) -> bool:
+    """Whether the steps between its slices differ by more than what a table of decimals rounds."""
+    steps = np.diff([row["z"] for row in piece.rows])
+    return len(steps) > 0 and bool(np.ptp(steps) > UNEVEN)

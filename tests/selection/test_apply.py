@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,15 @@ def test_nifti_holds_the_voxels_at_their_places(voxels, tmp_path):
     assert [int(row["frame"]) for row in table(tmp_path / "kept")] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("kept", "said"), [([0, 2, 4], False), ([0, 1, 5], True), ([3], False)])
+def test_slices_that_lie_unevenly_in_a_nifti_are_said(voxels, tmp_path, kept, said):
+    selection = reduced(tmp_path / "slices", keep_count=4)
+    (volume,) = selection.volumes
+    chosen = replace(volume, kept=np.isin(np.arange(len(volume.kept)), kept))
+    outcome = replace(selection, volumes=(chosen,)).apply(tmp_path / "kept", form="nifti")
+    assert any("unevenly: NIfTI has one step, here their median" in line for line in outcome.lines) == said
+
+
 def test_a_volume_without_a_place_becomes_nifti_without_one(pictures, tmp_path):
     pictures.apply(tmp_path / "kept", form="nifti")
     image = nib.load(tmp_path / "kept" / f"{pictures.volumes[0].key}.nii.gz")
@@ -188,7 +198,7 @@ def test_png_has_the_window_of_the_selection(tmp_path):
 
 @pytest.mark.parametrize(
     ("how", "form", "word"),
-    [("move", "source", "copy, link, list"), ("copy", "jpeg", "nifti"), ("link", "png", "Give copy")],
+    [("move", "source", "copy, link, list"), ("copy", "jpeg", "nifti"), ("link", "png", "Give `copy`")],
 )
 def test_what_cannot_be_is_refused(pictures, tmp_path, how, form, word):
     with pytest.raises(UsageError, match=word):

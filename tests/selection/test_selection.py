@@ -124,7 +124,10 @@ def test_foreign_json_is_refused(saved, text):
 
 
 def test_missing_files_are_named(tmp_path, saved):
-    with pytest.raises(InputError, match="other.json"):
+    with pytest.raises(InputError, match=r"other.csv: there is no such selection. Give NAME.csv"):
+        Selection.load(tmp_path / "other.csv")
+    (tmp_path / "other.parts").mkdir()
+    with pytest.raises(InputError, match=r"other.csv: .*not finished: run the same lim-gpu reduce again"):
         Selection.load(tmp_path / "other.csv")
     saved.unlink()
     with pytest.raises(InputError, match="selection.csv"):
