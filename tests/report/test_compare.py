@@ -161,7 +161,7 @@ def test_the_call_and_the_input_come_before_the_output(folder, tmp_path, dry_run
         compare([], tmp_path / "c.csv", **store, **options)
     with pytest.raises(UsageError, match="Did you mean hash"):
         compare([], tmp_path / "c.csv", methods=("hsah",), **store, **options)
-    with pytest.raises(InputError, match="none.json"):
+    with pytest.raises(InputError, match="none.csv"):
         compare([tmp_path / "none.csv"], tmp_path / "c.csv", **options)
     with pytest.raises(UsageError, match="c.csv: exists"):
         compare([folder / "ssim.csv"], tmp_path / "c.csv", **options)
