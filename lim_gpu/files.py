@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,6 +81,27 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise LimGpuError(f"{folder}: its file system has no locks ({error.strerror}). Choose another -o") from None
         yield
+
+
+def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A table as the text of a CSV file, in the way of all files here: lines end in a newline alone."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file. Raises InputError, naming it."""
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
 
 
 def canonical_json(value: Any) -> str:

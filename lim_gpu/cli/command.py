@@ -17,7 +17,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from lim_gpu.errors import EXIT_SKIPPED, InputError, LimGpuError, UsageError, as_options
+from lim_gpu.errors import EXIT_SKIPPED, LimGpuError, UsageError, as_options
+from lim_gpu.files import read_toml
 from lim_gpu.progress import Outcome, Reporter, interrupt, one_line
 
 DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
@@ -92,15 +93,8 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: str 
     """Take defaults from a TOML file: keys are option names, at the top or in a table named after the verb."""
     if path is None:
         return None
-    import tomllib
-
     path = os.path.expanduser(path)
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
+    values = read_toml(Path(path))
     verb = str(context.info_name)
     tables = {key for key, value in values.items() if isinstance(value, dict)}
     own = {key: value for key, value in values.items() if key not in tables} | (values[verb] if verb in tables else {})

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import UsageError
+from lim_gpu.files import read_toml
 
 EVALUATIONS = ("0", "A", "B", "C", "D", "E")
 PAPER_STORE = "LIDC"  # the paper's evaluation E uses it alone
@@ -51,12 +51,7 @@ class Grid:
 
 def read_grid(path: Path) -> Grid:
     """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
+    values = read_toml(path)
     known = {"stores", "tasks", "weights", "budgets", "pretrain", "finetune"}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")

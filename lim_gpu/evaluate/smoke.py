@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lim_gpu.evaluate.grid import Grid, Task
-from lim_gpu.files import replacing, write_text
+from lim_gpu.files import csv_text, replacing, write_text
 from lim_gpu.ingest import ingest
 from lim_gpu.phantom import phantom
 from lim_gpu.progress import Reporter
@@ -70,9 +68,7 @@ def _write_volumes(folder: Path, seed: int) -> None:
 def _write_task(folder: Path, seed: int) -> None:
     """Slices of other phantoms, half of them with a bright spot: the label."""
     rng = np.random.default_rng([seed, 99])
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("file", "label", "split"))
+    rows = []
     for place, (part, count) in enumerate(IMAGES.items()):
         for i, image in enumerate(_grey(phantom("chest", count, SIDE, SIDE, seed + 100 + place))):
             spot = i % 2
@@ -81,8 +77,8 @@ def _write_task(folder: Path, seed: int) -> None:
                 image[row : row + 8, column : column + 8] = 255
             name = f"{part}-{i:03d}.png"
             _save(folder / name, image)
-            writer.writerow((name, ("clear", "spot")[spot], part))
-    write_text(folder / "split.csv", out.getvalue())
+            rows.append((name, ("clear", "spot")[spot], part))
+    write_text(folder / "split.csv", csv_text(("file", "label", "split"), rows))
 
 
 def _grey(hu: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:

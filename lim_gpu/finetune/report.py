@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.files import replacing
+from lim_gpu.files import csv_text, replacing
 from lim_gpu.finetune.metrics import MAIN, Predictions
 from lim_gpu.labelled.table import Table
 
@@ -100,16 +98,14 @@ def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def predictions_csv(table: Table, runs: Sequence[tuple[int, int, Predictions]]) -> str:
     """predictions.csv: a row for every test image of every run (number, seed, predictions)."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["run", "seed", "file", "label", "predicted", *(f"p_{name}" for name in table.classes)])
+    rows = []
     for run, seed, found in runs:
         for place, label, predicted, row in zip(
             found.places, found.labels, found.predicted, found.probabilities, strict=True
         ):
             cells = (f"{value:.9g}" for value in row)
-            writer.writerow([run, seed, table.files[place], table.classes[label], table.classes[predicted], *cells])
-    return out.getvalue()
+            rows.append([run, seed, table.files[place], table.classes[label], table.classes[predicted], *cells])
+    return csv_text(["run", "seed", "file", "label", "predicted", *(f"p_{name}" for name in table.classes)], rows)
 
 
 def roc_curve(score: NDArray[Any], is_positive: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:

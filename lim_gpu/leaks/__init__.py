@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import fingerprint, standing_record, write_json, write_text
+from lim_gpu.files import csv_text, fingerprint, standing_record, write_json, write_text
 from lim_gpu.labelled.listed import read_list
 from lim_gpu.leaks.clusters import clusters_csv, find_clusters, keep_list
 from lim_gpu.leaks.images import Images, Item, identity, larger_pictures, read_images
@@ -146,23 +144,17 @@ def _list_of(source: Path) -> Path:
 
 def _write_split(source: Path, target: Path, leave_out: set[str]) -> None:
     rows = [row for row in read_list(source, ["file"]) if row["file"] not in leave_out]
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(target, out.getvalue())
+    write_text(target, csv_text(rows[0], (row.values() for row in rows)))
 
 
 def _csv(items: Sequence[Item], pairs: Sequence[Pair]) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS.split())
+    rows = []
     for pair in pairs:
         a, b = items[pair.a], items[pair.b]
         same = str(int(a.patient == b.patient)) if a.patient and b.patient else ""
         texts = (a.name, b.name, a.collection, b.collection, a.split, b.split, a.label, b.label, same, relation(a, b))
-        writer.writerow([*texts, pair.bits, pair.value, pair.evidence])
-    return out.getvalue()
+        rows.append([*texts, pair.bits, pair.value, pair.evidence])
+    return csv_text(COLUMNS.split(), rows)
 
 
 def _different_labels(items: Sequence[Item], pairs: Sequence[Pair]) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from lim_gpu.files import csv_text
 from lim_gpu.leaks.images import Item
 from lim_gpu.leaks.search import Pair, split_place
 
@@ -38,14 +37,12 @@ def find_clusters(items: Sequence[Item], pairs: Sequence[Pair]) -> list[list[int
 
 def clusters_csv(items: Sequence[Item], clusters: Sequence[Sequence[int]]) -> str:
     """A row an image of a group: the group's number from 1, keep 1 or 0, and what is known of the image."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for number, cluster in enumerate(clusters, 1):
         for place, i in enumerate(cluster):
             item = items[i]
-            writer.writerow([number, int(place == 0), item.name, item.collection, item.split, item.label])
-    return out.getvalue()
+            rows.append([number, int(place == 0), item.name, item.collection, item.split, item.label])
+    return csv_text(COLUMNS, rows)
 
 
 def keep_list(items: Sequence[Item], clusters: Sequence[Sequence[int]]) -> str:

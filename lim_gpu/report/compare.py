@@ -14,8 +14,6 @@ slices as the paper does, each from its own minimum to its maximum, whatever int
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import fingerprint, replacing, standing_record, write_json, write_text
+from lim_gpu.files import csv_text, fingerprint, replacing, standing_record, write_json, write_text
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.pruning.rules import every_n, random_choice, to_numpy
@@ -251,12 +249,9 @@ def _values(compared: list[Compared], metrics: Sequence[str], seed: int) -> dict
 
 def _csv(values: dict[str, Any]) -> str:
     names = [row["name"] for row in values["rows"]]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*values["rows"][0], *(f"overlap_{name}" for name in names)])
-    for row, overlap in zip(values["rows"], values["overlap"], strict=True):
-        writer.writerow([*("" if cell is None else cell for cell in row.values()), *overlap])
-    return out.getvalue()
+    pairs = zip(values["rows"], values["overlap"], strict=True)
+    rows = ([*row.values(), *overlap] for row, overlap in pairs)  # None is written as nothing
+    return csv_text([*values["rows"][0], *(f"overlap_{name}" for name in names)], rows)
 
 
 def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:

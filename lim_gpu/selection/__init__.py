@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import json_text, read_json, write_text
+from lim_gpu.files import csv_text, json_text, read_json, write_text
 from lim_gpu.spread import spread_evenly
 from lim_gpu.strip import SHOWN, strip
 
@@ -202,12 +202,7 @@ class Selection:
         return cls(volumes, record, csv_path)
 
     def _csv(self) -> str:
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for volume in self.volumes:
-            writer.writerows(volume.rows())
-        return out.getvalue()
+        return csv_text(COLUMNS, chain.from_iterable(volume.rows() for volume in self.volumes))
 
 
 def selection_paths(path: str | Path) -> tuple[Path, Path]:

@@ -6,8 +6,6 @@ FOLDER/files.csv      volume, slice and z of every file; written last
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import shutil
 from collections import Counter
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lim_gpu.errors import UsageError, unknown
-from lim_gpu.files import fingerprint, locked, read_json, remove_stale, replacing, write_json, write_text
+from lim_gpu.files import csv_text, fingerprint, locked, read_json, remove_stale, replacing, write_json, write_text
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.selection.files import source_rows
@@ -215,13 +213,9 @@ def _place(piece: Piece, target: Path, how: str) -> None:
 
 
 def _table(pieces: Sequence[Piece]) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    rows = [(piece.name, row) for piece in pieces if not piece.missing for row in piece.rows]
-    for name, row in rows:
-        writer.writerow([row["volume"], row["slice"], repr(row["z"]), name, row["frame"], row["sop_uid"]])
-    return out.getvalue()
+    made = [(piece.name, row) for piece in pieces if not piece.missing for row in piece.rows]
+    rows = ([row["volume"], row["slice"], repr(row["z"]), name, row["frame"], row["sop_uid"]] for name, row in made)
+    return csv_text(COLUMNS, rows)
 
 
 def _lines(values: dict[str, Any], pieces: Sequence[Piece], missing: Sequence[Piece]) -> list[str]:
