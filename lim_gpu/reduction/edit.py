@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.progress import Outcome, counted
 from lim_gpu.reduction.choice import nearest_by_position, nearest_by_similarity
 from lim_gpu.reduction.parts import load_measure
 from lim_gpu.reduction.request import ALGORITHM, SIMILARITIES
 from lim_gpu.reduction.run import parts_folder
-from lim_gpu.selection import Selection, VolumeSelection, read_record, relative_path, selection_paths
+from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
 from lim_gpu.selection.edits import Edits, read_edits
 from lim_gpu.store.slices import SliceStore
 
@@ -67,7 +67,7 @@ def select_verb(
     add, drop: texts VOLUME:SLICES; edits: a file of them (see `lim_gpu.selection.edits`). Raises UsageError for edits
     that contradict themselves or the selection, and for an output that holds something else.
     """
-    csv_path, json_path = selection_paths(output)
+    csv_path, _ = selection_paths(output)
     parent = Selection.load(path)
     if csv_path.resolve() == selection_paths(path)[0].resolve():
         raise UsageError(f"{csv_path}: is the selection that is corrected. Give another -o")
@@ -75,7 +75,7 @@ def select_verb(
     with SliceStore(store or parent.store_path) as opened:
         parent.check_store(opened)
         selection = edited(parent, wanted, opened, csv_path.parent)
-    unchanged = _standing(csv_path, json_path, selection, overwrite)
+    unchanged = standing(csv_path, selection.record["fingerprint"], overwrite) is not None
     if not (dry_run or unchanged):
         selection.save(csv_path)
     values = {"csv": str(csv_path), "dry_run": dry_run, "unchanged": unchanged} | selection.record
@@ -162,21 +162,6 @@ def _record(
         },
         "made_by": origin.record(home),
     }
-
-
-def _standing(csv_path: Path, json_path: Path, selection: Selection, overwrite: bool) -> bool:
-    """Whether this selection stands there already. UsageError for something else without `overwrite`."""
-    if not csv_path.exists() and not json_path.exists():
-        return False
-    try:
-        if read_record(json_path)["fingerprint"] == selection.record["fingerprint"]:
-            Selection.load(csv_path)
-            return True
-    except (InputError, KeyError):
-        pass
-    if not overwrite:
-        raise UsageError(f"{csv_path}: exists and was made otherwise. Give --overwrite, or another -o")
-    return False
 
 
 def _lines(values: dict[str, Any], record: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from lim_gpu.reduction.record import record_of, run_fingerprint
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request, request_for
 from lim_gpu.reduction.share import Done, engines_for, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
-from lim_gpu.selection import Selection, VolumeSelection, read_record, relative_path, selection_paths
+from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.units import check_limits
 
@@ -94,10 +94,9 @@ def reduce(
             selection.record["threshold_rule"] = threshold_rule
             return selection
         csv_path, _ = selection_paths(output)
-        standing = standing_selection(opened, request, csv_path, overwrite)
-        if standing is not None:
+        if (selection := standing_selection(opened, request, csv_path, overwrite)) is not None:
             reporter.note(f"unchanged: {csv_path}")
-            return standing
+            return selection
         return write_selection(opened, request, csv_path, device, reporter, threshold_rule)
 
 
@@ -132,23 +131,10 @@ def parts_folder(csv_path: Path) -> Path:
 def standing_selection(store: SliceStore, request: Request, csv_path: Path, overwrite: bool) -> Selection | None:
     """The selection at `csv_path` when it is whole and of this request; None when there is nothing there to keep.
 
-    Raises UsageError when something else stands there and `overwrite` is not given.
+    One that lacks volumes is made again. Raises UsageError when something else stands there without `overwrite`.
     """
-    _, json_path = selection_paths(csv_path)
-    if not csv_path.exists() and not json_path.exists():
-        return None
-    try:
-        same = read_record(json_path).get("fingerprint") == run_fingerprint(store, request)
-        selection = Selection.load(csv_path) if same else None
-    except InputError:
-        if not csv_path.exists():  # the JSON is renamed first: a run was interrupted between the two
-            return None
-        same, selection = False, None
-    if selection is not None:
-        return None if selection.record["failures"] else selection
-    if not overwrite:
-        raise UsageError(f"{csv_path}: exists and was made otherwise. Give --overwrite, or another -o")
-    return None
+    selection = standing(csv_path, run_fingerprint(store, request), overwrite)
+    return None if selection is None or selection.record["failures"] else selection
 
 
 def _run(store: SliceStore, request: Request, device: str, parts: Path | None, reporter: Reporter) -> Selection:

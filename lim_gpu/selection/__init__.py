@@ -225,6 +225,25 @@ def read_record(json_path: Path) -> dict[str, Any]:
     return record
 
 
+def standing(path: Path, made_of: str, overwrite: bool) -> Selection | None:
+    """The selection at `path` (NAME.csv) when it is whole and its fingerprint is `made_of`; None when none is there.
+
+    Raises UsageError when something else stands there and `overwrite` is not given.
+    """
+    csv_path, json_path = selection_paths(path)
+    if not csv_path.exists() and not json_path.exists():
+        return None
+    try:
+        if read_record(json_path).get("fingerprint") == made_of:
+            return Selection.load(csv_path)
+    except InputError:
+        if not csv_path.exists():  # the JSON is renamed first: a run was interrupted between the two
+            return None
+    if not overwrite:
+        raise UsageError(f"{csv_path}: exists and was made otherwise. Give --overwrite, or another -o")
+    return None
+
+
 def relative_path(target: Path, start: Path) -> str:
     """`target` as seen from the folder `start`, so that a folder holding both can move."""
     return os.path.relpath(target.resolve(), start.resolve())
