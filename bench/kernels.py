@@ -24,6 +24,7 @@ from lim_gpu.similarity.cuda import ssim as cuda_ssim
 from lim_gpu.similarity.hash import dhash, hamming_matrix
 from lim_gpu.similarity.mi import mi_matrix
 from lim_gpu.similarity.ssim import RADIUS, ssim_matrix
+from lim_gpu.store.fletcher import of_slices
 
 SSIM_INSTRUCTIONS = 35  # a pixel: the product, 22 multiply-adds of the two passes, 12 of the formula
 
@@ -126,9 +127,11 @@ PRUNING = [
            lambda x: torch.from_numpy(rank(x.numpy()).dropped), _rank_work),
 ]  # fmt: skip
 INTENSITY = [
-    Kernel(name, "intensity", "slice", lambda x, m, limits=limits: cuda_intensity.to_uint8(x, limits, module=m),
+    Kernel("intensity_summed", "intensity", "slice", lambda x, m: cuda_intensity.to_uint8_summed(x, None, module=m)[1],
+           lambda x: torch.from_numpy(of_slices(x.numpy()).view(np.int32)), _pixel_work(3)),
+    *(Kernel(name, "intensity", "slice", lambda x, m, limits=limits: cuda_intensity.to_uint8(x, limits, module=m),
            _numpy(definition.to_uint8, limits), _pixel_work(3))
-    for name, limits in (("intensity_minmax", None), ("intensity_window", (-1024, 1024)))
+      for name, limits in (("intensity_minmax", None), ("intensity_window", (-1024, 1024)))),
 ]  # fmt: skip
 
 

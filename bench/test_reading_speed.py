@@ -40,6 +40,12 @@ def ours(files: Sequence[VolumeFile], job: Job, out: NDArray[np.int16]) -> None:
     files[number].read(start, start + len(out), out)
 
 
+def unsummed(files: Sequence[VolumeFile], job: Job, out: NDArray[np.int16]) -> None:
+    """As where a GPU sums what comes to it."""
+    number, start = job
+    files[number].read_unsummed(start, out)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, VolumeEntry]]:
     folder = tmp_path_factory.mktemp("reading")
@@ -59,6 +65,7 @@ def test_reading(threads, written, timed):
         "h5py": (through_hdf5, opened),
         "preadv, no checksum": (plain, raw),
         "lim_gpu, read": (ours, volumes),
+        "lim_gpu, read for a GPU": (unsummed, volumes),
     }
     outs = {job: np.empty((BLOCK, *written[0][1].shape[1:]), np.int16) for job in jobs}
     with ThreadPoolExecutor(threads) as pool:

@@ -1,7 +1,8 @@
 """Pixels of a store on a device: read in pieces and ahead, mapped to 8 bits, in halves where memory runs out.
 
 While one unit is compared, threads read the next: into pinned memory, and on to the GPU on a stream of its own, where
-the pieces are mapped. So a volume crosses the bus once, as it lies in the store.
+the pieces are mapped and their checksums summed in the same pass. So a volume crosses the bus once, as it lies in the
+store, and the CPU sums nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lim_gpu.reduction.prefetch import ReadAhead
 if TYPE_CHECKING:
     import torch
 
+    from lim_gpu.store.file import Compare
     from lim_gpu.store.volume import Volume
 
 BLOCK_BYTES = 64 << 20  # pixels read at a time, so that HASH and DeepNet hold a block and never a volume
@@ -101,22 +103,32 @@ class Reader:
         """
         import torch
 
-        volume, start, stop = piece
         if self.device.type != "cuda":
             if self.hashes_while_reading:
                 return torch.from_numpy(self._hashed(piece)), None
+            volume, start, stop = piece
             with reading(volume):
                 return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
-        shape = (stop - start, *volume.entry.shape[1:])
         stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
         with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
-            host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=True)  # from torch's pool
-            with reading(volume):
-                volume.read(start, stop, out=host.numpy())
+            block = self._sent(piece)
+            return block, stream.record_event() if block.device == self.device else None
+
+    def _sent(self, piece: Piece) -> torch.Tensor:
+        """The piece as uint8 on the device; as it was read, and summed here, where there is no room for it."""
+        import torch
+
+        volume, start, stop = piece
+        shape = (stop - start, *volume.entry.shape[1:])
+        pinned = self.device.type == "cuda"  # from torch's pool
+        host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=pinned)
+        with reading(volume):
+            compare = volume.read_unsummed(start, host.numpy())
             try:
-                return self._on_device(host), stream.record_event()
+                return self._on_device(host, compare)
             except torch.OutOfMemoryError:
-                return host, None
+                _sum_here(host, compare)
+                return host
 
     def _hashed(self, piece: Piece) -> NDArray[np.int64]:
         """In arrays that the thread keeps: new memory from the system would take longer than what is done with it."""
@@ -140,8 +152,16 @@ class Reader:
             kept = self._kept.__dict__[dtype] = np.empty(size, dtype)
         return kept[:size].reshape(shape)
 
-    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
-        return self.criterion.intensity.to_uint8(host.to(self.device, non_blocking=True))
+    def _on_device(self, host: torch.Tensor, compare: Compare | None = None) -> torch.Tensor:
+        """As uint8 on the device, after `compare` has been given the sums that the device made."""
+        slices = host.to(self.device, non_blocking=True)
+        if compare is None:
+            return self.criterion.intensity.to_uint8(slices)
+        from lim_gpu.intensity.cuda import to_uint8_summed
+
+        mapped, sums = to_uint8_summed(slices, self.criterion.intensity.limits)
+        compare(sums.cpu().numpy().view(np.uint32))
+        return mapped
 
     def _in_halves(self, host: torch.Tensor) -> Iterator[torch.Tensor]:
         """What did not fit at once, as uint8 on the GPU, in halves of halves where need be."""
@@ -158,3 +178,10 @@ class Reader:
                 ) from None
         for half in host.tensor_split(2):
             yield from self._in_halves(half)
+
+
+def _sum_here(host: torch.Tensor, compare: Compare | None) -> None:
+    from lim_gpu.store.fletcher import of_slices
+
+    if compare is not None:
+        compare(of_slices(host.numpy()))

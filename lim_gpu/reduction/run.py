@@ -94,9 +94,9 @@ def reduce(
             selection.record["threshold_rule"] = threshold_rule
             return selection
         csv_path, _ = selection_paths(output)
-        if (selection := standing_selection(opened, request, csv_path, overwrite)) is not None:
+        if (found := standing_selection(opened, request, csv_path, overwrite)) is not None:
             reporter.note(f"unchanged: {csv_path}")
-            return selection
+            return found
         return write_selection(opened, request, csv_path, device, reporter, threshold_rule)
 
 

@@ -11,8 +11,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import sync
-from lim_gpu.store.chunks import Chunks
+from lim_gpu.store.chunks import BLANK, Chunks, blank, compare
 from lim_gpu.store.disk import Disk, go_on_interrupting, writing
-from lim_gpu.store.guards import Storage, check_attributes, check_decoded_size, check_members, check_storage
+from lim_gpu.store.guards import Storage, check_attributes, check_decoded_size, check_members, check_storage, read_small
 from lim_gpu.store.header import DTYPES
 from lim_gpu.store.header import VolumeHeader as VolumeHeader  # writers need both
 
@@ -36,9 +37,9 @@ COMPRESSIONS = ("deflate", "zstd", "lz4")
 MAX_SIDE, MAX_SLICES, MAX_BYTES = 4096, 20_000, 32 << 30
 DATASETS = {"slices", "slice_sha256", "z", "header"}
 ATTRIBUTES = {"format": "S", "version": "iu", "digest": "S", "complete": "iu"}  # and their NumPy kinds
-MAX_HEADER = 16 << 20  # bytes
 # What h5py was seen to raise for damaged files.
 HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
+Compare = Callable[[NDArray[np.uint32]], None]  # with the sums (m,) of slices, of which it knows the checksums
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: the kernel's ENOTSUPP, from Lustre and DVS
 
 
@@ -172,9 +173,9 @@ class VolumeFile:
         self._codec = storage.codec
         self._chunks = Chunks(self._file, storage.offsets) if Chunks.usable(self._file, storage) else None
         n = self._slices.shape[0]
-        self._digests = _small(self._file["slice_sha256"], np.dtype("u1"), (n, 32))
-        self.z = _small(self._file["z"], np.dtype("<f8"), (n,)).astype(np.float64)
-        text = _small(self._file["header"], np.dtype("u1"), None).tobytes()
+        self._digests = read_small(self._file["slice_sha256"], np.dtype("u1"), (n, 32))
+        self.z = read_small(self._file["z"], np.dtype("<f8"), (n,)).astype(np.float64)
+        text = read_small(self._file["header"], np.dtype("u1"), None).tobytes()
         self.header = VolumeHeader.from_json(text, self.path)
         if self.header.key != key:
             raise InputError(f"holds volume {self.header.key}")
@@ -198,10 +199,8 @@ class VolumeFile:
 
     def read(self, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Slices start..stop-1, (m, H, W), native byte order; into `out` where that is given."""
-        n = self._slices.shape[0]
-        stop = n if stop is None else stop
-        if not 0 <= start <= stop <= n:
-            raise IndexError(f"slices {start}..{stop} of {n}")
+        stop = self._slices.shape[0] if stop is None else stop
+        self._check_range(start, stop)
         with self._guarded(DELETE):
             if out is None:
                 out = np.empty((stop - start, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
@@ -209,10 +208,37 @@ class VolumeFile:
                 self._chunks.read(start, out)
             elif stop > start:
                 self._read_through_hdf5(start, stop, out)
-        for i, pixels in enumerate(out, start):
-            if _blank(pixels):
-                self._compare(i, pixels)
+        self._check_blank(start, out, range(len(out)))
         return out
+
+    def read_unsummed(self, start: int, out: NDArray[Any]) -> Compare | None:
+        """Slices start, start + 1, ... into `out` (m, H, W), m >= 1, C-contiguous; the caller has to sum them.
+
+        What is returned takes the sums as `fletcher.of_slices` gives them, and raises what `read` raises. None where
+        HDF5 has compared them: it sums compressed bytes.
+        """
+        self._check_range(start, start + len(out))
+        if self._chunks is None:
+            self.read(start, start + len(out), out)
+            return None
+        with self._guarded(DELETE):
+            return partial(self._compare_sums, start, out, self._chunks.read_unsummed(start, out))
+
+    def _compare_sums(
+        self, start: int, out: NDArray[Any], checksums: NDArray[np.uint32], sums: NDArray[np.uint32]
+    ) -> None:
+        with self._guarded(DELETE):
+            compare(start, sums, checksums)
+        self._check_blank(start, out, np.flatnonzero(np.isin(sums, BLANK)))
+
+    def _check_range(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self._slices.shape[0]:
+            raise IndexError(f"slices {start}..{stop} of {self._slices.shape[0]}")
+
+    def _check_blank(self, start: int, out: NDArray[Any], places: Iterable[int]) -> None:
+        for i in places:
+            if blank(out[i]):
+                self._compare(start + i, out[i])
 
     def _read_through_hdf5(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Compressed slices; and single ones: the compiled checksum would take longer to load than they to read."""
@@ -245,12 +271,6 @@ class VolumeFile:
             raise InputError(f"{self.path}: {cause}. {remedy}") from None
 
 
-def _blank(pixels: NDArray[Any]) -> bool:
-    """All bits equal, as in a block that a disk lost: with its checksum lost as well, fletcher32 sees nothing."""
-    first = pixels[0, 0]
-    return first in (0, ~first.dtype.type(0)) and bool((pixels == first).all())
-
-
 DELETE = "Delete the file and run lim-gpu ingest again"  # ingest takes a file that opens well for a whole one
 
 
@@ -272,14 +292,3 @@ def _check_slices(slices: h5py.Dataset) -> Storage:
     if n > MAX_SLICES or max(height, width) > MAX_SIDE or slices.size * slices.dtype.itemsize > MAX_BYTES:
         raise InputError(f"declares {n} slices of {height} x {width}, more than is read")
     return check_storage(slices, (1, height, width), MAX_SLICES)
-
-
-def _small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
-    """Read one of the small datasets, stored in one piece, after the same checks; `shape` None: a text."""
-    if dataset.dtype != dtype or (shape is not None and dataset.shape != shape):
-        raise InputError(f"{dataset.name} is {dataset.dtype}{dataset.shape}")
-    if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= MAX_HEADER):
-        raise InputError(f"{dataset.name} is {dataset.shape}")
-    if check_storage(dataset, dataset.shape, dataset.shape[0]).codec is not None:
-        raise InputError(f"{dataset.name} is compressed")
-    return np.asarray(dataset[()])

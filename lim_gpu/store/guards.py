@@ -21,6 +21,7 @@ from lim_gpu.errors import InputError
 FILTERS = {"fletcher32": 3, "shuffle": 2, "deflate": 1, "zstd": 32015, "lz4": 32004}
 CODECS = {FILTERS[name] for name in ("deflate", "zstd", "lz4")}
 CHECKSUM = 4  # bytes that fletcher32 adds to a chunk
+MAX_HEADER = 16 << 20  # bytes of a text
 DEFLATE_LIMIT = 1032  # the largest ratio deflate can reach; more is a bomb
 
 
@@ -76,6 +77,17 @@ def check_storage(dataset: h5py.Dataset, chunk: tuple[int, ...], most: int) -> S
     expected = [length // step for length, step in zip(dataset.shape, chunk, strict=True)]
     offsets = _chunk_offsets(dataset, int(np.prod(expected)), int(np.prod(chunk)) * dataset.dtype.itemsize, codec)
     return Storage(codec, plain, offsets)
+
+
+def read_small(dataset: h5py.Dataset, dtype: np.dtype[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
+    """Read one of the small datasets, stored in one piece, after these checks; `shape` None: a text."""
+    if dataset.dtype != dtype or (shape is not None and dataset.shape != shape):
+        raise InputError(f"{dataset.name} is {dataset.dtype}{dataset.shape}")
+    if shape is None and (dataset.ndim != 1 or not 0 < dataset.size <= MAX_HEADER):
+        raise InputError(f"{dataset.name} is {dataset.shape}")
+    if check_storage(dataset, dataset.shape, dataset.shape[0]).codec is not None:
+        raise InputError(f"{dataset.name} is compressed")
+    return np.asarray(dataset[()])
 
 
 def _filters(dataset: h5py.Dataset) -> tuple[int | None, bool]:

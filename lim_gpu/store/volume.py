@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
 from lim_gpu.spread import spread_evenly
-from lim_gpu.store.file import MAX_SIDE, MAX_SLICES, VolumeFile
+from lim_gpu.store.file import MAX_SIDE, MAX_SLICES, Compare, VolumeFile
 from lim_gpu.store.header import DTYPES, KEY, VolumeHeader
 from lim_gpu.strip import SHOWN, strip
 
@@ -124,6 +124,10 @@ class Volume:
     def read(self, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Slices start..stop-1, (m, H, W), int16 or uint8; into `out`, such an array, where that is given."""
         return self._opened().read(start, stop, out)
+
+    def read_unsummed(self, start: int, out: NDArray[Any]) -> Compare | None:
+        """Slices start, start + 1, ... into `out`; what is returned compares their checksums (see VolumeFile)."""
+        return self._opened().read_unsummed(start, out)
 
     def read_slice(self, i: int) -> NDArray[Any]:
         """Slice i, (H, W)."""

@@ -8,7 +8,9 @@ import torch
 
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import WINDOWS, Intensity, definition
-from lim_gpu.intensity.cuda import to_uint8
+from lim_gpu.intensity.cuda import to_uint8, to_uint8_summed
+from lim_gpu.store.fletcher import of_slices, reduced
+from volumes import stored_checksums
 
 MAPPINGS = [
     Intensity.parse(),
@@ -23,6 +25,12 @@ def compute(engine, slices, mapping):
     return to_uint8(engine.tensor(slices), mapping.limits, module=engine.module("intensity")).cpu().numpy()
 
 
+def compute_summed(engine, slices, mapping=MAPPINGS[0]):
+    results = to_uint8_summed(engine.tensor(slices), mapping.limits, module=engine.module("intensity"))
+    mapped, sums = (result.cpu().numpy() for result in results)
+    return mapped, sums.view(np.uint32)
+
+
 @pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda mapping: str(mapping.limits))
 def test_equals_the_definition(engine, mapping):
     slices = np.random.default_rng(0).integers(-3024, 3072, (5, 31, 45)).astype(np.int16)
@@ -30,6 +38,31 @@ def test_equals_the_definition(engine, mapping):
     slices[2, 0, :2] = -32768, 32767
     slices[3] = np.arange(31 * 45).reshape(31, 45) - 700  # every value once
     assert (compute(engine, slices, mapping) == definition.to_uint8(slices, mapping.limits)).all()
+    mapped, sums = compute_summed(engine, slices, mapping)
+    assert (mapped == definition.to_uint8(slices, mapping.limits)).all()
+    assert (sums == of_slices(slices)).all()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8"])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 2), (2, 7, 9), (3, 33, 31), (2, 64, 48), (1, 45, 91)], ids=str)
+def test_checksums_are_those_of_hdf5(engine, shape, dtype):
+    """Also of an odd number of bytes, of fewer pixels than threads, and of bits that are all equal."""
+    random = np.frombuffer(np.random.default_rng(2).bytes(2 * np.prod(shape)), dtype)[: np.prod(shape)].reshape(shape)
+    for slices in (random, np.zeros(shape, dtype), np.full(shape, -1).astype(dtype)):
+        mapped, sums = compute_summed(engine, slices)
+        assert (mapped == (slices if dtype == "uint8" else definition.to_uint8(slices, None))).all()
+        assert (sums == of_slices(slices)).all()
+        assert (sums == reduced(stored_checksums(slices))).all()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8"])
+def test_the_sums_of_the_largest_slice_do_not_overflow(engine, dtype):
+    slices = np.full((1, 4096, 4096), -1).astype(dtype)
+    slices[0, -1, -1] = 7
+    mapped, sums = compute_summed(engine, slices)
+    assert sums == of_slices(slices)
+    if dtype == "int16":
+        assert mapped[0, -1, -1] == 255 == mapped.sum(dtype=np.int64)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 255, 510, 4096])

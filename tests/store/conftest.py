@@ -1,14 +1,31 @@
-"""The two ways to the pixels of a volume."""
+"""The ways to the pixels of a volume."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from lim_gpu.store.chunks import Chunks
+from lim_gpu.store.file import VolumeFile
+from lim_gpu.store.fletcher import of_slices
+
+as_it_is = VolumeFile.read
 
 
-@pytest.fixture(params=["past HDF5", "through HDF5"])
+def read_and_summed_by_the_caller(file, start=0, stop=None, out=None):
+    """As where the pixels go to a GPU."""
+    stop = file._slices.shape[0] if stop is None else stop
+    if file._chunks is None or start >= stop:
+        return as_it_is(file, start, stop, out)
+    out = np.empty((stop - start, *file._slices.shape[1:]), file._slices.dtype) if out is None else out
+    file.read_unsummed(start, out)(of_slices(out))
+    return out
+
+
+@pytest.fixture(params=["past HDF5", "through HDF5", "summed by the caller"])
 def way(request, monkeypatch):
     if request.param == "through HDF5":
         monkeypatch.setattr(Chunks, "usable", staticmethod(lambda *_: False))
+    if request.param == "summed by the caller":
+        monkeypatch.setattr(VolumeFile, "read", read_and_summed_by_the_caller)
     return request.param

@@ -18,20 +18,12 @@ from hypothesis import strategies as st
 
 from lim_gpu.errors import InputError
 from lim_gpu.store import chunks as chunks_module
+from lim_gpu.store.chunks import BLANK, blank
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.fletcher import of_slices, reduced
-from volumes import pixels, write_volume
+from volumes import pixels, stored_checksums, write_volume
 
 KEY = "0" * 16
-
-
-def stored_checksums(slices: np.ndarray) -> np.ndarray:
-    """What HDF5 itself writes behind each slice."""
-    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
-        chunk = (1, *slices.shape[1:])
-        dataset = file.create_dataset("slices", data=slices, chunks=chunk, fletcher32=True)
-        stored = [dataset.id.read_direct_chunk((i, 0, 0))[1] for i in range(len(slices))]
-    return np.array([np.frombuffer(data[-4:], "<u4")[0] for data in stored], np.uint32)
 
 
 @given(
@@ -56,6 +48,14 @@ def test_the_largest_slice_does_not_overflow():
     slices = np.full((1, 4096, 4096), -1, "<i2")
     slices[0, -1, -1] = 7
     np.testing.assert_array_equal(of_slices(slices), reduced(stored_checksums(slices)))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (12, 9), (515, 301)], ids=str)
+def test_the_sums_of_blank_slices_tell_them(shape, dtype):
+    slices = np.stack([np.full(shape, value) for value in (0, -1)]).astype(dtype)
+    assert all(map(blank, slices))
+    assert np.isin(of_slices(slices), BLANK).all()
 
 
 @pytest.fixture
@@ -120,6 +120,22 @@ def test_a_file_that_is_cut_after_it_was_opened(written):
         os.truncate(written, written.stat().st_size // 2)
         with pytest.raises(InputError, match="ends within its pixels"):
             file.read()
+        with pytest.raises(InputError, match=f"^{written}: ends within its pixels. Delete the file"):
+            file.read_unsummed(0, np.empty((700, 12, 9), np.int16))
+
+
+def test_slices_are_compared_with_the_sums_that_are_given(written):
+    out = np.empty((600, 12, 9), np.int16)  # more than one call takes
+    with VolumeFile(written, KEY) as file:
+        compare = file.read_unsummed(20, out)
+        np.testing.assert_array_equal(out, pixels(700, 12, 9)[20:620])
+        sums = of_slices(out)
+        compare(sums)
+        sums[577] ^= 1
+        with pytest.raises(InputError, match="slice 597: its checksum does not match. Delete the file"):
+            compare(sums)
+        with pytest.raises(IndexError):
+            file.read_unsummed(101, out)
 
 
 def test_a_closed_file_is_never_another_one(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 from emulation import EmulatedModule, EmulationError, emulate
 from lim_gpu.cuda.module import source
-from lim_gpu.intensity.cuda import to_uint8
+from lim_gpu.intensity.cuda import to_uint8, to_uint8_summed
 from lim_gpu.pruning import cuda as prune
 from lim_gpu.pruning import hashes as hash_rules
 from lim_gpu.similarity.cuda.hash import Search
@@ -54,7 +54,7 @@ RUNS = {
         *(mi_matrix(SMALL, 200 if version == "passes" else 50, module=module, version=version) for version in KERNELS),
         mi_matrix_plain(SMALL, 100, module=module),
     ),
-    "intensity": lambda module: (to_uint8(HU, None, module=module),),
+    "intensity": lambda module: (to_uint8(HU, None, module=module), *to_uint8_summed(HU, None, module=module)),
     "prune": pruned,
     "hash": swept,
 }

@@ -41,6 +41,8 @@ REGISTERS = {  # ceilings: the most that any architecture takes, in steps of 8
     "hash_settle": 24,
     "hash_similarities": 40,
     "intensity_minmax": 56,
+    "intensity_summed": 64,
+    "intensity_sums_u8": 48,
     "intensity_window": 48,
     "mi_bins_f32": 32,
     "mi_bins_u8": 40,
