@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The first runs on a GPU machine that has torch, CuPy and little else; CONTRIBUTING.md says how. Nothing is fetched.
 #
-#   bench/first_run.sh          the tests, then the benchmark from what is worth most, within 330 s
+#   bench/first_run.sh          the tests, a profile, then the benchmark from what is worth most, within 330 s
 #   bench/first_run.sh again    the benchmark goes on, within 410 s
 #
 #   PYTHON    python3
 #   WHEELS    a folder of wheels to install first: .whl, where it is there
-#   OUT       results, seven files of less than 16 MiB: build/first-run
+#   OUT       results, eight files of less than 16 MiB: build/first-run
 #   PARTS     parts.tgz of the run before, where bench/parts did not stay
-#   LIMIT     seconds of the run; TESTS: of its tests, 150
+#   LIMIT     seconds of the run; TESTS: of its tests, 150; PROFILE: of ncu, 50
 #   REHEARSE  not empty: the same steps without a GPU. It writes bench/RESULTS.md anew: see bench/rehearse.sh
 set -u
 cd "$(dirname "$0")/.." || exit
@@ -40,7 +40,7 @@ step() { # NAME SECONDS: the function of that name, stopped after that time or a
 keep() { # what must not be lost with the machine
   cp bench/RESULTS.md "$out"
   tar czf "$out/parts.tgz" bench/parts
-  tar czf "$out/tests.tgz" -C "$WORK" tests
+  tar czf "$out/logs.tgz" -C "$WORK" tests profile
   find "$out" -name '*.log' -size +15M -exec truncate -s 15M {} +
 }
 
@@ -55,6 +55,15 @@ environment() {
 }
 
 tests() { "$PYTHON" tests/file_by_file.py --jobs $((($(nproc) + 1) / 2)) --seconds "$LEFT" --logs "$WORK/tests"; }
+
+profile() { # details.txt: where each kernel waits; source.csv: at which of its instructions
+  command -v ncu || return 0
+  ncu --set full --clock-control none --profile-from-start off --kernel-name 'regex:^(ssim|mi|hash|intensity|prune)_' \
+    --export "$WORK/profile/kernels" "$PYTHON" -m bench.profiled || return
+  ncu --import "$WORK/profile/kernels.ncu-rep" --page details >"$WORK/profile/details.txt"
+  ncu --import "$WORK/profile/kernels.ncu-rep" --page source --csv >"$WORK/profile/source.csv"
+  grep -E '^  [a-z_]+ \(|Duration|Issue Slots Busy|Registers Per Thread' "$WORK/profile/details.txt"
+}
 
 benchmark() {
   "$PYTHON" -m pytest bench -q -m gpu -r fEs --tb=short -p no:cacheprovider --seconds "$LEFT" \
@@ -75,15 +84,18 @@ benchmark_to_the_end() { # a part that hangs or takes the GPU from its process c
 }
 
 trap 'rm -rf "$WORK"' EXIT
-export -f install environment tests benchmark
-mkdir -p "$out" "$WORK/tests" bench/parts
+export -f install environment tests profile benchmark
+mkdir -p "$out" "$WORK/tests" "$WORK/profile" bench/parts
 [ -z "${PARTS:-}" ] || tar xzf "$PARTS" bench/parts
 step environment 80
 if [ -z "${REHEARSE:-}" ] && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   say "torch sees no GPU. REHEARSE=1 goes through the steps without one"
   exit 4
 fi
-[ "$again" ] || step tests "${TESTS:-150}"
+if [ -z "$again" ]; then
+  step tests "${TESTS:-150}"
+  step profile "${PROFILE:-50}"
+fi
 benchmark_to_the_end
 say "results in $out"
 exit $code

@@ -77,6 +77,7 @@ LOOPS = {
     "ssim_pairs_tensor": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
     "ssim_pairs_staged_4x48": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
     "ssim_pairs_staged_8x24": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+    "ssim_pairs_staged_4x24": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
     "mi_pairs_plain": Loop(mark=("ATOMS", 1)),
     "mi_pairs": Loop(mark=("ATOMS", 1)),
     "mi_pairs_every": Loop(mark=("ATOMS", 1)),

@@ -35,13 +35,14 @@
 //     ssim_pairs_staged
 //             _4x48         38   3.4e6   The same to the bit, slices on their way into shared memory while the chunk
 //             _8x24         39   3.3e6   before is computed: no lane waits for the L2 cache. 4 slices of x meet 48 of y
-//                                        in a block, as in ssim_pairs_tensor, or 8 meet 24: then more of the pairs of
-//                                        small volumes lie in whole tiles.
+//             _4x24         40   3.1e6   in a block, as in ssim_pairs_tensor, or 8 meet 24: then more of the pairs of
+//                                        small volumes lie in whole tiles. 4 meet 24 in blocks of half the threads, two
+//                                        to a multiprocessor: while one waits at its barrier the other computes.
 //
-// Other floors of the three: the tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their peak);
-// the L2 cache gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a pixel, 3.9 of 4 x 48 (3.4 TB/s at 3.4e6 pairs) and
-// 2.4 of 8 x 24; 384 threads of 168 registers fill the registers of a multiprocessor. Which is fastest the benchmark
-// tells (bench/kernels.py), and lim_gpu/similarity/cuda/ssim.py takes it.
+// Other floors of the four: the tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their peak);
+// the L2 cache gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a pixel, 3.9 of 4 x 48 (3.4 TB/s at 3.4e6 pairs), 2.4
+// of 8 x 24 and 4.2 of 4 x 24; 384 threads of 168 registers fill the registers of a multiprocessor. Which is fastest
+// the benchmark tells (bench/kernels.py), and lim_gpu/similarity/cuda/ssim.py takes it.
 //
 // The value of a pair depends on its two slices alone, in either order, bit for bit. Equal slices give exactly 1: the
 // products and sums that this rests on are written as intrinsics, which the compiler must not contract.
@@ -443,14 +444,11 @@ constexpr int X_WARP = 2;       // slices of x that a warp takes
 constexpr int Y_WARP = 8;       // and of y
 constexpr int Y_LANE = 2;       // of which a lane has two, in two windows
 constexpr int LANE_PIXELS = 4;  // that it has of a product of 16 windows and 8 slices
-constexpr int TENSOR_WARPS = 12;
-constexpr int TENSOR_THREADS = 384;
-constexpr int RECORD = 224;  // bytes
-constexpr int SLAB = 688;    // bytes
+constexpr int RECORD = 224;     // bytes
+constexpr int SLAB = 688;       // bytes
 constexpr int WEIGHT_SUM = 217802;
 
 static_assert(WARP * LANE_PIXELS == STRIP * Y_WARP && LANE_PIXELS == 2 * Y_LANE, "as mma.m16n8k32 has it");
-static_assert(TENSOR_THREADS == TENSOR_WARPS * WARP, "whole warps");
 
 // A row of a strip of a slice. What lies in it has addresses known when the kernel is compiled.
 struct Record {
@@ -778,7 +776,8 @@ template <int X_WARPS, int Y_WARPS>
 struct Share {
     static constexpr int X_BLOCK = X_WARPS * X_WARP, Y_BLOCK = Y_WARPS * Y_WARP;
     static constexpr int FOLDED = CHUNK * X_WARP / Y_WARPS;  // rows of slices of x that a warp folds for a chunk
-    static_assert(X_WARPS * Y_WARPS == TENSOR_WARPS && FOLDED * Y_WARPS == CHUNK * X_WARP, "each warp as many");
+    static constexpr int THREADS = X_WARPS * Y_WARPS * WARP;
+    static_assert(FOLDED * Y_WARPS == CHUNK * X_WARP, "each warp as many");
 
     int a, b, x_first, y_first;
     int x_block, y_block;  // the first slices of the block
@@ -827,7 +826,7 @@ __device__ inline void over_chunks(int rows, LanePairs& pairs, bool busy, Total&
     }
 }
 
-extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(Share<2, 6>::THREADS, 1)
     ssim_pairs_tensor(const u8* x,  // (strips, chunks, a, 688)
                       const u8* y,  // (strips, chunks, b, 688)
                       u64* sums,    // (a, b): of SSIM - 1, times 2^32
@@ -837,7 +836,7 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
     static_assert(Tensor::FOLDED == 1, "a row of a slice a warp");
     __shared__ Fragments fragments[2][CHUNK][Tensor::X_BLOCK];  // of a chunk, made while those before it are read
     __shared__ int4 band[4 * WARP];
-    __shared__ Total totals[TENSOR_THREADS];
+    __shared__ Total totals[Tensor::THREADS];
     Tensor share(a, b, x_first, y_first);
     if (!share.has_pairs()) {
         return;
@@ -888,8 +887,8 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
 constexpr int PIECES = 43;  // of 16 bytes, in a slab
 static_assert(PIECES * sizeof(uint4) == SLAB, "whole pieces");
 
-// Of up to MOST slabs side by side in each chunk, the pieces that this thread copies.
-template <int MOST>
+// Of up to MOST slabs side by side in each chunk, the pieces that this thread of THREADS copies.
+template <int MOST, int THREADS>
 struct Copies {
     const uint4* from;
     int pieces;   // that are there from the first of this thread on
@@ -903,7 +902,7 @@ struct Copies {
     __device__ void start(Slab* to) {
         uint4* own = (uint4*)to + threadIdx.x;
 #pragma unroll
-        for (int k = 0; k < MOST * PIECES; k += TENSOR_THREADS) {
+        for (int k = 0; k < MOST * PIECES; k += THREADS) {
             if (k < pieces) {
                 COPY_LATER(own + k, from + k);
             }
@@ -924,7 +923,7 @@ __device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int ch
     DYNAMIC_SHARED(uint4, memory);
     Memory& shared = *(Memory*)memory;
     __shared__ int4 band[4 * WARP];
-    __shared__ Total totals[TENSOR_THREADS];
+    __shared__ Total totals[Staged::THREADS];
     Staged share(a, b, x_first, y_first);
     if (!share.has_pairs()) {
         return;
@@ -932,8 +931,8 @@ __device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int ch
     if (threadIdx.x < WARP) {
         set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
     }
-    Copies<X_BLOCK> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
-    Copies<Y_BLOCK> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
+    Copies<X_BLOCK, Staged::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
+    Copies<Y_BLOCK, Staged::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
     of_x.start(shared.slabs[0]), of_y.start(shared.slabs[0] + X_BLOCK);
     LanePairs pairs(c1, half_c2);
     bool busy = share.warp_has_pairs();
@@ -962,7 +961,7 @@ __device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int ch
     share.store(total, sums);
 }
 
-extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(Share<2, 6>::THREADS, 1)
     ssim_pairs_staged_4x48(const u8* x,  // (strips, chunks, a, 688)
                            const u8* y,  // (strips, chunks, b, 688)
                            u64* sums,    // (a, b): of SSIM - 1, times 2^32
@@ -971,13 +970,22 @@ extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
     staged<2, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
-extern "C" __global__ void __launch_bounds__(TENSOR_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(Share<4, 3>::THREADS, 1)
     ssim_pairs_staged_8x24(const u8* x,  // (strips, chunks, a, 688)
                            const u8* y,  // (strips, chunks, b, 688)
                            u64* sums,    // (a, b): of SSIM - 1, times 2^32
                            int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
                            float half_c2) {
     staged<4, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<2, 3>::THREADS, 2)
+    ssim_pairs_staged_4x24(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    staged<2, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
 extern "C" __global__ void ssim_means(const u64* __restrict__ sums,  // (a, b)

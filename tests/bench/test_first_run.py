@@ -57,13 +57,14 @@ def steps(machine):
 def test_the_steps_and_what_comes_back(machine):
     code, asked = first_run(machine)
     assert code == 0
-    assert steps(machine) == ["environment ended with 0", "tests ended with 0", "benchmark ended with 0"]
+    names = ("environment", "tests", "profile", "benchmark")
+    assert steps(machine) == [f"{name} ended with 0" for name in names]
     assert re.search(r"pip install .*--no-index --no-deps --no-build-isolation --editable \.", asked)
     assert re.search(r"pytest bench .*--seconds (2[0-9]{2}) ", asked)  # 9 of 10 of what is left of 330
     results = list((machine / "out").rglob("*"))
     assert len(results) <= 8
     assert all(path.is_file() and re.fullmatch(r"[\w.-]+", path.name) for path in results)
-    with tarfile.open(machine / "out/tests.tgz") as logs:
+    with tarfile.open(machine / "out/logs.tgz") as logs:
         assert "tests/similarity-cuda-test_ssim.log" in logs.getnames()
 
 
@@ -80,13 +81,28 @@ def test_without_a_gpu_nothing_is_tried_but_a_rehearsal(machine):
 def test_a_step_that_hangs_is_stopped_and_the_others_go_on(machine):
     (machine / "tests_hang").touch()
     assert first_run(machine, TESTS="10")[0] == 1
-    assert steps(machine)[1:] == ["tests ended with 124", "benchmark ended with 0"]
+    assert steps(machine)[1:] == ["tests ended with 124", "profile ended with 0", "benchmark ended with 0"]
+
+
+def test_what_a_profiler_finds_comes_back(machine):
+    tools = machine / "tools"
+    tools.mkdir()
+    (tools / "ncu").write_text(
+        '#!/bin/sh\ncase "$*" in *--import*) echo "Issue Slots Busy";; *) echo "$*" >>asked.txt;; esac\n'
+    )
+    (tools / "ncu").chmod(0o755)
+    code, asked = first_run(machine, PATH=f"{tools}:{os.environ['PATH']}")
+    assert code == 0
+    assert "-m bench.profiled" in asked
+    with tarfile.open(machine / "out/logs.tgz") as logs:
+        assert {"profile/details.txt", "profile/source.csv"} <= set(logs.getnames())
 
 
 def test_nothing_begins_without_time(machine):
     code, asked = first_run(machine, LIMIT="5")
     assert code == 1
-    assert steps(machine) == ["no time for environment", "no time for tests", "no time for benchmark"]
+    names = ("environment", "tests", "profile", "benchmark")
+    assert steps(machine) == [f"no time for {name}" for name in names]
     assert "pytest" not in asked
 
 

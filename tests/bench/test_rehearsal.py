@@ -9,8 +9,9 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+import torch
 
-from bench import ceilings, datasets, inputs, kernels, parts, peers, report
+from bench import ceilings, datasets, inputs, kernels, parts, peers, profiled, report
 from bench.goals import GOALS
 from bench.peers import hashes as hash_peers
 from bench.peers import pairs as pair_peers
@@ -123,3 +124,15 @@ def test_all_parts_and_the_report(timed, rows, tmp_path):
         assert not any(measured in title for title in missing)
     assert any("scikit-image" in title for title in missing)
     assert any("extrapolated from" in line for line in lines)
+
+
+def test_a_profiler_sees_every_version(tiny, monkeypatch):
+    monkeypatch.setattr(profiled, "N", 6)
+    seen = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda.profiler, "start", lambda: seen.append("start"))
+    monkeypatch.setattr(torch.cuda.profiler, "stop", lambda: seen.append("stop"))
+    assert profiled.run(["mi_pairs"], "cpu") == ["mi_pairs"]
+    names = profiled.run([], "cpu")
+    assert {"ssim_pairs_tensor", "mi_pairs_skipped", "prune_rank", "intensity_minmax"} <= set(names)
+    assert seen == ["start", "stop"] * (1 + len(names))

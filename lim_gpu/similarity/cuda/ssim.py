@@ -36,6 +36,7 @@ TENSOR = {
     "tensor": Tensor("ssim_pairs_tensor", 4, 48, staged=False),
     "staged_4x48": Tensor("ssim_pairs_staged_4x48", 4, 48, staged=True),
     "staged_8x24": Tensor("ssim_pairs_staged_8x24", 8, 24, staged=True),
+    "staged_4x24": Tensor("ssim_pairs_staged_4x24", 4, 24, staged=True),
 }
 VERSIONS = ("pairs", *TENSOR)
 FASTEST = "tensor"  # of TENSOR, until a GPU has compared them: `make bench-gpu`, the rows ssim_pairs of RESULTS.md
@@ -193,7 +194,7 @@ class _Tensor:
         tiles = -(-a // self.tensor.x) * -(-b // self.tensor.y)
         sums = torch.zeros((a, b), dtype=torch.int64, device=self.matrix.device)
         self.module.launch(
-            self.tensor.kernel, (tiles, self.strips), self.constants["TENSOR_THREADS"],
+            self.tensor.kernel, (tiles, self.strips), threads_of(self.tensor, self.constants),
             shared=staged_bytes(self.tensor, self.constants), x=x.content, y=y.content, sums=sums, H=height, W=width,
             x_first=x.first, y_first=y.first, c1=self.c1, half_c2=self.half_c2,
         )  # fmt: skip
@@ -214,6 +215,11 @@ def ssim_matrix_plain(slices: torch.Tensor, data_range: float, *, module: Module
     kernel = "ssim_plain_u8" if slices.dtype == torch.uint8 else "ssim_plain_f32"
     module.launch(kernel, n * n, PLAIN_THREADS, slices=slices, weights=weights, matrix=matrix, c1=c1, c2=c2)
     return matrix
+
+
+def threads_of(tensor: Tensor, constants: dict[str, int]) -> int:
+    """Of a block: a warp takes X_WARP slices against Y_WARP."""
+    return tensor.x // constants["X_WARP"] * (tensor.y // constants["Y_WARP"]) * WARP
 
 
 def staged_bytes(tensor: Tensor, constants: dict[str, int]) -> int:
