@@ -76,7 +76,9 @@ def _library(name: str) -> str:
 
 
 def _commit() -> str:
-    """As git says; LIM_GPU_COMMIT stands for it where there is no git, or a copy without its history."""
+    """As LIM_GPU_COMMIT says, which a copy needs whose history is not this one's; else as git says."""
+    if commit := os.environ.get("LIM_GPU_COMMIT"):
+        return commit
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(ROOT), *arguments]
@@ -86,7 +88,7 @@ def _commit() -> str:
             return ""
 
     changes = " with changes" if git("status", "--porcelain", "--", "lim_gpu", "kernels", "bench/*.py") else ""
-    return (git("rev-parse", "--short", "HEAD") or os.environ.get("LIM_GPU_COMMIT") or "unknown") + changes
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + changes
 
 
 def _digest(paths) -> str:

@@ -493,10 +493,12 @@ extern "C" __global__ void ssim_slabs(const u8* __restrict__ slices,        // (
                                       const int* __restrict__ offset,       // (n)
                                       const double* __restrict__ vertical,  // (11): weights
                                       u8* slabs,                            // (strips, chunks, n, 688)
-                                      int n, int H, int W, int strips, int chunks, float half_c2) {
-    // A thread takes a window down the rows, twice. One that hangs over behind the W-th column has means of 0 and a
-    // spread of C2 / 4, and no h in ssim_pairs_tensor: its SSIM is exactly 1.
+                                      int n, int H, int W, int strips, int chunks, int segment, float half_c2) {
+    // A thread takes a window down the rows of a segment, from as many before as its windows reach back. One that hangs
+    // over behind the W-th column has means of 0 and a spread of C2 / 4, and no h in ssim_pairs_tensor: its SSIM is
+    // exactly 1.
     int window = blockIdx.y * blockDim.x + threadIdx.x, own = window % STRIP;  // it begins with that column
+    int first = blockIdx.z * segment, last = min(first + segment, chunks * CHUNK);
     if (window >= strips * STRIP) {
         return;
     }
@@ -505,37 +507,47 @@ extern "C" __global__ void ssim_slabs(const u8* __restrict__ slices,        // (
     const u8* in = slices + (i64)blockIdx.x * H * W;
     Slab* out = (Slab*)slabs + (i64)(window / STRIP) * chunks * n + blockIdx.x;
     auto row = [=](int r) -> Record& { return out[(i64)(r / CHUNK) * n].rows[r % CHUNK]; };
+    auto inside = [=](int r) { return first <= r && r < last; };
+    auto read = [=](int r, int (&pixels)[WINDOW]) {
+#pragma unroll
+        for (int k = 0; k < WINDOW; ++k) {
+            pixels[k] = valid && r < H ? in[(i64)r * W + window + k] - middle : 0;
+        }
+    };
     double partial[WINDOW] = {};
-    for (int r = 0; r < chunks * CHUNK; ++r) {
-        for (int k = 2 * own; k < 2 * own + 2; ++k) {
+    Covariance variance{};    // which needs a mean at the centre of its window, so that it goes RADIUS rows behind
+    int before[RADIUS] = {};  // h of the rows that it has not taken yet, the farthest first
+    int r = max(0, first - 2 * RADIUS), next[WINDOW];
+    for (read(r, next); r < last + RADIUS; ++r) {
+        int sum = 0;
+        u32 squares = 0;  // less than 2^32
+#pragma unroll
+        for (int k = 0; k < WINDOW; ++k) {
+            int weighted = weight(k - RADIUS) * next[k];
+            sum += weighted, squares += weighted * next[k];
+        }
+        read(r + 1, next);  // on its way while this one is computed
+        for (int k = 2 * own; k < 2 * own + 2 && inside(r); ++k) {
             int c = window - own + k;
             row(r).pixels[k] = r < H && c < W ? in[(i64)r * W + c] - middle : 0;
         }
-        int sum = 0;
-        for (int k = 0; k < WINDOW && valid && r < H; ++k) {
-            sum += weight(k - RADIUS) * (in[(i64)r * W + window + k] - middle);
-        }
+#pragma unroll
         for (int k = 0; k < WINDOW; ++k) {
             partial[k] = (k < WINDOW - 1 ? partial[k + 1] : 0) + vertical[k] * sum;
         }
-        if (r >= 2 * RADIUS) {
-            double mean = partial[0] / WEIGHT_SUM;
-            row(r - RADIUS).mean[own] = (int)rint(mean * MEAN_SCALE);
-            row(r).field[own].x = valid ? (float)(mean + middle) : 0;
+        int centre = r - RADIUS, scaled = (int)rint(partial[0] * (MEAN_SCALE / WEIGHT_SUM));
+        if (inside(r)) {
+            row(r).field[own].x = valid ? (float)(partial[0] * (1.0 / WEIGHT_SUM) + middle) : 0;
         }
-    }
-    Covariance variance{};
-    for (int r = 0; r < H; ++r) {
-        i64 sum = 0;
-        for (int k = 0; k < WINDOW && valid; ++k) {
-            int pixel = in[(i64)r * W + window + k] - middle;
-            sum += (i64)weight(k - RADIUS) * pixel * pixel;
+        int h = before[0], at_centre = centre >= RADIUS && centre < H - RADIUS ? scaled : 0;
+        float value = variance.next({h, h}, {at_centre, at_centre}, {at_centre, at_centre}, half_c2).x;
+#pragma unroll
+        for (int k = 0; k < RADIUS; ++k) {
+            before[k] = k < RADIUS - 1 ? before[k + 1] : (int)(squares >> 2);
         }
-        int mean = r >= RADIUS && r < H - RADIUS ? row(r).mean[own] : 0;
-        int h = (int)(sum >> 2);
-        float value = variance.next({h, h}, {mean, mean}, {mean, mean}, half_c2).x;
-        if (r >= 2 * RADIUS) {
-            row(r).field[own].y = 0.5f * value;
+        if (inside(centre)) {
+            row(centre).mean[own] = at_centre;
+            row(centre).field[own].y = 0.5f * value;
         }
     }
 }
@@ -620,20 +632,33 @@ struct Fragments {
     uint4 digit[DIGITS][WARP];  // what the lanes hold as a
 };
 
-__device__ inline void fold(const u8* pixels, const int4* band, Fragments& fragments) {
-    int lane = threadIdx.x % WARP, member = lane % 4;
-    uint2 eight = *(const uint2*)(pixels + 8 * member);
+// What a lane needs of the band, from shared memory.
+struct Weights {
+    int4 part[4];  // of a.x, a.y, a.z, a.w
+
+    __device__ void load(const int4* band) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            part[k] = band[k * WARP + threadIdx.x % WARP];
+        }
+    }
+};
+
+// Of a row of pixels, those that a lane folds.
+__device__ inline uint2 of_lane(const u8* pixels) { return *(const uint2*)(pixels + 8 * (threadIdx.x % 4)); }
+
+__device__ inline void fold(uint2 eight, const Weights& weights, Fragments& fragments) {
     u32 digit[4][DIGITS];
 #pragma unroll
-    for (int part = 0; part < 4; ++part) {  // a.x, a.y, a.z, a.w
-        int4 w = band[part * WARP + lane];
+    for (int part = 0; part < 4; ++part) {
+        int4 w = weights.part[part];
         int four = part < 2 ? eight.x : eight.y;
         split(w.x * (four << 24 >> 24), w.y * (four << 16 >> 24), w.z * (four << 8 >> 24), w.w * (four >> 24),
               digit[part]);
     }
 #pragma unroll
     for (int d = 0; d < DIGITS; ++d) {
-        fragments.digit[d][lane] = {digit[0][d], digit[1][d], digit[2][d], digit[3][d]};
+        fragments.digit[d][threadIdx.x % WARP] = {digit[0][d], digit[1][d], digit[2][d], digit[3][d]};
     }
 }
 
@@ -688,31 +713,24 @@ struct LanePairs {
         y_pixels = ys[min(j + group, b - 1)].rows->pixels + 8 * member;
     }
 
-    // Takes row k of the chunk into the filters; returns sxy + C2 / 2 of the windows that end with it.
-    __device__ void filter(int k, const Fragments* fragments, float2 (&value)[X_WARP][Y_LANE]) {
+    // Takes row k of the chunk into the filters, and adds the windows that end with it where `ends` says that some do.
+    // No branch: the rows of a chunk are one block to the compiler, which moves the loads of one into the sums of
+    // another.
+    __device__ void row(int k, const Fragments* fragments, bool ends) {
         uint2 pixels = *(const uint2*)(y_pixels + k * RECORD);
 #pragma unroll
         for (int i = 0; i < X_WARP; ++i) {
             int2 h[Y_LANE], x_mean = *(const int2*)&x[i]->rows[k].mean[window];
             multiply(fragments[i], pixels, h);
-#pragma unroll
-            for (int j = 0; j < Y_LANE; ++j) {
-                int2 y_mean = *(const int2*)&y[j]->rows[k].mean[window];
-                value[i][j] = covariance[i][j].next(h[j], x_mean, y_mean, half_c2);
-            }
-        }
-    }
-
-    // Adds the windows that end with row k of the chunk.
-    __device__ void add(int k, const float2 (&value)[X_WARP][Y_LANE]) {
-#pragma unroll
-        for (int i = 0; i < X_WARP; ++i) {
             float4 of_x = *(const float4*)&x[i]->rows[k].field[window];  // mean, spread; mean, spread
 #pragma unroll
             for (int j = 0; j < Y_LANE; ++j) {
+                int2 y_mean = *(const int2*)&y[j]->rows[k].mean[window];
+                float2 value = covariance[i][j].next(h[j], x_mean, y_mean, half_c2);
                 float4 of_y = *(const float4*)&y[j]->rows[k].field[window];
-                sum[i][j] = add_ssim(sum[i][j], of_x.x, of_y.x, of_x.y + of_y.y, value[i][j].x, c1);
-                sum[i][j] = add_ssim(sum[i][j], of_x.z, of_y.z, of_x.w + of_y.w, value[i][j].y, c1);
+                float one = add_ssim(sum[i][j], of_x.x, of_y.x, of_x.y + of_y.y, value.x, c1);
+                float both = add_ssim(one, of_x.z, of_y.z, of_x.w + of_y.w, value.y, c1);
+                sum[i][j] = ends ? both : sum[i][j];
             }
         }
     }
@@ -754,11 +772,7 @@ __device__ inline void add_chunk(LanePairs& pairs, const Fragments (&fragments)[
                                  int H) {
 #pragma unroll
     for (int k = 0; k < CHUNK; ++k) {
-        float2 value[X_WARP][Y_LANE];
-        pairs.filter(k, fragments[k] + x_warp, value);
-        if (ends_windows(first + k, H)) {
-            pairs.add(k, value);
-        }
+        pairs.row(k, fragments[k] + x_warp, ends_windows(first + k, H));
     }
 }
 
@@ -791,6 +805,11 @@ struct Share {
         y_block = max(0, x_first + x_block + 1 - y_first) + tile.column * Y_BLOCK;  // nothing before the diagonal
         x_warp = warp % X_WARPS * X_WARP, y_warp = warp / X_WARPS * Y_WARP, folded = warp / X_WARPS * FOLDED;
     }
+
+    // Row row(k) of a chunk of slice(k) of the block is the k-th that the warp folds, k < FOLDED.
+    __device__ int slice(int k) const { return x_warp + (folded + k) % X_WARP; }
+
+    __device__ int row(int k) const { return (folded + k) / X_WARP; }
 
     __device__ bool has_pairs() const { return y_block < b; }
 
@@ -856,7 +875,9 @@ extern "C" __global__ void __launch_bounds__(Share<2, 6>::THREADS, 1)
     __syncthreads();
     over_chunks(chunks * CHUNK, pairs, busy, total, [&](int first) {
         buffer ^= 1;
-        fold(x_pixels, band, fragments[buffer][folded_row][share.x_warp + folded]);
+        Weights weights;
+        weights.load(band);
+        fold(of_lane(x_pixels), weights, fragments[buffer][folded_row][share.x_warp + folded]);
         x_pixels += (i64)a * SLAB;
         __syncthreads();
         if (busy) {
@@ -939,18 +960,25 @@ __device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int ch
     Total& total = totals[threadIdx.x];
     total = share.total(pairs);
     int stage = 0, rows = chunks * CHUNK;
+    __syncthreads();  // the band is there
     over_chunks(rows, pairs, busy, total, [&](int first) {
         const Slab *xs = shared.slabs[stage], *ys = xs + X_BLOCK;
+        Weights weights;
+        weights.load(band);  // while it waits
         WAIT_FOR_COPIES();
         __syncthreads();  // those of all threads have come; and the chunk before has been read
+        uint2 pixels[Staged::FOLDED];
+#pragma unroll
+        for (int k = 0; k < Staged::FOLDED; ++k) {
+            pixels[k] = of_lane(xs[share.slice(k)].rows[share.row(k)].pixels);
+        }
         stage ^= 1;
         if (first + CHUNK < rows) {
             of_x.start(shared.slabs[stage]), of_y.start(shared.slabs[stage] + X_BLOCK);
         }
 #pragma unroll
-        for (int k = share.folded; k < share.folded + Staged::FOLDED; ++k) {
-            int slice = share.x_warp + k % X_WARP, row = k / X_WARP;
-            fold(xs[slice].rows[row].pixels, band, shared.fragments[row][slice]);
+        for (int k = 0; k < Staged::FOLDED; ++k) {
+            fold(pixels[k], weights, shared.fragments[share.row(k)][share.slice(k)]);
         }
         __syncthreads();
         if (busy) {
@@ -959,15 +987,6 @@ __device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int ch
         }
     });
     share.store(total, sums);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<2, 6>::THREADS, 1)
-    ssim_pairs_staged_4x48(const u8* x,  // (strips, chunks, a, 688)
-                           const u8* y,  // (strips, chunks, b, 688)
-                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                           float half_c2) {
-    staged<2, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
 extern "C" __global__ void __launch_bounds__(Share<4, 3>::THREADS, 1)
@@ -986,6 +1005,157 @@ extern "C" __global__ void __launch_bounds__(Share<2, 3>::THREADS, 2)
                            int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
                            float half_c2) {
     staged<2, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<2, 2>::THREADS, 3)
+    ssim_pairs_staged_4x16(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    staged<2, 2>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<1, 6>::THREADS, 2)
+    ssim_pairs_staged_2x48(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    staged<1, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<1, 3>::THREADS, 4)
+    ssim_pairs_staged_2x24(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    staged<1, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+// ------------------------------------------------------------------------------------------------ ahead
+
+// The same with one barrier a chunk: while a chunk is computed, the fragments of the next are folded, for which the
+// slabs of x come a chunk earlier than those of y.
+template <int X_WARPS, int Y_WARPS>
+__device__ void ahead(const u8* x, const u8* y, u64* sums, int a, int b, int chunks, int H, int W, int x_first,
+                      int y_first, float c1, float half_c2) {
+    using Ahead = Share<X_WARPS, Y_WARPS>;
+    constexpr int X_BLOCK = Ahead::X_BLOCK, Y_BLOCK = Ahead::Y_BLOCK;
+    struct Memory {
+        Slab x[3][X_BLOCK];  // of a chunk, of the next, and of the one behind
+        Slab y[2][Y_BLOCK];
+        Fragments fragments[2][CHUNK][X_BLOCK];
+    };
+    DYNAMIC_SHARED(uint4, memory);
+    Memory& shared = *(Memory*)memory;
+    __shared__ int4 band[4 * WARP];
+    __shared__ Total totals[Ahead::THREADS];
+    Ahead share(a, b, x_first, y_first);
+    if (!share.has_pairs()) {
+        return;
+    }
+    if (threadIdx.x < WARP) {
+        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
+    }
+    Copies<X_BLOCK, Ahead::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
+    Copies<Y_BLOCK, Ahead::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
+    Weights weights;
+    uint2 pixels[Ahead::FOLDED];
+    auto read = [&](const Slab* slabs) {
+#pragma unroll
+        for (int k = 0; k < Ahead::FOLDED; ++k) {
+            pixels[k] = of_lane(slabs[share.slice(k)].rows[share.row(k)].pixels);
+        }
+    };
+    auto folded = [&](Fragments(&fragments)[CHUNK][X_BLOCK]) {
+#pragma unroll
+        for (int k = 0; k < Ahead::FOLDED; ++k) {
+            fold(pixels[k], weights, fragments[share.row(k)][share.slice(k)]);
+        }
+    };
+    int rows = chunks * CHUNK, buffer = 0;
+    Slab *xs = shared.x[0], *next = shared.x[1], *behind = shared.x[2];
+    of_x.start(xs), of_y.start(shared.y[0]);
+    if (chunks > 1) {
+        of_x.start(next);
+    }
+    WAIT_FOR_COPIES();
+    __syncthreads();
+    weights.load(band);
+    read(xs);
+    folded(shared.fragments[0]);
+    LanePairs pairs(c1, half_c2);
+    bool busy = share.warp_has_pairs();
+    Total& total = totals[threadIdx.x];
+    total = share.total(pairs);
+    over_chunks(rows, pairs, busy, total, [&](int first) {
+        weights.load(band);  // while it waits
+        WAIT_FOR_COPIES();
+        __syncthreads();  // copies and fragments of all threads are there; and the chunk before has been read
+        read(next);
+        if (first + 2 * CHUNK < rows) {
+            of_x.start(behind);
+        }
+        if (first + CHUNK < rows) {
+            of_y.start(shared.y[buffer ^ 1]);
+            folded(shared.fragments[buffer ^ 1]);
+        }
+        if (busy) {
+            pairs.look(xs, shared.y[buffer], share.x_warp, share.y_warp, X_BLOCK, Y_BLOCK);
+            add_chunk(pairs, shared.fragments[buffer], share.x_warp, first, H);
+        }
+        Slab* read_before = xs;
+        xs = next, next = behind, behind = read_before;
+        buffer ^= 1;
+    });
+    share.store(total, sums);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<4, 3>::THREADS, 1)
+    ssim_pairs_ahead_8x24(const u8* x,  // (strips, chunks, a, 688)
+                          const u8* y,  // (strips, chunks, b, 688)
+                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                          float half_c2) {
+    ahead<4, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<2, 3>::THREADS, 2)
+    ssim_pairs_ahead_4x24(const u8* x,  // (strips, chunks, a, 688)
+                          const u8* y,  // (strips, chunks, b, 688)
+                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                          float half_c2) {
+    ahead<2, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<2, 2>::THREADS, 3)
+    ssim_pairs_ahead_4x16(const u8* x,  // (strips, chunks, a, 688)
+                          const u8* y,  // (strips, chunks, b, 688)
+                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                          float half_c2) {
+    ahead<2, 2>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<1, 6>::THREADS, 2)
+    ssim_pairs_ahead_2x48(const u8* x,  // (strips, chunks, a, 688)
+                          const u8* y,  // (strips, chunks, b, 688)
+                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                          float half_c2) {
+    ahead<1, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+}
+
+extern "C" __global__ void __launch_bounds__(Share<1, 3>::THREADS, 4)
+    ssim_pairs_ahead_2x24(const u8* x,  // (strips, chunks, a, 688)
+                          const u8* y,  // (strips, chunks, b, 688)
+                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                          float half_c2) {
+    ahead<1, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
 extern "C" __global__ void ssim_means(const u64* __restrict__ sums,  // (a, b)

@@ -29,7 +29,7 @@ def test_a_copy_without_its_history_is_told_by_the_variable(monkeypatch, tmp_pat
     assert machine._commit() == "abc1234"
 
 
-def test_git_comes_first(monkeypatch, tmp_path):
+def test_git_says_it_where_the_variable_does_not(monkeypatch, tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     try:
         subprocess.run([*git, "init", "-q"], check=True)
@@ -37,6 +37,8 @@ def test_git_comes_first(monkeypatch, tmp_path):
         pytest.skip("no git")
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     monkeypatch.setattr(machine, "ROOT", tmp_path)
-    monkeypatch.setenv("LIM_GPU_COMMIT", "other")
+    monkeypatch.delenv("LIM_GPU_COMMIT", raising=False)
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True).stdout
     assert machine._commit() == head.strip()
+    monkeypatch.setenv("LIM_GPU_COMMIT", "other")
+    assert machine._commit() == "other"

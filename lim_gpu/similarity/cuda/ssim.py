@@ -19,6 +19,7 @@ from lim_gpu.similarity.ssim import K1, K2, RADIUS, check_sides, gaussian
 WARP = 32
 PLAIN_THREADS = 128
 RECORD_THREADS = 128
+SEGMENT = 136  # rows of a slice that a thread prepares, at the most; it reads 15 more
 
 
 class Tensor(NamedTuple):
@@ -34,9 +35,16 @@ class Tensor(NamedTuple):
 # are read (ssim.cu).
 TENSOR = {
     "tensor": Tensor("ssim_pairs_tensor", 4, 48, staged=False),
-    "staged_4x48": Tensor("ssim_pairs_staged_4x48", 4, 48, staged=True),
     "staged_8x24": Tensor("ssim_pairs_staged_8x24", 8, 24, staged=True),
     "staged_4x24": Tensor("ssim_pairs_staged_4x24", 4, 24, staged=True),
+    "staged_4x16": Tensor("ssim_pairs_staged_4x16", 4, 16, staged=True),
+    "staged_2x48": Tensor("ssim_pairs_staged_2x48", 2, 48, staged=True),
+    "staged_2x24": Tensor("ssim_pairs_staged_2x24", 2, 24, staged=True),
+    "ahead_8x24": Tensor("ssim_pairs_ahead_8x24", 8, 24, staged=True),
+    "ahead_4x24": Tensor("ssim_pairs_ahead_4x24", 4, 24, staged=True),
+    "ahead_4x16": Tensor("ssim_pairs_ahead_4x16", 4, 16, staged=True),
+    "ahead_2x48": Tensor("ssim_pairs_ahead_2x48", 2, 48, staged=True),
+    "ahead_2x24": Tensor("ssim_pairs_ahead_2x24", 2, 24, staged=True),
 }
 VERSIONS = ("pairs", *TENSOR)
 FASTEST = "tensor"  # of TENSOR, until a GPU has compared them: `make bench-gpu`, the rows ssim_pairs of RESULTS.md
@@ -182,10 +190,12 @@ class _Tensor:
         offset = (low.int() + high.int() + 1) // 2  # up, so that what is left fits in -128 .. 127
         shape = self.strips, self.chunks, len(slices), self.constants["SLAB"]
         slabs = torch.empty(shape, dtype=torch.uint8, device=slices.device)
-        grid = len(slices), -(-self.strips * self.constants["STRIP"] // RECORD_THREADS)
+        windows, rows = self.strips * self.constants["STRIP"], self.chunks * self.constants["CHUNK"]
+        segments = -(-rows // SEGMENT)
+        grid = len(slices), -(-windows // RECORD_THREADS), segments
         self.module.launch(
             "ssim_slabs", grid, RECORD_THREADS, slices=slices, offset=offset, vertical=self.vertical, slabs=slabs,
-            half_c2=self.half_c2,
+            segment=-(-rows // segments), half_c2=self.half_c2,
         )  # fmt: skip
         return slabs
 
@@ -225,6 +235,8 @@ def threads_of(tensor: Tensor, constants: dict[str, int]) -> int:
 def staged_bytes(tensor: Tensor, constants: dict[str, int]) -> int:
     """Of shared memory that a kernel asks for: two stages of slabs, and the fragments of a chunk."""
     fragments = tensor.x * constants["CHUNK"] * constants["DIGITS"] * WARP * 16
+    if "ahead" in tensor.kernel:
+        return (3 * tensor.x + 2 * tensor.y) * constants["SLAB"] + 2 * fragments
     return 2 * (tensor.x + tensor.y) * constants["SLAB"] + fragments if tensor.staged else 0
 
 
