@@ -74,15 +74,11 @@ class Loop(NamedTuple):
 
 LOOPS = {
     "ssim_pairs": Loop(("X_TILE", "Y_TILE", "COLUMNS")),
-    "ssim_pairs_tensor": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
-    "ssim_pairs_staged_4x48": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
-    "ssim_pairs_staged_8x24": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
-    "ssim_pairs_staged_4x24": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+    "ssim_pairs_tensor_4x16": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
+    "ssim_pairs_tensor_8x24": Loop(("CHUNK", "X_WARP", "LANE_PIXELS"), "STAGE"),
     "mi_pairs_plain": Loop(mark=("ATOMS", 1)),
     "mi_pairs": Loop(mark=("ATOMS", 1)),
     "mi_pairs_every": Loop(mark=("ATOMS", 1)),
-    "mi_pairs_redirected": Loop(mark=("ATOMS", 1)),
-    "mi_pairs_skipped": Loop(mark=("ATOMS", 1)),
     "hash_distances": Loop(mark=("POPC", 2)),
     "hash_similarities": Loop(mark=("POPC", 2)),
     "hash_nearest": Loop(mark=("POPC", 2)),

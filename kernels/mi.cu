@@ -8,24 +8,23 @@
 // have no order: a value depends on the counts alone, equals the CPU's bit for bit, and one full bin has an entropy of
 // exactly 0. Two slices of one bin each: 2 by definition.
 //
-// Versions, with the instructions that a thread issues for a pixel of a pair (SASS of sm_90) and the pairs of 512 x 512
-// a second that an H200 (3.35e13 instructions a second) could do with them. Shared memory takes an increment a bank and
-// cycle, 8.4e12 a second, as long as no two lanes of a warp meet. How often they do, only a GPU can tell: not measured.
+// Versions, with the instructions that a thread issues for a pixel of a pair (SASS of sm_90), and the pairs of 512 x
+// 512 a second that an H200 did with 256 slices (bench/NOTES.md). Shared memory takes an increment a bank and
+// cycle, 3.1e7 pairs a second, as long as no two lanes of a warp meet in a bank.
 //
-//     mi_pairs_plain   31   4.1e6   A block a pair; every pixel adds 1 to the joint histogram in shared memory. On CT
+//     mi_pairs_plain   31   1.9e6   A block a pair; every pixel adds 1 to the joint histogram in shared memory. On CT
 //                                   lanes meet at the fullest bins, one after the other.
-//     mi_pairs         27   4.7e6   Four pixels a load, and the bin where the fullest bins of the two slices meet is
-//                                   not counted: what the others lack is its count. On CT that is the air, a third to a
-//                                   half of the pixels, and where most lanes would wait for each other.
-//
-// Where the histogram fits in shared memory as a whole, 16 pixels a load without a test of bounds, rows or the end; the
-// fullest bin is
-//     mi_pairs_every       4.1   3.1e7   counted as all others: by its name ATOMS.POPC.INC, which the increments
-//                                        compile to, merges those of one address in a warp.
-//     mi_pairs_redirected  6.5   2.0e7   counted beside the histogram, by each lane in another bank.
-//     mi_pairs_skipped      12   1.0e7   not counted, at the price of a branch a pixel.
-// Beside the pixels there are 10,000 bins to clear and to read. Which is fastest the benchmark tells
-// (bench/kernels.py), and lim_gpu/similarity/cuda/mi.py takes it.
+//     mi_pairs         27   3.1e6   Any number of bins, in passes over rows of the histogram. Four pixels a load, and
+//     the
+//                                   bin where the fullest bins of the two slices meet is not counted: what the others
+//                                   lack is its count.
+//     mi_pairs_every    4   7.0e6   Where the histogram fits in shared memory as a whole: 16 pixels a load without a
+//     test
+//                                   of bounds, rows or the end, every pixel counted. What the increments compile to,
+//                                   ATOMS.POPC.INC, merges those of one address in a warp: ways around the fullest bin
+//                                   were slower (6.2e6 redirected to counters of its own, 5.5e6 skipped). What is left
+//                                   are lanes that meet in a bank.
+// Beside the pixels there are 10,000 bins to clear and to read.
 //
 // Bin numbers and entropies of single slices are computed once (mi_bins, mi_marginals). CuPy compiles with -ftz=true:
 // float32 values below 1.2e-38 count as 0.
@@ -33,7 +32,6 @@
 constexpr int MAX_BINS = 256;
 constexpr int TABLE = 256;  // values of a byte
 constexpr int PIECE = 16;   // pixels of a load: bin numbers stand in rows of whole pieces
-constexpr int SPREAD = 32;  // counters of one bin, one for each bank of shared memory
 
 // ------------------------------------------------------------------------------------------------ a slice, once
 
@@ -223,52 +221,21 @@ extern "C" __global__ void mi_pairs(const u8* __restrict__ x_numbers,     // (a,
 
 // ------------------------------------------------------------------------------------------------ pairs, in one pass
 
-// Where a histogram fits as a whole: counters of (bins, bins), behind them what `spare_bin` needs, and SPREAD more. The
-// ways to count differ in what they do where the fullest bins of the two slices meet.
-
-struct EveryBin {
-    __device__ EveryBin(u32, u32) {}
-
-    __device__ void count(u32* counts, u32 at) const { atomicAdd(&counts[at], 1u); }
-};
-
-// Counted apart, each lane in a bank of its own; nobody reads it.
-struct Redirected {
-    u32 fullest, own;
-
-    __device__ Redirected(u32 fullest, u32 end) : fullest(fullest), own(end + threadIdx.x % SPREAD) {}
-
-    __device__ void count(u32* counts, u32 at) const { atomicAdd(&counts[at == fullest ? own : at], 1u); }
-};
-
-struct Skipped {
-    u32 fullest;
-
-    __device__ Skipped(u32 fullest, u32) : fullest(fullest) {}
-
-    __device__ void count(u32* counts, u32 at) const {
-        if (at != fullest) {
-            atomicAdd(&counts[at], 1u);
-        }
-    }
-};
+// Where a histogram fits as a whole: counters of (bins, bins), and behind them what `spare_bin` needs.
 
 // Four pixels. Bytes interleaved, x0 y0 x1 y1 and x2 y2 x3 y3, a product of two terms gives x bins + y. A digit of a
 // selector of __byte_perm takes a byte of its two arguments, from the lowest on: 0 .. 3 of x, 4 .. 7 of y.
-template <class Way>
-__device__ inline void count_four(const Way& way, u32* counts, u32 x, u32 y, u32 bins_and_1) {
+__device__ inline void count_four(u32* counts, u32 x, u32 y, u32 bins_and_1) {
     u32 low = __byte_perm(x, y, 0x5140), high = __byte_perm(x, y, 0x7362);
-    way.count(counts, __dp2a_lo(bins_and_1, low, 0u));
-    way.count(counts, __dp2a_hi(bins_and_1, low, 0u));
-    way.count(counts, __dp2a_lo(bins_and_1, high, 0u));
-    way.count(counts, __dp2a_hi(bins_and_1, high, 0u));
+    atomicAdd(&counts[__dp2a_lo(bins_and_1, low, 0u)], 1u);
+    atomicAdd(&counts[__dp2a_hi(bins_and_1, low, 0u)], 1u);
+    atomicAdd(&counts[__dp2a_lo(bins_and_1, high, 0u)], 1u);
+    atomicAdd(&counts[__dp2a_hi(bins_and_1, high, 0u)], 1u);
 }
 
-// The joint histogram of two slices of `pieces` pieces, without what `way` does not count in it. The sums are whole in
-// thread 0.
-template <class Way>
-__device__ Joint joint_at_once(const Way& way, const uint4* x, const uint4* y, int pieces, uint4* quads,
-                               const i64* c_log_c, int bins, i64* scratch) {
+// The sum of c log c over the joint histogram of two slices of `pieces` pieces, whole in thread 0.
+__device__ inline i64 joint_at_once(const uint4* x, const uint4* y, int pieces, uint4* quads, const i64* c_log_c,
+                                    int bins, i64* scratch) {
     u32 *counts = (u32*)quads, bins_and_1 = 1 << 16 | bins;
     int count = (bins * bins + 3) / 4;  // the last reaches up to three counters behind the last bin, which stay 0
     for (int k = threadIdx.x; k < count; k += blockDim.x) {
@@ -277,30 +244,30 @@ __device__ Joint joint_at_once(const Way& way, const uint4* x, const uint4* y, i
     __syncthreads();
     for (int k = threadIdx.x; k < pieces; k += blockDim.x) {
         uint4 of_x = x[k], of_y = y[k];
-        count_four(way, counts, of_x.x, of_y.x, bins_and_1);
-        count_four(way, counts, of_x.y, of_y.y, bins_and_1);
-        count_four(way, counts, of_x.z, of_y.z, bins_and_1);
-        count_four(way, counts, of_x.w, of_y.w, bins_and_1);
+        count_four(counts, of_x.x, of_y.x, bins_and_1);
+        count_four(counts, of_x.y, of_y.y, bins_and_1);
+        count_four(counts, of_x.z, of_y.z, bins_and_1);
+        count_four(counts, of_x.w, of_y.w, bins_and_1);
     }
     __syncthreads();
-    Joint result = {0, 0};
+    i64 sum = 0;
     for (int k = threadIdx.x; k < count; k += blockDim.x) {
         uint4 quad = quads[k];
-        u32 found[] = {quad.x, quad.y, quad.z, quad.w};
-        for (u32 c : found) {
-            if (c > 0) {  // on CT two of three are empty
-                result.sum += c_log_c[c];
-                result.count += c;
-            }
+        for (u32 c : {quad.x, quad.y, quad.z, quad.w}) {
+            sum += c > 0 ? c_log_c[c] : 0;  // on CT two of three are empty
         }
     }
-    return {block_sum(result.sum, scratch), block_sum(result.count, scratch)};
+    return block_sum(sum, scratch);
 }
 
-template <class Way>
-__device__ void compare(const u8* x_numbers, const i64* x_entropies, const int* x_modes, const u8* y_numbers,
-                        const i64* y_entropies, const int* y_modes, const i64* c_log_c, float* matrix, int a, int b,
-                        int n, i64 pitch, i64 pixels, int bins, int x_first, int y_first) {
+extern "C" __global__ void mi_pairs_every(const u8* __restrict__ x_numbers,     // (a, pitch): a multiple of 16
+                                          const i64* __restrict__ x_entropies,  // (a)
+                                          const u8* __restrict__ y_numbers,     // (b, pitch)
+                                          const i64* __restrict__ y_entropies,  // (b)
+                                          const i64* __restrict__ c_log_c,      // (pixels + 1)
+                                          float* matrix,                        // (n, n)
+                                          int a, int b, int n, i64 pitch, i64 pixels, int bins, int x_first,
+                                          int y_first) {
     DYNAMIC_SHARED(uint4, quads);  // of counters
     __shared__ i64 scratch[WARP];
     Tile tile = tile_of(blockIdx.x, a, b);
@@ -309,52 +276,8 @@ __device__ void compare(const u8* x_numbers, const i64* x_entropies, const int* 
         return;
     }
     const uint4 *x = (const uint4*)(x_numbers + i * pitch), *y = (const uint4*)(y_numbers + j * pitch);
-    Way way(x_modes[i] * bins + y_modes[j], bins * bins + bins + 1);
-    Joint most = joint_at_once(way, x, y, pitch / PIECE, quads, c_log_c, bins, scratch);
+    i64 sum = joint_at_once(x, y, pitch / PIECE, quads, c_log_c, bins, scratch);
     if (threadIdx.x == 0) {
-        i64 sum = most.sum + c_log_c[pixels - most.count];
         store(matrix, n, x_first + i, y_first + j, x_entropies[i] + y_entropies[j], c_log_c[pixels] - sum);
     }
-}
-
-extern "C" __global__ void mi_pairs_every(const u8* __restrict__ x_numbers,     // (a, pitch): a multiple of 16
-                                          const i64* __restrict__ x_entropies,  // (a)
-                                          const int* __restrict__ x_modes,      // (a)
-                                          const u8* __restrict__ y_numbers,     // (b, pitch)
-                                          const i64* __restrict__ y_entropies,  // (b)
-                                          const int* __restrict__ y_modes,      // (b)
-                                          const i64* __restrict__ c_log_c,      // (pixels + 1)
-                                          float* matrix,                        // (n, n)
-                                          int a, int b, int n, i64 pitch, i64 pixels, int bins, int x_first,
-                                          int y_first) {
-    compare<EveryBin>(x_numbers, x_entropies, x_modes, y_numbers, y_entropies, y_modes, c_log_c, matrix, a, b, n, pitch,
-                      pixels, bins, x_first, y_first);
-}
-
-extern "C" __global__ void mi_pairs_redirected(const u8* __restrict__ x_numbers,     // (a, pitch): a multiple of 16
-                                               const i64* __restrict__ x_entropies,  // (a)
-                                               const int* __restrict__ x_modes,      // (a)
-                                               const u8* __restrict__ y_numbers,     // (b, pitch)
-                                               const i64* __restrict__ y_entropies,  // (b)
-                                               const int* __restrict__ y_modes,      // (b)
-                                               const i64* __restrict__ c_log_c,      // (pixels + 1)
-                                               float* matrix,                        // (n, n)
-                                               int a, int b, int n, i64 pitch, i64 pixels, int bins, int x_first,
-                                               int y_first) {
-    compare<Redirected>(x_numbers, x_entropies, x_modes, y_numbers, y_entropies, y_modes, c_log_c, matrix, a, b, n,
-                        pitch, pixels, bins, x_first, y_first);
-}
-
-extern "C" __global__ void mi_pairs_skipped(const u8* __restrict__ x_numbers,     // (a, pitch): a multiple of 16
-                                            const i64* __restrict__ x_entropies,  // (a)
-                                            const int* __restrict__ x_modes,      // (a)
-                                            const u8* __restrict__ y_numbers,     // (b, pitch)
-                                            const i64* __restrict__ y_entropies,  // (b)
-                                            const int* __restrict__ y_modes,      // (b)
-                                            const i64* __restrict__ c_log_c,      // (pixels + 1)
-                                            float* matrix,                        // (n, n)
-                                            int a, int b, int n, i64 pitch, i64 pixels, int bins, int x_first,
-                                            int y_first) {
-    compare<Skipped>(x_numbers, x_entropies, x_modes, y_numbers, y_entropies, y_modes, c_log_c, matrix, a, b, n, pitch,
-                     pixels, bins, x_first, y_first);
 }

@@ -19,30 +19,32 @@
 // slice's values is taken off (`offset`), which sxy does not see and the means get back.
 //
 // Versions, with the instructions that a thread issues for a pixel of a pair (counted in the SASS of sm_90, all units
-// together) and the pairs of 512 x 512 a second that an H200 could do if it issued nothing else: 132 multiprocessors,
-// 128 lanes, 1.98 GHz, 3.35e13 instructions a second. What share of that is reached only a GPU can tell: not measured.
+// together), the pairs of 512 x 512 a second that an H200 could do if it issued nothing else (132 multiprocessors, 128
+// lanes, 1.85 GHz under this load: 3.12e13 instructions a second), and what it did with 256 slices, everything that
+// belongs to single slices included (bench/NOTES.md).
 //
-//     ssim_plain         1,900   6.7e4   A thread a window, five sums of 121 products: the readable specification.
-//     ssim_pairs            86   1.5e6   d and sxx belong to a slice and are computed once (ssim_fields). A pair costs
-//                                        the filtered product and the formula, 49 instructions in float32; the others
-//                                        are loads, addresses and the exchange along rows in shared memory. The pass
-//                                        along columns is a filter in registers, marching down the rows. X_TILE x
-//                                        Y_TILE pairs in one block read X_TILE + Y_TILE slices.
-//     ssim_pairs_tensor     38   3.4e6   8-bit slices. The pass along rows is a product on the tensor cores, exact in
-//                                        whole numbers, so the 11 multiply-adds and the exchange become 0.75
-//                                        instructions and 6 to put the digits together; 31 on sm_100, where the
-//                                        filter takes two windows at a time. Expected: 70 to 80 % of the pairs above.
-//     ssim_pairs_staged
-//             _4x48         38   3.4e6   The same to the bit, slices on their way into shared memory while the chunk
-//             _8x24         39   3.3e6   before is computed: no lane waits for the L2 cache. 4 slices of x meet 48 of y
-//             _4x24         40   3.1e6   in a block, as in ssim_pairs_tensor, or 8 meet 24: then more of the pairs of
-//                                        small volumes lie in whole tiles. 4 meet 24 in blocks of half the threads, two
-//                                        to a multiprocessor: while one waits at its barrier the other computes.
+//     ssim_plain         1,900   6.3e4   5.6e4   A thread a window, five sums of 121 products: the readable
+//                                                specification.
+//     ssim_pairs            86   1.4e6   8.2e5   d and sxx belong to a slice and are computed once (ssim_fields). A
+//     pair
+//                                                costs the filtered product and the formula, 49 instructions in
+//                                                float32; the others are loads, addresses and the exchange along rows
+//                                                in shared memory. The pass along columns is a filter in registers,
+//                                                marching down the rows. X_TILE x Y_TILE pairs in one block read X_TILE
+//                                                + Y_TILE slices.
+//     ssim_pairs_tensor                          8-bit slices. The pass along rows is a product on the tensor cores,
+//                                                exact in whole numbers, so the 11 multiply-adds and the exchange
+//                                                become 0.75 instructions and 6 to put the digits together; on sm_100
+//                                                the filter takes two windows at a time.
+//               _8x24       40   3.0e6   1.5e6   8 slices of x meet 24 of y in a block, one block to a multiprocessor.
+//               _4x16       45   2.7e6   1.6e6   4 meet 16, three blocks to a multiprocessor: while one waits at its
+//                                                barrier, the others compute. One barrier a chunk, and more of the
+//                                                pairs of small volumes lie in whole tiles; 214 kB of shared memory.
 //
-// Other floors of the four: the tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their peak);
-// the L2 cache gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a pixel, 3.9 of 4 x 48 (3.4 TB/s at 3.4e6 pairs), 2.4
-// of 8 x 24 and 4.2 of 4 x 24; 384 threads of 168 registers fill the registers of a multiprocessor. Which is fastest
-// the benchmark tells (bench/kernels.py), and lim_gpu/similarity/cuda/ssim.py takes it.
+// 384 threads of 168 registers fill the registers of a multiprocessor; with three warps a scheduler it issues in 60 %
+// of its cycles. The tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their peak); the L2 cache
+// gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a pixel, 2.4 of 8 x 24 and 4.5 of 4 x 16, a third of what it can.
+// lim_gpu/similarity/cuda/ssim.py chooses between the two by the shared memory that a GPU has.
 //
 // The value of a pair depends on its two slices alone, in either order, bit for bit. Equal slices give exactly 1: the
 // products and sums that this rests on are written as intrinsics, which the compiler must not contract.
@@ -702,15 +704,15 @@ struct LanePairs {
           covariance(),
           sum() {}
 
-    // Looks at a chunk: the warp's slices are i and those behind it of xs (a), and j and those behind it of ys (b).
-    __device__ void look(const Slab* xs, const Slab* ys, int i, int j, int a, int b) {
+    // Looks at a chunk: the warp's slices are i and those behind it of xs, and j and those behind it of ys.
+    __device__ void look(const Slab* xs, const Slab* ys, int i, int j) {
         for (int k = 0; k < X_WARP; ++k) {
-            x[k] = &xs[min(i + k, a - 1)];
+            x[k] = &xs[i + k];
         }
         for (int k = 0; k < Y_LANE; ++k) {
-            y[k] = &ys[min(j + Y_LANE * member + k, b - 1)];
+            y[k] = &ys[j + Y_LANE * member + k];
         }
-        y_pixels = ys[min(j + group, b - 1)].rows->pixels + 8 * member;
+        y_pixels = ys[j + group].rows->pixels + 8 * member;
     }
 
     // Takes row k of the chunk into the filters, and adds the windows that end with it where `ends` says that some do.
@@ -733,17 +735,6 @@ struct LanePairs {
                 sum[i][j] = ends ? both : sum[i][j];
             }
         }
-    }
-
-    // On to the next chunk of (chunks, a) slabs of x and (chunks, b) of y.
-    __device__ void advance(int a, int b) {
-        for (const Slab*& slab : x) {
-            slab += a;
-        }
-        for (const Slab*& slab : y) {
-            slab += b;
-        }
-        y_pixels += (i64)b * SLAB;
     }
 
     // Sums over the windows of the strip, that is over the lanes with this member, and begins anew. Each of the four
@@ -845,54 +836,6 @@ __device__ inline void over_chunks(int rows, LanePairs& pairs, bool busy, Total&
     }
 }
 
-extern "C" __global__ void __launch_bounds__(Share<2, 6>::THREADS, 1)
-    ssim_pairs_tensor(const u8* x,  // (strips, chunks, a, 688)
-                      const u8* y,  // (strips, chunks, b, 688)
-                      u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                      int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                      float half_c2) {
-    using Tensor = Share<2, 6>;
-    static_assert(Tensor::FOLDED == 1, "a row of a slice a warp");
-    __shared__ Fragments fragments[2][CHUNK][Tensor::X_BLOCK];  // of a chunk, made while those before it are read
-    __shared__ int4 band[4 * WARP];
-    __shared__ Total totals[Tensor::THREADS];
-    Tensor share(a, b, x_first, y_first);
-    if (!share.has_pairs()) {
-        return;
-    }
-    if (threadIdx.x < WARP) {
-        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
-    }
-    const Slab *xs = (const Slab*)x + (i64)blockIdx.y * chunks * a, *ys = (const Slab*)y + (i64)blockIdx.y * chunks * b;
-    int i = share.x_block + share.x_warp, j = share.y_block + share.y_warp;
-    int folded = share.folded % X_WARP, folded_row = share.folded / X_WARP, buffer = 0;
-    const u8* x_pixels = xs[min(i + folded, a - 1)].rows[folded_row].pixels;
-    LanePairs pairs(c1, half_c2);
-    pairs.look(xs, ys, i, j, a, b);
-    bool busy = share.warp_has_pairs();
-    Total& total = totals[threadIdx.x];
-    total = share.total(pairs);
-    __syncthreads();
-    over_chunks(chunks * CHUNK, pairs, busy, total, [&](int first) {
-        buffer ^= 1;
-        Weights weights;
-        weights.load(band);
-        fold(of_lane(x_pixels), weights, fragments[buffer][folded_row][share.x_warp + folded]);
-        x_pixels += (i64)a * SLAB;
-        __syncthreads();
-        if (busy) {
-            add_chunk(pairs, fragments[buffer], share.x_warp, first, H);
-            pairs.advance(a, b);
-        }
-    });
-    share.store(total, sums);
-}
-
-// ------------------------------------------------------------------------------------------------ staged
-
-// ssim_pairs_tensor with the slabs of the next chunk on their way into shared memory while one is computed: no lane
-// waits for the L2 cache, and a slab is read once a block.
-
 #ifndef COPY_LATER  // macros, so that on the CPU (tests/emulation) a copy can come as late as it may
 #if __CUDA_ARCH__ >= 800
 #define COPY_LATER(to, from)                                                                                     \
@@ -932,230 +875,108 @@ struct Copies {
     }
 };
 
-template <int X_WARPS, int Y_WARPS>
-__device__ void staged(const u8* x, const u8* y, u64* sums, int a, int b, int chunks, int H, int W, int x_first,
-                       int y_first, float c1, float half_c2) {
-    using Staged = Share<X_WARPS, Y_WARPS>;
-    constexpr int X_BLOCK = Staged::X_BLOCK, Y_BLOCK = Staged::Y_BLOCK;
+// What a block does. While a chunk is computed, the slabs of the next are on their way into shared memory, so that no
+// lane waits for the L2 cache. With AHEAD its rows of x are folded meanwhile, too: one barrier a chunk for two, and
+// more memory.
+template <int X_WARPS, int Y_WARPS, int AHEAD>
+__device__ void pairs_of_block(const u8* x, const u8* y, u64* sums, int a, int b, int chunks, int H, int W, int x_first,
+                               int y_first, float c1, float half_c2) {
+    using Block = Share<X_WARPS, Y_WARPS>;
+    constexpr int X_BLOCK = Block::X_BLOCK, Y_BLOCK = Block::Y_BLOCK;
     struct Memory {
-        Slab slabs[2][X_BLOCK + Y_BLOCK];  // of x, and of y behind them; of a chunk, and of the next
-        Fragments fragments[CHUNK][X_BLOCK];
-    };
-    DYNAMIC_SHARED(uint4, memory);
-    Memory& shared = *(Memory*)memory;
-    __shared__ int4 band[4 * WARP];
-    __shared__ Total totals[Staged::THREADS];
-    Staged share(a, b, x_first, y_first);
-    if (!share.has_pairs()) {
-        return;
-    }
-    if (threadIdx.x < WARP) {
-        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
-    }
-    Copies<X_BLOCK, Staged::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
-    Copies<Y_BLOCK, Staged::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
-    of_x.start(shared.slabs[0]), of_y.start(shared.slabs[0] + X_BLOCK);
-    LanePairs pairs(c1, half_c2);
-    bool busy = share.warp_has_pairs();
-    Total& total = totals[threadIdx.x];
-    total = share.total(pairs);
-    int stage = 0, rows = chunks * CHUNK;
-    __syncthreads();  // the band is there
-    over_chunks(rows, pairs, busy, total, [&](int first) {
-        const Slab *xs = shared.slabs[stage], *ys = xs + X_BLOCK;
-        Weights weights;
-        weights.load(band);  // while it waits
-        WAIT_FOR_COPIES();
-        __syncthreads();  // those of all threads have come; and the chunk before has been read
-        uint2 pixels[Staged::FOLDED];
-#pragma unroll
-        for (int k = 0; k < Staged::FOLDED; ++k) {
-            pixels[k] = of_lane(xs[share.slice(k)].rows[share.row(k)].pixels);
-        }
-        stage ^= 1;
-        if (first + CHUNK < rows) {
-            of_x.start(shared.slabs[stage]), of_y.start(shared.slabs[stage] + X_BLOCK);
-        }
-#pragma unroll
-        for (int k = 0; k < Staged::FOLDED; ++k) {
-            fold(pixels[k], weights, shared.fragments[share.row(k)][share.slice(k)]);
-        }
-        __syncthreads();
-        if (busy) {
-            pairs.look(xs, ys, share.x_warp, share.y_warp, X_BLOCK, Y_BLOCK);
-            add_chunk(pairs, shared.fragments, share.x_warp, first, H);
-        }
-    });
-    share.store(total, sums);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<4, 3>::THREADS, 1)
-    ssim_pairs_staged_8x24(const u8* x,  // (strips, chunks, a, 688)
-                           const u8* y,  // (strips, chunks, b, 688)
-                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                           float half_c2) {
-    staged<4, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<2, 3>::THREADS, 2)
-    ssim_pairs_staged_4x24(const u8* x,  // (strips, chunks, a, 688)
-                           const u8* y,  // (strips, chunks, b, 688)
-                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                           float half_c2) {
-    staged<2, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<2, 2>::THREADS, 3)
-    ssim_pairs_staged_4x16(const u8* x,  // (strips, chunks, a, 688)
-                           const u8* y,  // (strips, chunks, b, 688)
-                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                           float half_c2) {
-    staged<2, 2>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<1, 6>::THREADS, 2)
-    ssim_pairs_staged_2x48(const u8* x,  // (strips, chunks, a, 688)
-                           const u8* y,  // (strips, chunks, b, 688)
-                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                           float half_c2) {
-    staged<1, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<1, 3>::THREADS, 4)
-    ssim_pairs_staged_2x24(const u8* x,  // (strips, chunks, a, 688)
-                           const u8* y,  // (strips, chunks, b, 688)
-                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                           float half_c2) {
-    staged<1, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-// ------------------------------------------------------------------------------------------------ ahead
-
-// The same with one barrier a chunk: while a chunk is computed, the fragments of the next are folded, for which the
-// slabs of x come a chunk earlier than those of y.
-template <int X_WARPS, int Y_WARPS>
-__device__ void ahead(const u8* x, const u8* y, u64* sums, int a, int b, int chunks, int H, int W, int x_first,
-                      int y_first, float c1, float half_c2) {
-    using Ahead = Share<X_WARPS, Y_WARPS>;
-    constexpr int X_BLOCK = Ahead::X_BLOCK, Y_BLOCK = Ahead::Y_BLOCK;
-    struct Memory {
-        Slab x[3][X_BLOCK];  // of a chunk, of the next, and of the one behind
+        Slab x[2 + AHEAD][X_BLOCK];  // of a chunk and of those behind it
         Slab y[2][Y_BLOCK];
-        Fragments fragments[2][CHUNK][X_BLOCK];
+        Fragments fragments[1 + AHEAD][CHUNK][X_BLOCK];
+        int4 band[4 * WARP];
+        Total totals[Block::THREADS];
     };
     DYNAMIC_SHARED(uint4, memory);
     Memory& shared = *(Memory*)memory;
-    __shared__ int4 band[4 * WARP];
-    __shared__ Total totals[Ahead::THREADS];
-    Ahead share(a, b, x_first, y_first);
+    Block share(a, b, x_first, y_first);
     if (!share.has_pairs()) {
         return;
     }
     if (threadIdx.x < WARP) {
-        set_band(band, W - 2 * RADIUS - blockIdx.y * STRIP);
+        set_band(shared.band, W - 2 * RADIUS - blockIdx.y * STRIP);
     }
-    Copies<X_BLOCK, Ahead::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
-    Copies<Y_BLOCK, Ahead::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
+    Copies<X_BLOCK, Block::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
+    Copies<Y_BLOCK, Block::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
     Weights weights;
-    uint2 pixels[Ahead::FOLDED];
+    uint2 pixels[Block::FOLDED];
     auto read = [&](const Slab* slabs) {
 #pragma unroll
-        for (int k = 0; k < Ahead::FOLDED; ++k) {
+        for (int k = 0; k < Block::FOLDED; ++k) {
             pixels[k] = of_lane(slabs[share.slice(k)].rows[share.row(k)].pixels);
         }
     };
-    auto folded = [&](Fragments(&fragments)[CHUNK][X_BLOCK]) {
+    auto fold_into = [&](Fragments(&fragments)[CHUNK][X_BLOCK]) {
 #pragma unroll
-        for (int k = 0; k < Ahead::FOLDED; ++k) {
+        for (int k = 0; k < Block::FOLDED; ++k) {
             fold(pixels[k], weights, fragments[share.row(k)][share.slice(k)]);
         }
     };
-    int rows = chunks * CHUNK, buffer = 0;
-    Slab *xs = shared.x[0], *next = shared.x[1], *behind = shared.x[2];
+    int rows = chunks * CHUNK, now = 0;
+    Slab *xs = shared.x[0], *next = shared.x[1], *behind = shared.x[1 + AHEAD];
     of_x.start(xs), of_y.start(shared.y[0]);
-    if (chunks > 1) {
+    if (AHEAD && chunks > 1) {
         of_x.start(next);
     }
     WAIT_FOR_COPIES();
-    __syncthreads();
-    weights.load(band);
-    read(xs);
-    folded(shared.fragments[0]);
+    __syncthreads();  // those of all threads have come, and the band
+    if (AHEAD) {
+        weights.load(shared.band);
+        read(xs);
+        fold_into(shared.fragments[0]);
+    }
     LanePairs pairs(c1, half_c2);
     bool busy = share.warp_has_pairs();
-    Total& total = totals[threadIdx.x];
+    Total& total = shared.totals[threadIdx.x];
     total = share.total(pairs);
     over_chunks(rows, pairs, busy, total, [&](int first) {
-        weights.load(band);  // while it waits
+        bool last = first + CHUNK >= rows;
+        weights.load(shared.band);  // while it waits
         WAIT_FOR_COPIES();
         __syncthreads();  // copies and fragments of all threads are there; and the chunk before has been read
-        read(next);
-        if (first + 2 * CHUNK < rows) {
+        read(AHEAD ? next : xs);
+        if (first + (1 + AHEAD) * CHUNK < rows) {
             of_x.start(behind);
         }
-        if (first + CHUNK < rows) {
-            of_y.start(shared.y[buffer ^ 1]);
-            folded(shared.fragments[buffer ^ 1]);
+        if (!last) {
+            of_y.start(shared.y[now ^ 1]);
+        }
+        if (!AHEAD || !last) {
+            fold_into(shared.fragments[AHEAD ? now ^ 1 : 0]);
+        }
+        if (!AHEAD) {
+            __syncthreads();
         }
         if (busy) {
-            pairs.look(xs, shared.y[buffer], share.x_warp, share.y_warp, X_BLOCK, Y_BLOCK);
-            add_chunk(pairs, shared.fragments[buffer], share.x_warp, first, H);
+            pairs.look(xs, shared.y[now], share.x_warp, share.y_warp);
+            add_chunk(pairs, shared.fragments[AHEAD ? now : 0], share.x_warp, first, H);
         }
-        Slab* read_before = xs;
-        xs = next, next = behind, behind = read_before;
-        buffer ^= 1;
+        Slab* read_now = xs;
+        xs = next, next = AHEAD ? behind : read_now, behind = read_now;
+        now ^= 1;
     });
     share.store(total, sums);
 }
 
-extern "C" __global__ void __launch_bounds__(Share<4, 3>::THREADS, 1)
-    ssim_pairs_ahead_8x24(const u8* x,  // (strips, chunks, a, 688)
-                          const u8* y,  // (strips, chunks, b, 688)
-                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                          float half_c2) {
-    ahead<4, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<2, 3>::THREADS, 2)
-    ssim_pairs_ahead_4x24(const u8* x,  // (strips, chunks, a, 688)
-                          const u8* y,  // (strips, chunks, b, 688)
-                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                          float half_c2) {
-    ahead<2, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
 extern "C" __global__ void __launch_bounds__(Share<2, 2>::THREADS, 3)
-    ssim_pairs_ahead_4x16(const u8* x,  // (strips, chunks, a, 688)
-                          const u8* y,  // (strips, chunks, b, 688)
-                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                          float half_c2) {
-    ahead<2, 2>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+    ssim_pairs_tensor_4x16(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    pairs_of_block<2, 2, 1>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
-extern "C" __global__ void __launch_bounds__(Share<1, 6>::THREADS, 2)
-    ssim_pairs_ahead_2x48(const u8* x,  // (strips, chunks, a, 688)
-                          const u8* y,  // (strips, chunks, b, 688)
-                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                          float half_c2) {
-    ahead<1, 6>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
-}
-
-extern "C" __global__ void __launch_bounds__(Share<1, 3>::THREADS, 4)
-    ssim_pairs_ahead_2x24(const u8* x,  // (strips, chunks, a, 688)
-                          const u8* y,  // (strips, chunks, b, 688)
-                          u64* sums,    // (a, b): of SSIM - 1, times 2^32
-                          int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
-                          float half_c2) {
-    ahead<1, 3>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
+extern "C" __global__ void __launch_bounds__(Share<4, 3>::THREADS, 1)
+    ssim_pairs_tensor_8x24(const u8* x,  // (strips, chunks, a, 688)
+                           const u8* y,  // (strips, chunks, b, 688)
+                           u64* sums,    // (a, b): of SSIM - 1, times 2^32
+                           int a, int b, int strips, int chunks, int H, int W, int x_first, int y_first, float c1,
+                           float half_c2) {
+    pairs_of_block<4, 3, 0>(x, y, sums, a, b, chunks, H, W, x_first, y_first, c1, half_c2);
 }
 
 extern "C" __global__ void ssim_means(const u64* __restrict__ sums,  // (a, b)

@@ -68,7 +68,7 @@ def test_no_test_imports_while_it_runs_what_may_be_missing():
 def test_the_benchmark_is_collected():
     done = bare("-m", "pytest", "bench", "-q", "-m", "gpu", "--collect-only", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "test_kernel[ssim_pairs_tensor]" in done.stdout
+    assert "test_kernel[ssim_pairs_tensor_4x16]" in done.stdout
 
 
 def test_the_doctor_tells_that_pydicom_is_missing():

@@ -38,8 +38,12 @@ def imagededup_hashes(slices: torch.Tensor) -> torch.Tensor:
 
 
 def torch_hashes(slices: torch.Tensor) -> torch.Tensor:
-    """As one would write it; torch has no Lanczos filter, so the bits are not quite imagehash's."""
-    small = interpolate(slices[:, None].float(), (8, 9), mode="bicubic", antialias=True)[:, 0]
+    """As one would write it; torch has no Lanczos filter, so the bits are not quite imagehash's.
+
+    In two steps, with the same bits: from 512 pixels to 8 the filter needs more shared memory than torch asks for.
+    """
+    half_way = interpolate(slices[:, None].float(), (128, 144), mode="bicubic", antialias=True)
+    small = interpolate(half_way, (8, 9), mode="bicubic", antialias=True)[:, 0]
     bits = (small[:, :, 1:] > small[:, :, :-1]).flatten(1).long()
     return (bits << torch.arange(BITS - 1, -1, -1, device=slices.device)).sum(1)
 

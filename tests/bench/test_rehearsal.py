@@ -134,5 +134,5 @@ def test_a_profiler_sees_every_version(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda.profiler, "stop", lambda: seen.append("stop"))
     assert profiled.run(["mi_pairs"], "cpu") == ["mi_pairs"]
     names = profiled.run([], "cpu")
-    assert {"ssim_pairs_tensor", "mi_pairs_skipped", "prune_rank", "intensity_minmax"} <= set(names)
+    assert {"ssim_pairs_tensor_4x16", "mi_pairs_every", "prune_rank", "intensity_minmax"} <= set(names)
     assert seen == ["start", "stop"] * (1 + len(names))

@@ -24,7 +24,7 @@ from lim_gpu.similarity.cuda.ssim import VERSIONS, ssim_matrix
 SLICES = torch.tensor(np.random.default_rng(0).integers(0, 256, (9, 12, 17), dtype=np.uint8))
 METHODS = {
     "ssim": lambda **options: ssim_matrix(SLICES, 255, module=emulate("ssim"), **options),
-    "tensor": lambda **options: ssim_matrix(SLICES, 255, module=emulate("ssim"), version="tensor", **options),
+    "tensor": lambda **options: ssim_matrix(SLICES, 255, module=emulate("ssim"), version="tensor_4x16", **options),
     "mi": lambda **options: mi_matrix(SLICES, 100, module=emulate("mi"), **options),
 }
 

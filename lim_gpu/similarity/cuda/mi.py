@@ -6,7 +6,7 @@ The definition, the edges and the table of c log c stand in lim_gpu/similarity/m
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,9 @@ THREADS = 512
 STATIC_BYTES = 1024  # of shared memory left to the kernels beside the histogram
 COUNT_BYTES = 4
 
-# By version. The first takes any number of bins, the others what fits in the shared memory of a block at once; they
-# differ in what they do with the fullest bin (mi.cu), and in nothing of the result.
-KERNELS = {
-    "passes": "mi_pairs",
-    "every": "mi_pairs_every",
-    "redirected": "mi_pairs_redirected",
-    "skipped": "mi_pairs_skipped",
-}
-FASTEST = "every"  # on an H100: the rows mi_pairs of bench/RESULTS.md
+# By version. The first takes any number of bins, the second what fits in the shared memory of a block as a whole: it is
+# the faster (bench/NOTES.md), and the result is the same.
+KERNELS = {"passes": "mi_pairs", "every": "mi_pairs_every"}
 
 
 class Numbers(NamedTuple):
@@ -50,7 +44,7 @@ def mi_matrix(
 ) -> torch.Tensor:
     """Normalized mutual information of every pair of slices (n, H, W), uint8 or float32: float32 (n, n) in [1, 2].
 
-    device, budget and module are as for SSIM. version is one of KERNELS, by default FASTEST where its histogram fits in
+    device, budget and module are as for SSIM. version is one of KERNELS, by default "every" where the histogram fits in
     the shared memory of a block, else "passes". The joint counts are those of numpy.histogramdd, and the matrix is the
     CPU's bit for bit. Raises UsageError unless there are 2..256 bins, LimGpuError when two slices do not fit.
     """
@@ -61,21 +55,27 @@ def mi_matrix(
     n, pixels = len(slices), slices[0].numel()
     matrix = square_matrix(n, 2, device)
     table = _table(pixels).to(device)
-    limit, whole = module.shared_limit(device), whole_bytes(bins, module.constants)
-    version = version or (FASTEST if whole + STATIC_BYTES <= limit else "passes")
+    limit, whole = module.shared_limit(device), whole_bytes(bins)
+    version = version or ("every" if whole + STATIC_BYTES <= limit else "passes")
     rows = histogram_rows(bins, limit)
-    own = {"shared": rows * bins * COUNT_BYTES, "rows_per_pass": rows} if version == "passes" else {"shared": whole}
 
     def prepare(first: int, last: int) -> Numbers:
         return _numbers(slices[first:last].to(device).flatten(1), bins, table, module)
 
     def compare(x: Block[Numbers], y: Block[Numbers]) -> None:
-        module.launch(
-            KERNELS[version], len(x.content.numbers) * len(y.content.numbers), THREADS,
-            x_numbers=x.content.numbers, x_entropies=x.content.entropies, x_modes=x.content.modes, x_first=x.first,
-            y_numbers=y.content.numbers, y_entropies=y.content.entropies, y_modes=y.content.modes, y_first=y.first,
-            c_log_c=table, matrix=matrix, bins=bins, **own,
-        )  # fmt: skip
+        of_both: dict[str, Any] = {
+            "x_numbers": x.content.numbers, "x_entropies": x.content.entropies, "x_first": x.first,
+            "y_numbers": y.content.numbers, "y_entropies": y.content.entropies, "y_first": y.first,
+            "c_log_c": table, "matrix": matrix, "bins": bins,
+        }  # fmt: skip
+        blocks = len(x.content.numbers) * len(y.content.numbers)
+        if version == "every":
+            module.launch(KERNELS[version], blocks, THREADS, shared=whole, **of_both)
+        else:
+            module.launch(
+                KERNELS[version], blocks, THREADS, shared=rows * bins * COUNT_BYTES, rows_per_pass=rows,
+                x_modes=x.content.modes, y_modes=y.content.modes, **of_both,
+            )  # fmt: skip
 
     bytes_per_slice = _pitch(pixels, module) + pixels * slices.element_size()
     budget = memory_for_blocks(device) if budget is None else budget
@@ -97,9 +97,9 @@ def mi_matrix_plain(slices: torch.Tensor, bins: int = BINS, *, module: Module | 
     return matrix
 
 
-def whole_bytes(bins: int, constants: dict[str, int]) -> int:
-    """Of shared memory for a whole joint histogram and what stands behind it (mi.cu), in pieces of 16 bytes."""
-    return -(-(bins * bins + bins + 1 + constants["SPREAD"]) * COUNT_BYTES // 16) * 16
+def whole_bytes(bins: int) -> int:
+    """Of shared memory for a whole joint histogram and the spare bin behind it (mi.cu), in pieces of 16 bytes."""
+    return -(-(bins * bins + bins + 1) * COUNT_BYTES // 16) * 16
 
 
 def histogram_rows(bins: int, limit: int) -> int:

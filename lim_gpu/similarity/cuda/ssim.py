@@ -23,31 +23,22 @@ SEGMENT = 136  # rows of a slice that a thread prepares, at the most; it reads 1
 
 
 class Tensor(NamedTuple):
-    """A kernel for the tensor cores. A block takes x slices against y, staged in shared memory or read as they come."""
+    """A kernel for the tensor cores: a block takes x slices against y, and folds `ahead` chunks ahead (ssim.cu)."""
 
     kernel: str
     x: int
     y: int
-    staged: bool
+    ahead: int
 
 
-# By version, for 8-bit slices; all give the same bits. They differ in how many slices meet in a block, and in how these
-# are read (ssim.cu).
+# By version, for 8-bit slices, the faster first, as an H100 and an H200 had them (bench/NOTES.md). All give the same
+# bits. They differ in the shared memory that lets WARPS of them, which fill the registers, share a multiprocessor.
 TENSOR = {
-    "tensor": Tensor("ssim_pairs_tensor", 4, 48, staged=False),
-    "staged_8x24": Tensor("ssim_pairs_staged_8x24", 8, 24, staged=True),
-    "staged_4x24": Tensor("ssim_pairs_staged_4x24", 4, 24, staged=True),
-    "staged_4x16": Tensor("ssim_pairs_staged_4x16", 4, 16, staged=True),
-    "staged_2x48": Tensor("ssim_pairs_staged_2x48", 2, 48, staged=True),
-    "staged_2x24": Tensor("ssim_pairs_staged_2x24", 2, 24, staged=True),
-    "ahead_8x24": Tensor("ssim_pairs_ahead_8x24", 8, 24, staged=True),
-    "ahead_4x24": Tensor("ssim_pairs_ahead_4x24", 4, 24, staged=True),
-    "ahead_4x16": Tensor("ssim_pairs_ahead_4x16", 4, 16, staged=True),
-    "ahead_2x48": Tensor("ssim_pairs_ahead_2x48", 2, 48, staged=True),
-    "ahead_2x24": Tensor("ssim_pairs_ahead_2x24", 2, 24, staged=True),
+    "tensor_4x16": Tensor("ssim_pairs_tensor_4x16", 4, 16, ahead=1),
+    "tensor_8x24": Tensor("ssim_pairs_tensor_8x24", 8, 24, ahead=0),
 }
 VERSIONS = ("pairs", *TENSOR)
-FASTEST = "tensor"  # of TENSOR, until a GPU has compared them: `make bench-gpu`, the rows ssim_pairs of RESULTS.md
+WARPS = 12
 TENSOR_SINCE = (8, 0)  # compute capability; older tensor cores have no product of this shape
 AGREEMENT = 1e-5  # between the versions: the tolerance of the definition
 
@@ -82,7 +73,7 @@ def ssim_matrix(
     device      where to compute, by default where the slices lie; slices in host memory are copied in blocks
     budget      bytes of device memory for blocks of slices, by default most of what is free
     module      the kernels, by default those of the GPU
-    version     "pairs", or one of TENSOR for uint8 of range 255, by default the fastest that there is
+    version     "pairs", or one of TENSOR for uint8 of range 255, by default the fastest for this GPU
 
     A pair's value depends on its two slices alone, bit for bit: not on n, their order, or the blocks.
     Raises InputError for slices smaller than 11 x 11 and LimGpuError when two slices do not fit in the memory.
@@ -92,7 +83,7 @@ def ssim_matrix(
     module = module or load("ssim")
     device = device or slices.device
     matrix = square_matrix(n, 1, device)
-    version = version or default_version(slices.dtype, data_range, device)
+    version = version or default_version(slices.dtype, data_range, device, module)
     budget = memory_for_blocks(device) if budget is None else budget
     pairs: _Pairs | _Tensor
     if version in TENSOR:
@@ -104,32 +95,41 @@ def ssim_matrix(
     return matrix
 
 
-def default_version(dtype: torch.dtype, data_range: float, device: torch.device) -> str:
+def default_version(dtype: torch.dtype, data_range: float, device: torch.device, module: Module) -> str:
     """The version for slices of `dtype` on `device`: one of VERSIONS.
 
-    8-bit slices of range 255 go to the tensor cores where there are some: 38 instructions a pixel of a pair for 86
-    (sm_90, counted in the SASS).
+    8-bit slices of range 255 go to the tensor cores where there are some: half the instructions (ssim.cu).
     """
     if dtype != torch.uint8 or data_range != 255 or device.type != "cuda":
         return "pairs"
     able = torch.cuda.get_device_capability(device) >= TENSOR_SINCE
-    return FASTEST if able and tensor_cores_agree(device) else "pairs"
+    return tensor_version(device, module) if able and tensor_cores_agree(device, module) else "pairs"
+
+
+def tensor_version(device: torch.device, module: Module) -> str:
+    """The first of TENSOR of which WARPS fit in the shared memory of a multiprocessor of `device`."""
+    limit = module.shared_limit(device)
+
+    def fits(tensor: Tensor) -> bool:
+        blocks = WARPS * WARP // threads_of(tensor, module.constants)
+        return blocks * shared_bytes(tensor, module.constants) <= limit
+
+    return next((version for version, tensor in TENSOR.items() if fits(tensor)), "tensor_8x24")
 
 
 @cache
-def tensor_cores_agree(device: torch.device, module: Module | None = None) -> bool:
-    """Whether FASTEST gives what "pairs" does on a few slices, asked of each GPU once, in milliseconds.
+def tensor_cores_agree(device: torch.device, module: Module) -> bool:
+    """Whether the tensor cores give what "pairs" does on a few slices, asked of each GPU once, in milliseconds.
 
-    How the tensor cores lay out their operands is checked by emulation and compilation, not on every GPU there is. One
-    that differs is left out with a warning.
+    How they lay out their operands is checked by emulation and compilation, not on every GPU there is. One that differs
+    is left out with a warning.
     """
     generator = torch.Generator().manual_seed(0)
     slices = torch.randint(0, 256, (9, 27, 43), generator=generator, dtype=torch.uint8)
     slices[3:6] = (slices[3:6] // 16 + slices[:3] // 2).clamp(max=255)
     slices[7:, 5:20] = 255
-    by_tensor, by_pairs = (
-        ssim_matrix(slices.to(device), 255, module=module, version=version) for version in (FASTEST, "pairs")
-    )
+    versions = tensor_version(device, module), "pairs"
+    by_tensor, by_pairs = (ssim_matrix(slices.to(device), 255, module=module, version=version) for version in versions)
     apart = float((by_tensor - by_pairs).abs().max())
     if apart <= AGREEMENT:
         return True
@@ -205,7 +205,7 @@ class _Tensor:
         sums = torch.zeros((a, b), dtype=torch.int64, device=self.matrix.device)
         self.module.launch(
             self.tensor.kernel, (tiles, self.strips), threads_of(self.tensor, self.constants),
-            shared=staged_bytes(self.tensor, self.constants), x=x.content, y=y.content, sums=sums, H=height, W=width,
+            shared=shared_bytes(self.tensor, self.constants), x=x.content, y=y.content, sums=sums, H=height, W=width,
             x_first=x.first, y_first=y.first, c1=self.c1, half_c2=self.half_c2,
         )  # fmt: skip
         windows = (height - 2 * RADIUS) * (width - 2 * RADIUS)
@@ -232,12 +232,11 @@ def threads_of(tensor: Tensor, constants: dict[str, int]) -> int:
     return tensor.x // constants["X_WARP"] * (tensor.y // constants["Y_WARP"]) * WARP
 
 
-def staged_bytes(tensor: Tensor, constants: dict[str, int]) -> int:
-    """Of shared memory that a kernel asks for: two stages of slabs, and the fragments of a chunk."""
-    fragments = tensor.x * constants["CHUNK"] * constants["DIGITS"] * WARP * 16
-    if "ahead" in tensor.kernel:
-        return (3 * tensor.x + 2 * tensor.y) * constants["SLAB"] + 2 * fragments
-    return 2 * (tensor.x + tensor.y) * constants["SLAB"] + fragments if tensor.staged else 0
+def shared_bytes(tensor: Tensor, constants: dict[str, int]) -> int:
+    """Of shared memory that a block asks for: slabs, fragments, the band of weights and a total a thread (ssim.cu)."""
+    slabs = (2 + tensor.ahead) * tensor.x + 2 * tensor.y
+    fragments = (1 + tensor.ahead) * constants["CHUNK"] * tensor.x * constants["DIGITS"]
+    return slabs * constants["SLAB"] + (fragments * WARP + 4 * WARP + threads_of(tensor, constants)) * 16
 
 
 def strip_shape(width: int, module: Module) -> Shape:

@@ -11,7 +11,6 @@ from emulation import EmulatedModule
 from hard_slices import STACKS, as_float
 from lim_gpu.errors import UsageError
 from lim_gpu.similarity import mi as cpu
-from lim_gpu.similarity.cuda import mi
 from lim_gpu.similarity.cuda.mi import KERNELS, histogram_rows, mi_matrix, mi_matrix_plain, whole_bytes
 
 TOLERANCE = 1e-6
@@ -67,12 +66,11 @@ def test_every_version_equals_the_cpu_bit_for_bit(engine, version, bins):
 
 
 def test_memory_of_a_whole_histogram():
-    assert whole_bytes(100, {"SPREAD": 32}) == 4 * (10_000 + 100 + 1 + 32 + 3)  # rounded up to 16 bytes
+    assert whole_bytes(100) == 4 * (10_000 + 100 + 1 + 3)  # rounded up to 16 bytes
 
 
 @pytest.mark.emulated
-def test_a_version_that_needs_it_whole_is_left_out_where_it_does_not_fit(monkeypatch):
-    monkeypatch.setattr(mi, "FASTEST", "every")
+def test_the_version_that_needs_it_whole_is_left_out_where_it_does_not_fit(monkeypatch):
     launched = []
     module = EmulatedModule("mi")
     launch = module.launch

@@ -9,9 +9,9 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from emulation import emulate
+from emulation import EmulatedModule, emulate
 from hard_slices import STACKS, as_float, odd_sizes
-from lim_gpu.cuda.module import source
+from lim_gpu.cuda.module import load, source
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.similarity.cuda import ssim
 from lim_gpu.similarity.cuda.ssim import TENSOR, VERSIONS, default_version, ssim_matrix, ssim_matrix_plain, strip_shape
@@ -37,8 +37,8 @@ def compute(engine, slices, data_range=255, **options):
     return ssim_matrix(engine.tensor(slices), data_range, module=engine.module("ssim"), **options).cpu().numpy()
 
 
-versions = pytest.mark.parametrize("version", ["pairs", "tensor"])
-tensors = pytest.mark.parametrize("version", [version for version in TENSOR if version != "tensor"])
+versions = pytest.mark.parametrize("version", ["pairs", "tensor_4x16"])
+tensors = pytest.mark.parametrize("version", TENSOR)
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -63,7 +63,7 @@ def test_tensor_equals_scikit_image(engine, name):
     slices = (flips() if name == "flips" else STACKS[name]())[:, :37, :40]
     if engine.device.type == "cpu":
         slices = slices[:: -(-len(slices) // 9)]  # the products are emulated a byte at a time
-    assert np.abs(compute(engine, slices, version="tensor") - reference(slices, 255)).max() < TOLERANCE
+    assert np.abs(compute(engine, slices, version="tensor_4x16") - reference(slices, 255)).max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["saturated", "near_duplicates", "ct_like"])
@@ -93,18 +93,18 @@ def test_any_number_of_slices(engine, n, version):
 
 
 @pytest.mark.parametrize("shape", [(2, 11, 11), (3, 12, 26), (27, 13, 27), (6, 77, 60)], ids=str)
-@tensors
-def test_versions_on_tensor_cores_give_the_same_bits(engine, shape, version):
+def test_versions_on_tensor_cores_give_the_same_bits(engine, shape):
     slices = noise(*shape)
     slices[1] = slices[0] // 2
-    assert (compute(engine, slices, version=version) == compute(engine, slices, version="tensor")).all()
+    one, other = (compute(engine, slices, version=version) for version in TENSOR)
+    assert (one == other).all()
 
 
-@pytest.mark.parametrize("version", TENSOR)
+@tensors
 def test_tiles_meet_every_pair_of_two_blocks(engine, version):
     """Blocks of slices on the diagonal and above it, of more and of fewer slices than a tile has."""
     slices, slab = noise(50, 11, 12), 4 * engine.module("ssim").constants["SLAB"]
-    whole = compute(engine, slices, version="tensor")
+    whole = compute(engine, slices, version="tensor_8x24")
     assert (compute(engine, slices, version=version) == whole).all()
     for block in (26, 49):
         assert (compute(engine, slices, version=version, budget=2 * block * (slab + 11 * 12)) == whole).all()
@@ -133,7 +133,7 @@ def test_a_value_depends_on_its_two_slices_alone(engine, version):
 
 @pytest.mark.emulated
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize(("version", "width"), [("pairs", 530), ("tensor", 29)])  # two strips
+@pytest.mark.parametrize(("version", "width"), [("pairs", 530), ("tensor_4x16", 29), ("tensor_8x24", 29)])  # two strips
 def test_order_of_threads_does_not_matter(seed, version, width):
     slices = torch.tensor(noise(5, 15, width))
     shuffled, straight = (ssim_matrix(slices, 255, module=emulate("ssim", k), version=version) for k in (seed, 0))
@@ -143,18 +143,28 @@ def test_order_of_threads_does_not_matter(seed, version, width):
 def test_tensor_cores_take_bytes_alone(engine):
     for slices, data_range in ((as_float(noise(2, 12, 12)), 255), (noise(2, 12, 12), 40)):
         with pytest.raises(UsageError, match=f"takes uint8 of range 255, not .* of {data_range}"):
-            compute(engine, slices, data_range, version="tensor")
-    assert default_version(torch.float32, 255, torch.device("cuda")) == "pairs"
-    assert default_version(torch.uint8, 40, torch.device("cuda")) == "pairs"
+            compute(engine, slices, data_range, version="tensor_4x16")
+    cuda, module = torch.device("cuda"), engine.module("ssim")
+    assert default_version(torch.float32, 255, cuda, module) == "pairs"
+    assert default_version(torch.uint8, 40, cuda, module) == "pairs"
 
 
-@pytest.mark.parametrize(("capability", "version"), [((7, 5), "pairs"), ((8, 0), "tensor"), ((12, 0), "tensor")])
-def test_default_version(monkeypatch, capability, version):
+@pytest.mark.emulated
+@pytest.mark.parametrize(
+    ("capability", "kilobytes", "version"),
+    [
+        ((7, 5), 64, "pairs"), ((8, 0), 163, "tensor_8x24"), ((8, 6), 99, "tensor_8x24"), ((9, 0), 227, "tensor_4x16"),
+        ((10, 0), 227, "tensor_4x16"), ((12, 0), 99, "tensor_8x24"),
+    ],
+)  # fmt: skip
+def test_default_version(monkeypatch, capability, kilobytes, version):
+    cuda, module = torch.device("cuda"), EmulatedModule("ssim")
+    module.shared_bytes = kilobytes << 10
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(ssim, "tensor_cores_agree", lambda device: True)
-    assert default_version(torch.uint8, 255, torch.device("cuda")) == version
-    monkeypatch.setattr(ssim, "tensor_cores_agree", lambda device: False)
-    assert default_version(torch.uint8, 255, torch.device("cuda")) == "pairs"
+    monkeypatch.setattr(ssim, "tensor_cores_agree", lambda device, module: True)
+    assert default_version(torch.uint8, 255, cuda, module) == version
+    monkeypatch.setattr(ssim, "tensor_cores_agree", lambda device, module: False)
+    assert default_version(torch.uint8, 255, cuda, module) == "pairs"
 
 
 @pytest.mark.emulated
@@ -178,7 +188,7 @@ def test_the_tensor_cores_of_this_gpu_agree():
     device = torch.device("cuda", torch.cuda.current_device())
     if torch.cuda.get_device_capability(device) < ssim.TENSOR_SINCE:
         pytest.skip("its tensor cores have no product of this shape")
-    assert ssim.tensor_cores_agree(device)
+    assert ssim.tensor_cores_agree(device, load("ssim"))
 
 
 def numbers(pattern):
@@ -248,6 +258,6 @@ def test_the_same_bits_run_after_run(version):
 @pytest.mark.gpu
 def test_the_gpu_differs_from_the_emulation_in_the_division_alone():
     slices = torch.tensor(noise(20, 61, 77))
-    emulated = ssim_matrix(slices, 255, module=emulate("ssim"), version="tensor")
-    found = ssim_matrix(slices.cuda(), 255, version="tensor").cpu()
+    emulated = ssim_matrix(slices, 255, module=emulate("ssim"), version="tensor_4x16")
+    found = ssim_matrix(slices.cuda(), 255, version="tensor_4x16").cpu()
     np.testing.assert_allclose(found, emulated, rtol=0, atol=2e-7)
