@@ -97,38 +97,52 @@ def compare(
         raise UsageError("two selections have one name. Rename one")
     metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
     with _store(loaded, selections, store) as opened:
-        told = [[name, one.record["csv_sha256"]] for name, one in loaded.items()]
-        asked = [version("lim-gpu"), opened.fingerprint, told, [request.parameters() for request in requests]]
-        made_of = fingerprint([*asked, seed, weights_identity(weights) if weights else None])
+        made_of = _made_of(opened, loaded, requests, seed, weights)
         standing = standing_record(paths[1], made_of, paths, overwrite)
         if standing is not None:
-            return Outcome(standing | {"unchanged": True}, [*table(standing, metrics), f"unchanged: {output}"])
+            lines = [*table(standing, metrics), f"unchanged: {output}"]
+            return Outcome(standing | {"unchanged": True}, lines, skipped=bool(standing.get("failed")))
         if dry_run:
             return _planned([*map(str, selections), *methods], paths)
-        folder = output.with_suffix(".selections")
         for request in requests:
-            csv_path = folder / f"{request.method}.csv"
+            csv_path = output.with_suffix(".selections") / f"{request.method}.csv"
             made = standing_selection(opened, request, csv_path, overwrite=True)
             loaded[request.method] = made or write_selection(opened, request, csv_path, device, reporter)
         compared = [_kept(name, selection) for name, selection in loaded.items()]
         compared += _baselines(compared, opened, seed)
-        failed = _measure(compared, opened, metrics, weights, device, reporter)
+        failed = _measure(compared, opened, [_criterion(metric, weights) for metric in metrics], device, reporter)
     if not any(one.mean or one.coverage for one in compared):
         raise InputError(f"{opened.path}: no volume of the selections has two slices to compare. Give other ones")
-    values = _values(compared, metrics, seed) | {"fingerprint": made_of}
-    with replacing(paths[2]) as temporary:
-        _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
-    write_text(output, _csv(values))
-    write_json(paths[1], values)  # last: it says that the others are whole
+    values = _values(compared, metrics, seed) | {"failed": failed, "fingerprint": made_of}
+    _write(paths, values, compared, metrics)
     lines = [*table(values, metrics), f"-> {output}, {paths[1].name}, {paths[2].name}"]
     return Outcome(values, lines, skipped=bool(failed))
+
+
+def _made_of(
+    store: SliceStore, loaded: dict[str, Selection], requests: Sequence[Request], seed: int, weights: Path | None
+) -> str:
+    told = [[name, one.record["csv_sha256"]] for name, one in loaded.items()]
+    asked = [version("lim-gpu"), store.fingerprint, told, [request.parameters() for request in requests]]
+    return fingerprint([*asked, seed, weights_identity(weights) if weights else None])
+
+
+def _write(paths: Sequence[Path], values: dict[str, Any], compared: list[Compared], metrics: Sequence[str]) -> None:
+    csv_path, json_path, picture = paths
+    with replacing(picture) as temporary:
+        _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
+    write_text(csv_path, _csv(values))
+    write_json(json_path, values)  # last: it says that the others are whole
+
+
+def _criterion(method: str, weights: Path | None) -> Criterion:
+    return Criterion(method, Intensity.parse(), weights=weights if method == "deepnet" else None)
 
 
 def _request(method: str, keep: float | None, threshold: float | None, weights: Path | None, seed: int) -> Request:
     if method in BASELINES:
         raise UsageError(f"--method {method}: the baselines stand beside by themselves")
-    criterion = Criterion(method, Intensity.parse(), weights=weights if method == "deepnet" else None)
-    return Request(criterion, keep, None, threshold, seed=seed)
+    return Request(_criterion(method, weights), keep, None, threshold, seed=seed)
 
 
 def _planned(asked: Sequence[str], paths: Sequence[Path]) -> Outcome:
@@ -182,8 +196,7 @@ def _chosen(method: str, budget: Sequence[tuple[str, int]], store: SliceStore, s
 def _measure(
     compared: list[Compared],
     store: SliceStore,
-    metrics: Sequence[str],
-    weights: Path | None,
+    metrics: Sequence[Criterion],
     device: str,
     reporter: Reporter,
 ) -> int:
@@ -191,12 +204,7 @@ def _measure(
     from lim_gpu.similarity import resolve_device
 
     place = resolve_device(device)
-    engines = {
-        metric: StoredMatrix(
-            Criterion(metric, Intensity.parse(), weights=weights if metric == "deepnet" else None), place
-        )
-        for metric in metrics
-    }
+    engines = {criterion.method: StoredMatrix(criterion, place) for criterion in metrics}
     keys = [entry.key for entry in store.volumes if all(entry.key in one.kept for one in compared)]
     failed = 0
     with reporter.track("compare", len(keys), "volumes") as advance:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lim_gpu.errors import UsageError
 from lim_gpu.intensity import Intensity
+from lim_gpu.progress import counted
 from lim_gpu.store.volume import VolumeEntry
 
 
@@ -20,10 +21,10 @@ def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intens
     others = [entry for entry in volumes if not entry.holds_hu]
     stored = [entry for entry in others if entry.dtype != "uint8"]
     if not stored:
-        grey = f"{len(others)} volumes hold grey values, not HU: they are taken as they are, without the window"
-        return grey if others else ""
+        told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are, without the window"
+        return told if others else ""
     kinds = ", ".join(sorted({entry.modality or "no modality" for entry in stored}))
-    text = f"{len(stored)} volumes ({kinds}) hold values that are no HU. Leave --window and --hu-range out"
+    text = f"no HU in {counted(len(stored), 'volume')} ({kinds}). Leave `window` and `hu_range` out"
     if any(not entry.modality for entry in stored):
-        text += ", or give lim-gpu ingest --assume-hu where 16-bit pictures hold HU + 32768"
+        text += ", or give `lim-gpu ingest --assume-hu` where 16-bit pictures hold HU + 32768"
     raise UsageError(f"{source}: {text}")

@@ -88,9 +88,9 @@ def test_processes_share_the_batch(store, monkeypatch):
 def test_a_window_on_values_that_are_no_hu(tmp_path, store):
     lung = Intensity.parse(window="lung")
     mr = write_store(tmp_path / "s", [pixels(9)], modality="MR", unit="stored")
-    with pytest.raises(UsageError, match=r"1 volumes \(MR\) hold values that are no HU"):
+    with pytest.raises(UsageError, match=r"no HU in 1 volume \(MR\)"):
         plan_of(mr, intensity=lung)
-    assert warnings_of(plan_of(store, intensity=lung))[0].startswith("4 volumes hold grey values, not HU")
+    assert warnings_of(plan_of(store, intensity=lung))[0].startswith("grey values, not HU, in 4 volumes:")
     assert not warnings_of(plan_of(store))[0].startswith("4 volumes")
 
 

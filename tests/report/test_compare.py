@@ -11,7 +11,9 @@ import pytest
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
+from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.run import reduce
+from lim_gpu.report import compare as compare_module
 from lim_gpu.report.compare import compare
 from lim_gpu.report.compare_table import table
 from lim_gpu.similarity.ssim import ssim_pair
@@ -91,6 +93,23 @@ def test_every_budget_has_its_baselines_and_an_empty_volume_is_no_fault(folder, 
     assert list(counts) == names
     assert counts["every-n like few"] == counts["random like few"] == counts["few"] == kept
     assert counts["every-n like ssim"] == counts["ssim"] > kept
+
+
+def test_what_could_not_be_measured_is_told_again_where_nothing_has_changed(folder, tmp_path, monkeypatch):
+    measure, failing = compare_module._measure_volume, []
+
+    def unreadable_once(compared, volume, metric, engine):
+        if metric == "ssim" and volume.key in (failing or (failing.append(volume.key) or failing)):
+            raise UnreadableVolumeError(volume.key, "cannot be read")
+        measure(compared, volume, metric, engine)
+
+    monkeypatch.setattr(compare_module, "_measure_volume", unreadable_once)
+    paths = [folder / "ssim.csv", folder / "hash.csv"]
+    first, again = (compare(paths, tmp_path / "c.csv", device="cpu", reporter=QUIET) for _ in range(2))
+    assert first.skipped
+    assert first.values["failed"] == 1
+    assert again.values["unchanged"]
+    assert again.skipped
 
 
 def test_a_selection_that_is_a_baseline_stands_for_it(folder, tmp_path):

@@ -28,9 +28,12 @@ HU, MR, PET, PICTURE, GREY = (
 @pytest.mark.parametrize(
     ("volumes", "text"),
     [
-        ([MR], r"s: 1 volumes \(MR\) hold values that are no HU. Leave --window and --hu-range out$"),
-        ([HU, PET, MR, MR], r"3 volumes \(MR, PT\)"),
-        ([HU, PICTURE], r"\(no modality\).*or give lim-gpu ingest --assume-hu where 16-bit pictures hold HU \+ 32768"),
+        ([MR], r"s: no HU in 1 volume \(MR\). Leave `window` and `hu_range` out$"),
+        ([HU, PET, MR, MR], r"no HU in 3 volumes \(MR, PT\)"),
+        (
+            [HU, PICTURE],
+            r"\(no modality\).*or give `lim-gpu ingest --assume-hu` where 16-bit pictures hold",
+        ),
     ],
 )
 def test_limits_in_hu_on_other_values_are_refused_with_the_remedy(volumes, text, intensity):
@@ -41,4 +44,4 @@ def test_limits_in_hu_on_other_values_are_refused_with_the_remedy(volumes, text,
 
 def test_grey_values_stay_as_they_are_and_that_is_said():
     assert check_limits(Path("s"), [HU, HU], LUNG) == ""
-    assert check_limits(Path("s"), [HU, GREY], LUNG).startswith("1 volumes hold grey values, not HU")
+    assert check_limits(Path("s"), [HU, GREY], LUNG).startswith("grey values, not HU, in 1 volume:")
