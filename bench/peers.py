@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import conv2d, cosine_similarity, interpolate, normalize
 
 from lim_gpu.similarity.deepnet import MEAN, SIDE, STD
@@ -276,11 +277,46 @@ def torch_distances(hashes: torch.Tensor) -> torch.Tensor:
 
 
 FEW = 100  # hashes for those that take a Python call a pair
+
+
+def faiss_distances(hashes: torch.Tensor) -> torch.Tensor:
+    """IndexBinaryFlat's range search with a radius that takes all."""
+    distances = torch.empty((len(hashes), len(hashes)), dtype=torch.uint8)
+    limits, found, places = faiss_neighbours(hashes, BITS)
+    rows = np.repeat(np.arange(len(hashes)), np.diff(limits.astype(np.int64)))
+    distances.numpy()[rows, places] = found
+    return distances
+
+
+def faiss_leader(hashes: torch.Tensor, bits: int) -> NDArray[np.int64]:
+    """The authors' walk over the neighbours that FAISS finds: the first that is left stays, its neighbours go."""
+    limits, _, places = faiss_neighbours(hashes, bits)
+    left, kept = np.ones(len(hashes), dtype=bool), []
+    for i in range(len(hashes)):
+        if left[i]:
+            kept.append(i)
+            left[places[limits[i] : limits[i + 1]]] = False
+    return np.array(kept)
+
+
+def faiss_neighbours(hashes: torch.Tensor, bits: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """(limits, distances, places) of all hashes at most `bits` from each, itself among them; see range_search."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    data = hashes.numpy().view(np.uint8).reshape(-1, BITS // 8)
+    index = faiss.IndexBinaryFlat(BITS)
+    index.add(data)
+    limits, distances, places = index.range_search(data, bits + 1)  # what is nearer than the radius
+    return limits, distances, places
+
+
 SLOW = (imagehash_distances, imagededup_distances)
 DISTANCES = (
     Peer("imagehash", "imagehash", imagehash_distances, "cpu", 0),
     Peer("imagededup", "imagededup", imagededup_distances, "cpu", 0),
     Peer("NumPy", "numpy", numpy_distances, "cpu", 0),
+    Peer("FAISS", "faiss", faiss_distances, "cpu", 0),
     Peer("torch, batched", "torch", torch_distances, tolerance=0),
 )
 

@@ -91,6 +91,17 @@ def test_data_set(rule, threads, timed):
     timed(f"{DATA_SET}, {rule}", "slice", named(threads), lambda: RULES[rule](hashes), len(hashes), 3, n=len(hashes))
 
 
+@pytest.mark.budget(20)
+@pytest.mark.parametrize("threads", THREADS)
+def test_faiss_data_set(threads, timed):
+    pytest.importorskip("faiss", reason="FAISS is not installed")
+    torch.set_num_threads(threads)
+    few, many = (inputs.random_hashes(n, "cpu") for n in (2000, MANY["cpu"]))
+    np.testing.assert_array_equal(peers.faiss_leader(few, 6), RULES["leader"](few.numpy().view("uint64")))
+    peer = named(threads).replace("lim_gpu", "FAISS")
+    timed(f"{DATA_SET}, leader", "slice", peer, lambda: peers.faiss_leader(many, 6), len(many), 3, n=len(many))
+
+
 @pytest.mark.gpu
 @pytest.mark.budget(30)
 @pytest.mark.parametrize("rule", RULES)

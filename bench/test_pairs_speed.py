@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lim_gpu
-from bench import inputs, peers
+from bench import inputs, limits, peers
 from bench.kernels import pair_count
 from lim_gpu.similarity.mi import mi_pair
 from lim_gpu.similarity.ssim import ssim_pair
@@ -72,6 +72,19 @@ def test_lim_gpu(method, threads, slices, timed):
         job.title, "pair", f"lim_gpu, {threads} thread{'s' * (threads > 1)}",
         lambda: lim_gpu.similarity_matrix(slices, method, device="cpu"), pair_count(n), n=n, error=error,
     )  # fmt: skip
+
+
+def test_limit_of_multiply_adds(slices, timed):
+    pixels = slices[0].size
+    assert limits.multiply_adds(pixels) >= limits.SSIM_OPERATIONS * pixels
+    timed("SSIM", "pair", "limit: its multiply-adds alone, 1 thread", lambda: limits.multiply_adds(pixels), 1, 50)
+
+
+def test_limit_of_increments(slices, timed):
+    x, y = (image // 3 for image in slices[:2])  # 86 of 100 bins
+    assert limits.increments(x, y, peers.BINS).sum() == x.size
+    name = "limit: an increment a pixel, 1 thread"
+    timed("MI, 100 bins", "pair", name, lambda: limits.increments(x, y, peers.BINS), 1, 50)
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ a folder `lim_gpu` in site-packages, which Python takes for a package and finds 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numba
 
 config: Any = numba.config  # its names are made at run time
+_one_at_a_time = threading.Lock()  # the setting is of the process, and threads import modules while others do
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -24,7 +26,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        with _cache_in(cache_folder()) as cache:
+        with _one_at_a_time, _cache_in(cache_folder()) as cache:
             return numba.njit(cache=cache, nogil=True, error_model="numpy", **options)(function)
 
     return decorate

@@ -183,7 +183,7 @@ def _readable_json(record: dict[str, Any]) -> str:
 def kept_list(selection: Selection, sources: Iterable[tuple[str, list[dict[str, Any]]]]) -> str:
     """The text of kept.txt: source path, SOP instance UID and frame of every kept slice, tab-separated.
 
-    sources: (volume key, one row a slice as `lim_gpu.store.read_sources` gives them). Private: it names files.
+    sources: (volume key, one row a slice as `lim_gpu.store.private.read_sources` gives them). Private: it names files.
     """
     rows_of = dict(sources)
     lines = ["path\tsop_instance_uid\tframe"]

@@ -7,7 +7,16 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; before torch loads OpenMP
 
+from contextlib import suppress
+
 import pytest
+
+with suppress(ImportError):  # a bare GPU machine may lack it
+    from hypothesis import settings
+
+    # No test depends on the clock; and what CI runs is the same every time, as in Hypothesis' own profile for it.
+    settings.register_profile("lim-gpu", deadline=None, derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("lim-gpu")
 
 REAL_DATA = Path(__file__).parents[1] / "../shared/data"
 

@@ -16,6 +16,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -46,21 +47,26 @@ def files() -> list[Path]:
 
 
 def run(path: Path, logs: Path, end: float) -> Result:
-    """The tests of a file, killed at `end` (time.monotonic())."""
+    """The tests of a file, killed at `end` (time.monotonic()) and not begun after it."""
     name = str(path.relative_to(TESTS))
     log = logs / f"{name.removesuffix('.py').replace('/', '-')}.log"
-    command = [sys.executable, "-m", "pytest", *OPTIONS, str(path)]
     with log.open("w") as output:
         try:
-            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=end - time.monotonic())
-            ending = "" if code.returncode in (*WELL, 1) else f"exit code {code.returncode}"
-            well = code.returncode in WELL
+            code = _pytest(path, output, end - time.monotonic())
+            ending = "" if code in (*WELL, pytest.ExitCode.TESTS_FAILED) else f"exit code {code}"
         except subprocess.TimeoutExpired:
-            ending, well = "killed: no time left", False
+            code, ending = None, "killed or not begun: no time left"
         output.write(ending)
-    result = Result(name, well, log.read_text(errors="replace"))
+    result = Result(name, code in WELL, log.read_text(errors="replace"))
     print(f"{name}: {result.ending}", flush=True)
     return result
+
+
+def _pytest(path: Path, output: TextIO, seconds: float) -> int:
+    command = [sys.executable, "-m", "pytest", *OPTIONS, str(path)]
+    if seconds <= 0:
+        raise subprocess.TimeoutExpired(command, seconds)
+    return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, timeout=seconds).returncode
 
 
 def summary(results: list[Result]) -> str:

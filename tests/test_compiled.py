@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numba
@@ -79,6 +81,25 @@ def test_the_setting_of_other_code_stays(monkeypatch, tmp_path):
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled()(lambda value: 2 * value)(4) == 8
+    assert numba.config.CACHE_DIR == ""
+
+
+def test_threads_that_compile_at_once_keep_to_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    seen, njit = [], numba.njit
+
+    def slowly(**options):
+        before = numba.config.CACHE_DIR
+        time.sleep(0.02)
+        seen.append((before, numba.config.CACHE_DIR))
+        return njit(**options)
+
+    monkeypatch.setattr(numba, "njit", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: compiled()(lambda value: value), range(12)))
+    folder = str(tmp_path / "lim-gpu" / "numba")
+    assert seen == [(folder, folder)] * 12
     assert numba.config.CACHE_DIR == ""
 
 

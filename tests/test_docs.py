@@ -191,7 +191,7 @@ def site(tmp_path_factory) -> Path:
         "-d",
         str(target),
     ]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(call, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout + done.stderr
     return target
 

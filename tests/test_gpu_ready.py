@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import file_by_file
 import pytest
+
+import file_by_file
 
 ROOT = Path(__file__).parents[1]
 BARE = ROOT / "tests/bare"  # on PYTHONPATH: packages that such a machine may lack are hidden
@@ -106,9 +107,12 @@ def test_every_file_has_a_process_of_its_own_and_the_end_counts_them_all(files, 
     assert last == "3 files: 1 failed, 2 passed, 1 skipped; NOT WELL: test_fails.py, test_dies.py"
 
 
-def test_a_file_that_hangs_is_killed(files, tmp_path, capsys):
-    assert file_by_file.main(files[-1:], 1, 3, tmp_path / "logs") == 1
-    assert capsys.readouterr().out.startswith("test_hangs.py: killed: no time left")
+def test_a_file_that_hangs_is_killed_and_the_next_not_begun(files, tmp_path, capsys):
+    well, *_, hangs = files
+    assert file_by_file.main([hangs, well], 1, 3, tmp_path / "logs") == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [f"test_{name}.py: killed or not begun: no time left" for name in ("hangs", "well")]
+    assert printed[-1] == "2 files: no test; NOT WELL: test_hangs.py, test_well.py"
 
 
 def test_the_kernels_come_first():

@@ -111,7 +111,7 @@ def test_a_killed_parent_leaves_no_children():
     )
     child = int(parent.stdout.readline())
     parent.kill()
-    _, err = parent.communicate(timeout=240)
+    _, err = parent.communicate(timeout=800)
     while Path(f"/proc/{child}").exists():  # until this test runs out of time
         time.sleep(0.05)
     assert err == ""
@@ -169,8 +169,9 @@ def test_children_never_import_torch_and_an_unguarded_script_works(tmp_path):
 def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import time\n"
+        "import signal, time\n"
         "from lim_gpu.workers import run_in_children\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where a shell began the tests with &
         "try:\n"
         "    for outcome in run_in_children(time.sleep, [(0,), (30,)], workers=1): print('started', flush=True)\n"
         "except KeyboardInterrupt:\n"
@@ -181,7 +182,7 @@ def test_ctrl_c_reaches_the_parent_alone(tmp_path):
     )
     assert child.stdout.readline() == "started\n"
     os.killpg(child.pid, signal.SIGINT)
-    out, err = child.communicate(timeout=240)
+    out, err = child.communicate(timeout=800)
     assert out == "interrupted\n"
     assert err == ""
 

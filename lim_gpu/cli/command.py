@@ -176,4 +176,5 @@ def _fail(text: str, code: int) -> int:
 
 def _usage_text(error: click.ClickException) -> str:
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "lim-gpu"
-    return f"{error.format_message().rstrip('.')}. See {path} --help"
+    text = error.format_message().removesuffix(".")
+    return f"{text}{'' if text.endswith('?') else '.'} See {path} --help"

@@ -4,8 +4,8 @@ scan        the sources walked, every header read in child processes (quiet: the
 dicom       one DICOM header to the frames it holds (part10: the file format; pixels: decoding and HU)
 nifti       one NIfTI file; pictures: PNG and JPEG
 series      frames to volumes: grouped, ordered, duplicates resolved (geometry: where slices lie)
-planning    all that was scanned to planned volumes (plan: one of them, and its keys)
-convert     one planned volume into the store, in a child process (schedule: all of them)
+assemble    all that was scanned to planned volumes (volume_plan: one of them, and its keys)
+convert     one planned volume into the store, in a child process (convert_all: all of them)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pruning a similarity matrix on the GPU: kernels/prune.cu. The definitions stand in lim_gpu/pruning.py.
+"""Pruning a similarity matrix on the GPU: kernels/prune.cu. The definitions stand in lim_gpu/pruning/rules.py.
 
 Matrices are float32 (n, n) without NaN and +inf, and stay where they are: only rankings come to the host.
 """

@@ -120,10 +120,10 @@ class _Hashes:
     """The same from hashes, of which no matrix is ever needed."""
 
     def __init__(self, hashes: torch.Tensor) -> None:
-        from lim_gpu.pruning import hashes as hash_pruning  # compiled code: not for a plan or a help text
+        from lim_gpu.pruning import hashes as pruning  # compiled code: not for a plan or a help text
 
         self.hashes = hashes
-        self.pruning = hash_pruning
+        self.pruning = pruning
 
     def rank(self, order: Indices | None) -> Ranking:
         if order is None:

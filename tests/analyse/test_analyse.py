@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from counted import count_loaded, count_opened
 from PIL import Image
 
+from counted import count_loaded, count_opened
 from lim_gpu.analyse import analyse
 from lim_gpu.analyse.gradcam import intersection_over_union
 from lim_gpu.analyse.tsne import correlation, embed, silhouette

@@ -24,7 +24,7 @@ VERBS = tuple(
 
 def lim_gpu(*arguments, cwd=None):
     command = [sys.executable, "-m", "lim_gpu.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=800)
 
 
 def fails(result, code, *words):

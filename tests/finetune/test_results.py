@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from finetunings import QUIET, read, request
 
+from finetunings import QUIET, read, request
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.finetune.results import compare, positive_lines, result_lines
 from lim_gpu.finetune.run import finetune

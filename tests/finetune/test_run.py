@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from counted import count_loaded, count_opened
-from finetunings import QUICK, QUIET, read, request
 from PIL import Image
 
+from counted import count_loaded, count_opened
+from finetunings import QUICK, QUIET, read, request
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.finetune import training
 from lim_gpu.finetune.protocol import protocol
@@ -273,7 +273,7 @@ def test_a_full_disk_is_one_line(make_folder, two_classes, tmp_path, monkeypatch
 
 def lim_gpu(*arguments):
     command = [sys.executable, "-m", "lim_gpu.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800)
 
 
 def test_the_command_line(make_folder, two_classes, tmp_path):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from two_processes import both, queued, scores, together
 
 from lim_gpu.pretrain import collectives
 from lim_gpu.pretrain.swav import Queue, sinkhorn
+from two_processes import both, queued, scores, together
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Refactoring does not change a training: its losses are those on record.
 
-In float64: what one processor sums otherwise than another (1e-16) grows a thousandfold in some steps, and after twelve
-has not reached the sixth digit. In float32 it is in the third digit after three steps (`test_run.py`).
+In float64: what AVX2 sums otherwise than plain code (1e-16) has grown to 8e-8 of MoCo's loss after twelve steps, and
+not at all of SwAV's. In float32 it is 8e-3 after three (`test_run.py`).
 """
 
 from __future__ import annotations
@@ -46,4 +46,4 @@ def test_the_losses_in_float64_are_the_golden_ones(store, tmp_path, method):
     pretrain(store, method, output=tmp_path / "run", **arguments(method))
     found = [loss for _, _, loss in losses(tmp_path / "run")]
     assert len(found) == EPOCHS * STEPS
-    assert found == pytest.approx(GOLDEN[method], rel=1e-6)
+    assert found == pytest.approx(GOLDEN[method], rel=1e-5)

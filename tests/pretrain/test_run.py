@@ -173,13 +173,13 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(finished, store, tmp_path, num
     run = tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *command(store, run)], stderr=subprocess.PIPE, env=environment)
-    until = time.monotonic() + 240
+    until = time.monotonic() + 800
     while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text().splitlines()) < 5:
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(number)
-    text = process.communicate(timeout=240)[1].decode()
+    text = process.communicate(timeout=800)[1].decode()
     assert process.returncode == code
     assert "Go on with --resume" in text
     assert "Traceback" not in text
@@ -197,7 +197,7 @@ def test_two_processes_train_as_one_run(store, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for expected in (False, True):
         line = [*torchrun, *command(store, run, "--json")]
-        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=240)
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=800)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["unchanged"] is expected  # one object: only the first process speaks
     assert [(epoch, step) for epoch, step, _ in losses(run)] == [(i // STEPS, i) for i in range(TOTAL)]

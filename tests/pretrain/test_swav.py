@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from two_processes import scores
 
 from batches import batch
+from two_processes import scores
 
 pytest.importorskip("lightly")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from counted import count_opened
 from PIL import Image
 
 import lim_gpu
+from counted import count_opened
 from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
 from pretrainings import arguments, rows

@@ -12,7 +12,7 @@ from emulation import emulate
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pruning import cuda as prune
-from lim_gpu.pruning import hashes as hash_pruning
+from lim_gpu.pruning import hashes as hash_rules
 from lim_gpu.pruning import rules as pruning
 from lim_gpu.reduction import choice, picture
 from lim_gpu.reduction.criterion import Criterion
@@ -39,7 +39,7 @@ def as_on_a_gpu(monkeypatch):
     for module in (pruning, picture, choice):
         monkeypatch.setattr(module, "on_gpu", lambda matrix: isinstance(matrix, torch.Tensor))
     monkeypatch.setattr(prune, "load", emulate)
-    monkeypatch.setattr(hash_pruning, "_search", lambda hashes: Search(emulate("hash")))
+    monkeypatch.setattr(hash_rules, "_search", lambda hashes: Search(emulate("hash")))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from lim_gpu.errors import LimGpuError
 from lim_gpu.intensity import Intensity
-from lim_gpu.reduction import engine as stored_matrix
+from lim_gpu.reduction import engine as engine_module
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.pieces import UnreadableVolumeError, by_shape, pieces
@@ -42,8 +42,8 @@ def store(path):
 def small_blocks(monkeypatch):
     """Two slices of 20 x 24 in a piece, and memory to read five ahead."""
     for name in ("BLOCK_BYTES", "CACHED_BYTES"):
-        monkeypatch.setattr(stored_matrix, name, SIZE)
-    monkeypatch.setattr(stored_matrix, "READ_AHEAD", 5 * 20 * 24)
+        monkeypatch.setattr(engine_module, name, SIZE)
+    monkeypatch.setattr(engine_module, "READ_AHEAD", 5 * 20 * 24)
 
 
 def engine(method):
@@ -115,7 +115,7 @@ def test_hashes_are_the_bits_of_uint64(store):
 
 @pytest.mark.parametrize(("block", "calls"), [(64 << 20, [17, 7]), (2 * 13 * 480, [7, 3, 10, 4]), (2, [1] * 24)])
 def test_features_of_small_volumes_are_computed_together(store, monkeypatch, block, calls):
-    monkeypatch.setattr(stored_matrix, "BLOCK_BYTES", block)
+    monkeypatch.setattr(engine_module, "BLOCK_BYTES", block)
     sizes = []
 
     def sums(self, block):
@@ -151,7 +151,7 @@ def damaged(path, tmp_path):
 @pytest.mark.parametrize("method", ["ssim", "mi", "hash"])
 def test_an_unreadable_volume_surfaces_in_its_own_unit(damaged, monkeypatch, method, block):
     for name in ("BLOCK_BYTES", "CACHED_BYTES"):
-        monkeypatch.setattr(stored_matrix, name, block)
+        monkeypatch.setattr(engine_module, name, block)
     computing = engine(method)
     with computing.reading_ahead():
         for volume in damaged:

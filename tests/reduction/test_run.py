@@ -450,7 +450,7 @@ def test_an_interruption_while_volumes_are_read_ahead_ends_at_once_and_resumes(
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert child.stdout.readline() == "reading\n"
     child.send_signal(number)
-    more, errors = child.communicate(timeout=240)
+    more, errors = child.communicate(timeout=800)
     assert child.returncode == code
     assert "Traceback" not in errors
     assert engines > 1 or more.count("reading") < 3, "all four volumes are read"  # several engines end their units

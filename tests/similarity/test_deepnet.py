@@ -109,7 +109,9 @@ def test_the_deviation_of_each_precision_is_as_stated(spreading, features):
     assert exact.min() < 0.9, "these slices are too alike to prove anything"
     assert (cosines(model) - exact).abs().max() < 2e-5  # of a borderline of 1e-4; seen: 2e-6 to 4e-6
     deviation = (cosines(model, precision="bfloat16") - exact).abs().max()
-    assert 1e-4 < deviation < 2e-2  # beyond the borderline: no default; seen: BOUNDS
+    # Beyond the borderline: no default. Three networks, their activations rounded to bfloat16 after sums that were
+    # perturbed by 1e-6, deviated by 0.003 to 0.0094; a Xeon with AMX by 0.0102.
+    assert 1e-4 < deviation < 2e-2
 
 
 def test_unknown_precision_is_refused(slices, weights):

@@ -16,7 +16,7 @@ import pytest
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import remove_stale
-from lim_gpu.store import file as volume_file
+from lim_gpu.store import file as file_module
 from lim_gpu.store.file import COMPRESSIONS, VolumeFile, VolumeWriter, volume_digest
 from volumes import forked, header, pixels, read_all, write_volume
 
@@ -195,10 +195,10 @@ def die(*_arguments, **_options):
 
 KILL_POINTS = {
     "no slice yet": (VolumeWriter, "append"),
-    "some slices": (volume_file, "slice_digest"),
+    "some slices": (file_module, "slice_digest"),
     "header and digests": (VolumeWriter, "_add"),
     "written back": (VolumeFile, "verify"),
-    "synced": (volume_file, "sync"),
+    "synced": (file_module, "sync"),
     "renamed": (os, "replace"),
 }
 
@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_volume(tmp_path / "file", pixels())
 
 
-@pytest.mark.parametrize("number", volume_file.NO_LOCKS)
+@pytest.mark.parametrize("number", file_module.NO_LOCKS)
 def test_file_systems_without_locks_are_read(written, monkeypatch, number):
     """Lustre, DVS and some NFS: HDF5 refuses to open what it cannot lock."""
     opened = h5py.File

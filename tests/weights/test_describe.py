@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import torch
-from checkpoints import FOREIGN
 
+from checkpoints import FOREIGN
 from lim_gpu.weights.describe import describe_checkpoint
 
 

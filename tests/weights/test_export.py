@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
-from checkpoints import FOREIGN, under
-from counted import count_opened
 from safetensors.torch import load_file
 
+from checkpoints import FOREIGN, under
+from counted import count_opened
 from lim_gpu.errors import LimGpuError, UsageError
 from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.export import export

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from checkpoints import fails, under
-from counted import count_loaded, count_opened
 from safetensors.torch import save_file
 
+from checkpoints import fails, under
+from counted import count_loaded, count_opened
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import load_backbone
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from checkpoints import FOREIGN, HEAD, fails, under
 
+from checkpoints import FOREIGN, HEAD, fails, under
 from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.load import load_backbone
 

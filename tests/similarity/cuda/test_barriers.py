@@ -13,7 +13,7 @@ from emulation import EmulatedModule, EmulationError, emulate
 from lim_gpu.cuda.module import source
 from lim_gpu.intensity.cuda import to_uint8
 from lim_gpu.pruning import cuda as prune
-from lim_gpu.pruning import hashes as hash_pruning
+from lim_gpu.pruning import hashes as hash_rules
 from lim_gpu.similarity.cuda.hash import Search
 from lim_gpu.similarity.cuda.mi import mi_matrix, mi_matrix_plain
 from lim_gpu.similarity.cuda.ssim import ssim_matrix, ssim_matrix_plain
@@ -37,7 +37,7 @@ def pruned(module):
 
 def swept(module):
     search, everyone = Search(module), torch.arange(len(HASHES))
-    remover = torch.full((len(HASHES),), hash_pruning.NOBODY, dtype=torch.int32)
+    remover = torch.full((len(HASHES),), hash_rules.NOBODY, dtype=torch.int32)
     search.sweep(HASHES, everyone.int(), remover, 1)
     with patch("lim_gpu.similarity.cuda.hash.ENOUGH_BLOCKS", 1):  # several tiles in a block
         found = search.nearest(HASHES[:300], HASHES, torch.full((300,), 1250))

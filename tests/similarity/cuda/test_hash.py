@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hard_slices import STACKS, odd_sizes
-from lim_gpu.pruning import hashes as hash_pruning
+from lim_gpu.pruning import hashes as hash_rules
 from lim_gpu.pruning import rules as pruning
 from lim_gpu.similarity.cuda.hash import Search, dhash, hamming_matrix, matrix_of_hashes
 from lim_gpu.similarity.hash import matrix_of_hashes as matrix_on_cpu
@@ -106,14 +106,14 @@ SETS = {
 @pytest.fixture
 def on_engine(engine, monkeypatch):
     """Hashes as a tensor, which the kernels take."""
-    monkeypatch.setattr(hash_pruning, "_search", lambda hashes: Search(engine.module("hash")))
+    monkeypatch.setattr(hash_rules, "_search", lambda hashes: Search(engine.module("hash")))
     return lambda values: engine.tensor(values.view(np.int64))
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_rank_equals_the_rank_of_the_matrix(on_engine, name):
     values = SETS[name]
-    ranking, expected = hash_pruning.rank_hashes(on_engine(values)), pruning.rank(matrix_on_cpu(values))
+    ranking, expected = hash_rules.rank_hashes(on_engine(values)), pruning.rank(matrix_on_cpu(values))
     np.testing.assert_array_equal(ranking.dropped, expected.dropped)
     np.testing.assert_array_equal(ranking.covered_by, expected.covered_by)
     np.testing.assert_array_equal(ranking.similarity, expected.similarity)
@@ -124,9 +124,9 @@ def test_rank_equals_the_rank_of_the_matrix(on_engine, name):
 def test_leader_and_nearest_equal_those_of_the_matrix(on_engine, name, bits):
     values = SETS[name]
     matrix = matrix_on_cpu(values)
-    kept = hash_pruning.leader_hashes(on_engine(values), bits)
+    kept = hash_rules.leader_hashes(on_engine(values), bits)
     np.testing.assert_array_equal(kept, pruning.leader(matrix, 1 - bits / 64))
-    covered_by, distance = hash_pruning.nearest_kept(on_engine(values), kept)
+    covered_by, distance = hash_rules.nearest_kept(on_engine(values), kept)
     expected, similarity = pruning.nearest_kept(matrix, kept)
     np.testing.assert_array_equal(covered_by, expected)
     np.testing.assert_array_equal(1 - distance / 64, similarity)
@@ -137,11 +137,11 @@ def test_sweep_equals_the_cpu(engine):
     values, rng = families(2400) & np.uint64(0xFFFF), np.random.default_rng(0)
     numbers = np.cumsum(rng.integers(1, 9, len(values))).astype(np.int32)
     by = (rng.random(len(values)) * (numbers - 1)).astype(np.int32)
-    remover = np.where(rng.random(len(values)) < 0.3, by, hash_pruning.NOBODY).astype(np.int32)
+    remover = np.where(rng.random(len(values)) < 0.3, by, hash_rules.NOBODY).astype(np.int32)
     found = engine.tensor(remover)
     Search(engine.module("hash")).sweep(engine.tensor(values.view(np.int64)), engine.tensor(numbers), found, 2)
     expected = torch.from_numpy(remover)
-    hash_pruning.Search().sweep(torch.from_numpy(values.view(np.int64)), torch.from_numpy(numbers), expected, 2)
+    hash_rules.Search().sweep(torch.from_numpy(values.view(np.int64)), torch.from_numpy(numbers), expected, 2)
     assert torch.equal(found.cpu(), expected)
 
 
@@ -164,19 +164,19 @@ def test_a_million_hashes(kind):
     n = 1_000_000
     values = make.get(kind, lambda n: np.random.default_rng(0).integers(0, 2**64, n, dtype=np.uint64))(n)
     there = torch.from_numpy(values.view(np.int64)).cuda()
-    hash_pruning.rank_hashes(there[:5000])
+    hash_rules.rank_hashes(there[:5000])
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     seconds = []
-    for step in (hash_pruning.rank_hashes, lambda hashes: hash_pruning.leader_hashes(hashes, 6)):
+    for step in (hash_rules.rank_hashes, lambda hashes: hash_rules.leader_hashes(hashes, 6)):
         start = time.perf_counter()
         result = step(there)
         seconds.append(time.perf_counter() - start)
     memory = torch.cuda.max_memory_allocated() - before
     print(f"\na million hashes, {kind}: rank {seconds[0]:.2f} s, leader {seconds[1]:.2f} s, {memory / 1e6:.0f} MB")
-    few = hash_pruning.rank_hashes(values[:50_000])
-    np.testing.assert_array_equal(hash_pruning.rank_hashes(there[:50_000]).dropped, few.dropped)
-    np.testing.assert_array_equal(hash_pruning.leader_hashes(values[:50_000], 6), result[result < 50_000])
+    few = hash_rules.rank_hashes(values[:50_000])
+    np.testing.assert_array_equal(hash_rules.rank_hashes(there[:50_000]).dropped, few.dropped)
+    np.testing.assert_array_equal(hash_rules.leader_hashes(values[:50_000], 6), result[result < 50_000])
     assert max(seconds) < 10
     assert memory < 1 << 30
 
