@@ -73,9 +73,11 @@ def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> t
     if min(ends) < INT16.min or max(ends) > INT16.max:
         return None
     pixels = used.astype(np.int16)
-    pixels *= np.array(slope).astype(np.int16)
+    if slope != 1:
+        pixels *= np.array(slope).astype(np.int16)
     pixels += np.array(intercept).astype(np.int16)
-    pixels[padded] = AIR
+    if padded.any():
+        pixels[padded] = AIR
     return pixels, Counter()
 
 
