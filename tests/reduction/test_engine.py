@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from lim_gpu.reduction.reader import Reader
 from lim_gpu.similarity import hash as difference_hash
 from lim_gpu.similarity import similarity_matrix
 from lim_gpu.store.slices import SliceStore
+from reductions import cut_short
 from volumes import pixels, write_store
 
 CPU = torch.device("cpu")
@@ -136,14 +137,8 @@ def test_features_of_small_volumes_are_computed_together(store, monkeypatch, blo
 @pytest.fixture
 def damaged(path, tmp_path):
     """A copy of the store in which volume 2 is cut."""
-    copy = tmp_path / "slices"
-    (copy / "volumes").mkdir(parents=True)
-    (copy / "store.json").write_bytes((path / "store.json").read_bytes())
-    for file in (path / "volumes").iterdir():
-        (copy / "volumes" / file.name).write_bytes(file.read_bytes())
-    bad: Path = copy / "volumes" / f"{2:016x}.h5"
-    bad.write_bytes(bad.read_bytes()[:-2000])
-    with SliceStore(copy) as store:
+    with SliceStore(shutil.copytree(path, tmp_path / "slices")) as store:
+        cut_short(store, 2)
         yield store
 
 
