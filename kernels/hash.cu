@@ -12,7 +12,7 @@
 // Versions of dhash: this one. The first pass reads every pixel about six times, from the L1 cache but once, and is
 // what costs; the rest is small. Some 7 instructions each time, loop and sum included (SASS of sm_90), 42 a pixel: 3e6
 // slices of 512 x 512 a second on an H200, which reads 1.8e7 from its memory and is sent 2.4e5 over the bus. It
-// did 4.8e5 (512 slices, bench/NOTES.md), twice what the bus can send.
+// did 4.8e5 (256 slices, bench/NOTES.md), twice what the bus can send.
 //
 // n x n (hash_distances, hash_similarities): a thread keeps the hash of its column and goes down the rows, so that no
 // pair needs a division to know its place. 21 and 25 instructions a pair (SASS of sm_90), 1.6e12 and 1.3e12 pairs a

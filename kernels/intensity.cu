@@ -17,11 +17,12 @@
 //     intensity_summed    by either, and the checksum, in the pass that finds the range; a block takes a slice
 //     intensity_sums_u8   the checksum alone, of pixels that stay as they are; a block takes a slice
 //
-// One version each, the plain one: they read 2 bytes of a pixel and write 1; all but intensity_window read a slice
-// twice, the second time from the L2 cache. Floors on an H200: 4.8 TB/s, so 6e6 slices of 512 x 512 a second;
-// 41 to 61 instructions a pixel, 2e6; the 12 of float64 among them run at half the rate there, and at 1/64 on a
-// consumer GPU, where they allow some 2e5. Copying slices to the GPU (64 GB/s, 1.2e5 a second) is slower than that, so
-// nothing was gained by more. An H200 did 8.7e5 to 1.03e6 (256 slices, bench/NOTES.md).
+// One version each, the plain one: they read 2 bytes of a pixel and write 1, intensity_minmax and intensity_summed the
+// slice twice, the second time from the L2 cache; intensity_sums_u8 reads 1 byte and writes nothing of it. Floors on an
+// H200: 4.8 TB/s, so 6e6 slices of 512 x 512 a second; 41 to 61 instructions a pixel, 2e6; the 12 of float64 among them
+// run at half the rate there, and at 1/64 on a consumer GPU, where they allow some 2e5. Copying slices to the GPU (64
+// GB/s, 1.2e5 a second) is slower than that, so nothing was gained by more. An H200 did 8.7e5 to 1.03e6 (256 slices,
+// bench/NOTES.md).
 
 constexpr int MODULUS = 65535;
 

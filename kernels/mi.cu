@@ -9,21 +9,19 @@
 // exactly 0. Two slices of one bin each: 2 by definition.
 //
 // Versions, with the instructions that a thread issues for a pixel of a pair (SASS of sm_90), and the pairs of 512 x
-// 512 a second that an H200 did with 256 slices (bench/NOTES.md). Shared memory takes an increment a bank and
-// cycle, 3.1e7 pairs a second, as long as no two lanes of a warp meet in a bank.
+// 512 a second that an H200 did with 256 slices (bench/NOTES.md). Shared memory takes an increment a bank and cycle,
+// 3.1e7 pairs a second, as long as no two lanes of a warp meet in a bank.
 //
-//     mi_pairs_plain   31   1.9e6   A block a pair; every pixel adds 1 to the joint histogram in shared memory. On CT
-//                                   lanes meet at the fullest bins, one after the other.
-//     mi_pairs         27   3.1e6   Any number of bins, in passes over rows of the histogram. Four pixels a load, and
-//     the
-//                                   bin where the fullest bins of the two slices meet is not counted: what the others
-//                                   lack is its count.
-//     mi_pairs_every    4   7.0e6   Where the histogram fits in shared memory as a whole: 16 pixels a load without a
-//     test
-//                                   of bounds, rows or the end, every pixel counted. What the increments compile to,
-//                                   ATOMS.POPC.INC, merges those of one address in a warp: ways around the fullest bin
-//                                   were slower (6.2e6 redirected to counters of its own, 5.5e6 skipped). What is left
-//                                   are lanes that meet in a bank.
+//   mi_pairs_plain  31  1.9e6  A block a pair; every pixel adds 1 to the joint histogram in shared memory. On CT lanes
+//                              meet at the fullest bins, one after the other.
+//   mi_pairs        27  3.1e6  Any number of bins, in passes over rows of the histogram. Four pixels a load, and the
+//                              bin where the fullest bins of the two slices meet is not counted: what the others lack
+//                              is its count.
+//   mi_pairs_every   4  7.0e6  Where the histogram fits in shared memory as a whole: 16 pixels a load without a test of
+//                              bounds, rows or the end, every pixel counted. ATOMS.POPC.INC, which the increments
+//                              compile to, merges those of one address in a warp: ways around the fullest bin were
+//                              slower (6.2e6 redirected to counters of its own, 5.5e6 skipped). What is left are lanes
+//                              that meet in a bank.
 // Beside the pixels there are 10,000 bins to clear and to read.
 //
 // Bin numbers and entropies of single slices are computed once (mi_bins, mi_marginals). CuPy compiles with -ftz=true:

@@ -19,32 +19,27 @@
 // slice's values is taken off (`offset`), which sxy does not see and the means get back.
 //
 // Versions, with the instructions that a thread issues for a pixel of a pair (counted in the SASS of sm_90, all units
-// together), the pairs of 512 x 512 a second that an H200 could do if it issued nothing else (132 multiprocessors, 128
-// lanes, 1.85 GHz under this load: 3.12e13 instructions a second), and what it did with 256 slices, everything that
-// belongs to single slices included (bench/NOTES.md).
+// together), the pairs of 512 x 512 a second that an H200 could do if it issued nothing else (3.12e13 instructions a
+// second under this load), and what it did with 256 slices, all that belongs to single slices included
+// (bench/NOTES.md). The last two did so before they were made one template of the same steps, which has run emulated.
 //
-//     ssim_plain         1,900   6.3e4   5.6e4   A thread a window, five sums of 121 products: the readable
-//                                                specification.
-//     ssim_pairs            86   1.4e6   8.2e5   d and sxx belong to a slice and are computed once (ssim_fields). A
-//     pair
-//                                                costs the filtered product and the formula, 49 instructions in
-//                                                float32; the others are loads, addresses and the exchange along rows
-//                                                in shared memory. The pass along columns is a filter in registers,
-//                                                marching down the rows. X_TILE x Y_TILE pairs in one block read X_TILE
-//                                                + Y_TILE slices.
-//     ssim_pairs_tensor                          8-bit slices. The pass along rows is a product on the tensor cores,
-//                                                exact in whole numbers, so the 11 multiply-adds and the exchange
-//                                                become 0.75 instructions and 6 to put the digits together; on sm_100
-//                                                the filter takes two windows at a time.
-//               _8x24       40   3.0e6   1.5e6   8 slices of x meet 24 of y in a block, one block to a multiprocessor.
-//               _4x16       45   2.7e6   1.6e6   4 meet 16, three blocks to a multiprocessor: while one waits at its
-//                                                barrier, the others compute. One barrier a chunk, and more of the
-//                                                pairs of small volumes lie in whole tiles; 214 kB of shared memory.
+//   ssim_plain      1,900  6.3e4  5.6e4  A thread a window, five sums of 121 products: the readable specification.
+//   ssim_pairs         86  1.4e6  8.2e5  d and sxx belong to a slice and are computed once (ssim_fields). A pair
+//                                        costs the filtered product and the formula, 49 instructions in float32; the
+//                                        others are loads, addresses and the exchange along rows in shared memory.
+//                                        The pass along columns is a filter in registers, marching down the rows.
+//                                        X_TILE x Y_TILE pairs in one block read X_TILE + Y_TILE slices.
+//   ssim_pairs_tensor                    8-bit slices. The pass along rows is a product on the tensor cores, exact
+//                                        in whole numbers: 11 multiply-adds and the exchange become 0.75
+//                                        instructions and 6 to put the digits together.
+//           _8x24      40  3.0e6  1.5e6  8 slices of x meet 24 of y in a block, one block to a multiprocessor.
+//           _4x16      45  2.7e6  1.6e6  4 meet 16, three blocks to a multiprocessor: while one waits, the others
+//                                        compute. One barrier a chunk, and more of the pairs of small volumes lie in
+//                                        whole tiles; 214 kB of shared memory.
 //
-// 384 threads of 168 registers fill the registers of a multiprocessor; with three warps a scheduler it issues in 60 %
-// of its cycles. The tensor cores do 96 multiply-adds a pixel (2e7 pairs a second at 60 % of their peak); the L2 cache
-// gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a pixel, 2.4 of 8 x 24 and 4.5 of 4 x 16, a third of what it can.
-// lim_gpu/similarity/cuda/ssim.py chooses between the two by the shared memory that a GPU has.
+// 384 threads of 168 registers fill the registers of a multiprocessor. The tensor cores do 96 multiply-adds a pixel
+// (2e7 pairs a second at 60 % of their peak); the L2 cache gives 688 / 48 (1 / X_BLOCK + 1 / Y_BLOCK) bytes a
+// pixel, 2.4 of 8 x 24 and 4.5 of 4 x 16. lim_gpu/similarity/cuda/ssim.py chooses by the shared memory that a GPU has.
 //
 // The value of a pair depends on its two slices alone, in either order, bit for bit. Equal slices give exactly 1: the
 // products and sums that this rests on are written as intrinsics, which the compiler must not contract.
@@ -128,8 +123,8 @@ extern "C" __global__ void ssim_plain_f32(const float* __restrict__ slices,   //
 
 // A slice becomes three planes (3, H, pitch), so that one offset serves all:
 //     0  (pixel - offset) scale, and 0 behind the W-th column
-//     1  deviation: mean - pixel        1 and 2 stand at the centre of their window, and only where it lies in the
-//     slice 2  spread: (sxx + C2 / 2) / 2
+//     1  deviation: mean - pixel      1 and 2 stand at the centre of their window, and only where it lies in the slice
+//     2  spread: (sxx + C2 / 2) / 2
 
 template <class Pixel>
 __device__ void center(const Pixel* slices, const float* offset, float* planes, int H, int W, int pitch, float scale) {
@@ -776,7 +771,8 @@ struct Total {
 };
 
 // What a block and its warps take: a strip of X_BLOCK slices of x against Y_BLOCK of y, X_WARPS x Y_WARPS warps, each 2
-// against 8. Slices are counted from the first of the block; one that hangs over repeats the last, or is not read.
+// against 8. Slices are counted from the first of the block; those behind the last are not copied: what is computed
+// of what lies there is not stored.
 template <int X_WARPS, int Y_WARPS>
 struct Share {
     static constexpr int X_BLOCK = X_WARPS * X_WARP, Y_BLOCK = Y_WARPS * Y_WARP;
@@ -918,8 +914,8 @@ __device__ void pairs_of_block(const u8* x, const u8* y, u64* sums, int a, int b
     int rows = chunks * CHUNK, now = 0;
     Slab *xs = shared.x[0], *next = shared.x[1], *behind = shared.x[1 + AHEAD];
     of_x.start(xs), of_y.start(shared.y[0]);
-    if (AHEAD && chunks > 1) {
-        of_x.start(next);
+    if (AHEAD) {
+        of_x.start(next);  // there are four chunks at the least: of 11 rows
     }
     WAIT_FOR_COPIES();
     __syncthreads();  // those of all threads have come, and the band

@@ -20,7 +20,7 @@ HASH_BITS = 64
 THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, HASH_BITS)}
 PAPER_HASH_THRESHOLD = 6  # bits: HASH-6, the best of Wolf et al. 2024
 AUTO = "auto"  # a threshold that is found from the data
-ALGORITHM = 3  # raised when a change of this program changes a result, so that older parts are not used again
+ALGORITHM = 4  # raised when a change of this program changes a result, so that older parts are not used again
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ class Tensor(NamedTuple):
     ahead: int
 
 
-# By version, for 8-bit slices, the faster first, as an H100 and an H200 had them (bench/NOTES.md). All give the same
-# bits. They differ in the shared memory that lets WARPS of them, which fill the registers, share a multiprocessor.
+# By version, for 8-bit slices, the faster first, as an H200 had them (bench/NOTES.md). All give the same bits. WARPS
+# fill the registers of a multiprocessor; how much shared memory that many need is what they differ in.
 TENSOR = {
     "tensor_4x16": Tensor("ssim_pairs_tensor_4x16", 4, 16, ahead=1),
     "tensor_8x24": Tensor("ssim_pairs_tensor_8x24", 8, 24, ahead=0),
@@ -76,7 +76,8 @@ def ssim_matrix(
     version     "pairs", or one of TENSOR for uint8 of range 255, by default the fastest for this GPU
 
     A pair's value depends on its two slices alone, bit for bit: not on n, their order, or the blocks.
-    Raises InputError for slices smaller than 11 x 11 and LimGpuError when two slices do not fit in the memory.
+    Raises UsageError for an unknown version, InputError for slices smaller than 11 x 11, LimGpuError when two slices do
+    not fit in the memory.
     """
     n, height, width = slices.shape
     check_sides(height, width)
@@ -84,6 +85,8 @@ def ssim_matrix(
     device = device or slices.device
     matrix = square_matrix(n, 1, device)
     version = version or default_version(slices.dtype, data_range, device, module)
+    if version not in VERSIONS:
+        raise UsageError(f"there is no version {version!r} of SSIM. Give one of {', '.join(VERSIONS)}")
     budget = memory_for_blocks(device) if budget is None else budget
     pairs: _Pairs | _Tensor
     if version in TENSOR:
@@ -107,7 +110,7 @@ def default_version(dtype: torch.dtype, data_range: float, device: torch.device,
 
 
 def tensor_version(device: torch.device, module: Module) -> str:
-    """The first of TENSOR of which WARPS fit in the shared memory of a multiprocessor of `device`."""
+    """The first of TENSOR of which WARPS fit in the shared memory of a block, which is nearly a multiprocessor's."""
     limit = module.shared_limit(device)
 
     def fits(tensor: Tensor) -> bool:

@@ -100,6 +100,20 @@ def test_versions_on_tensor_cores_give_the_same_bits(engine, shape):
     assert (one == other).all()
 
 
+@pytest.mark.emulated
+@pytest.mark.parametrize("segment", [1, 7, 23])
+def test_the_rows_of_a_slice_are_prepared_in_any_segments(monkeypatch, segment):
+    slices = torch.tensor(noise(2, 40, 27))
+    whole = ssim_matrix(slices, 255, module=emulate("ssim"), version="tensor_8x24")
+    monkeypatch.setattr(ssim, "SEGMENT", segment)
+    assert torch.equal(ssim_matrix(slices, 255, module=emulate("ssim"), version="tensor_8x24"), whole)
+
+
+def test_an_unknown_version(engine):
+    with pytest.raises(UsageError, match="no version 'staged'.*pairs, tensor_4x16, tensor_8x24"):
+        compute(engine, noise(2, 12, 12), version="staged")
+
+
 @tensors
 def test_tiles_meet_every_pair_of_two_blocks(engine, version):
     """Blocks of slices on the diagonal and above it, of more and of fewer slices than a tile has."""
