@@ -58,24 +58,19 @@ def mi_matrix(
     limit, whole = module.shared_limit(device), whole_bytes(bins)
     version = version or ("every" if whole + STATIC_BYTES <= limit else "passes")
     rows = histogram_rows(bins, limit)
+    own = {"shared": whole} if version == "every" else {"shared": rows * bins * COUNT_BYTES, "rows_per_pass": rows}
 
     def prepare(first: int, last: int) -> Numbers:
         return _numbers(slices[first:last].to(device).flatten(1), bins, table, module)
 
     def compare(x: Block[Numbers], y: Block[Numbers]) -> None:
-        of_both: dict[str, Any] = {
-            "x_numbers": x.content.numbers, "x_entropies": x.content.entropies, "x_first": x.first,
-            "y_numbers": y.content.numbers, "y_entropies": y.content.entropies, "y_first": y.first,
-            "c_log_c": table, "matrix": matrix, "bins": bins,
-        }  # fmt: skip
-        blocks = len(x.content.numbers) * len(y.content.numbers)
-        if version == "every":
-            module.launch(KERNELS[version], blocks, THREADS, shared=whole, **of_both)
-        else:
-            module.launch(
-                KERNELS[version], blocks, THREADS, shared=rows * bins * COUNT_BYTES, rows_per_pass=rows,
-                x_modes=x.content.modes, y_modes=y.content.modes, **of_both,
-            )  # fmt: skip
+        modes: dict[str, Any] = {} if version == "every" else {"x_modes": x.content.modes, "y_modes": y.content.modes}
+        module.launch(
+            KERNELS[version], len(x.content.numbers) * len(y.content.numbers), THREADS,
+            x_numbers=x.content.numbers, x_entropies=x.content.entropies, x_first=x.first,
+            y_numbers=y.content.numbers, y_entropies=y.content.entropies, y_first=y.first,
+            c_log_c=table, matrix=matrix, bins=bins, **modes, **own,
+        )  # fmt: skip
 
     bytes_per_slice = _pitch(pixels, module) + pixels * slices.element_size()
     budget = memory_for_blocks(device) if budget is None else budget
