@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,47 +39,54 @@ def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) 
 
 def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:
     with SliceStore(path) as store:
-        entries = store.volumes
-        slices = sum(entry.shape[0] for entry in entries)
-        found = [_geometry(volume) for volume in store]
-        modalities = Counter(entry.modality or "image" for entry in entries)
-        values: dict[str, Any] = {
-            "kind": "store",
-            "path": str(path),
-            "fingerprint": store.fingerprint,
-            "volumes": [
-                {
-                    "key": e.key,
-                    "name": e.name,
-                    "patient": e.patient,
-                    "shape": list(e.shape),
-                    "dtype": e.dtype,
-                    "modality": e.modality,
-                }
-                | geometry
-                for e, geometry in zip(entries, found, strict=True)
-            ],
-            "slices": slices,
-            "skipped": store.skipped,
-            "parameters": store.parameters,
-        }
-        kinds = ", ".join(f"{count} {name}" for name, count in modalities.items())
-        patients = len({entry.patient for entry in entries})
-        told = ["\n".join(_volume_lines(*pair)) for pair in zip(entries, found, strict=True)]
-        lines = [
-            f"store {path}: {counted(len(entries), 'volume')} ({kinds}), {counted(slices, 'slice')}, "
-            f"{counted(patients, 'patient')}",
-            f"fingerprint {store.fingerprint}",
-            *"\n".join(few(told, "volumes. --json lists all")).splitlines(),
-        ]
-        if store.skipped:
-            lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
+        geometries = [_geometry(volume) for volume in store]
+        values, lines = _store_values(store, geometries), _store_lines(store, geometries)
         failures = _verify(store, reporter) if verify else []
     if verify:
-        values |= {"verified": len(entries) - len(failures), "failures": [list(failure) for failure in failures]}
-        verified = f"{len(entries) - len(failures)} of {counted(len(entries), 'volume')}"
-        lines.append(f"verified {verified}: every slice has its SHA-256")
+        verified = len(store) - len(failures)
+        values |= {"verified": verified, "failures": [list(failure) for failure in failures]}
+        lines.append(f"verified {verified} of {counted(len(store), 'volume')}: every slice has its SHA-256")
     return Outcome(values, lines, bool(failures))
+
+
+def _store_values(store: SliceStore, geometries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "kind": "store",
+        "path": str(store.path),
+        "fingerprint": store.fingerprint,
+        "volumes": [_volume_values(*pair) for pair in zip(store.volumes, geometries, strict=True)],
+        "slices": sum(entry.shape[0] for entry in store.volumes),
+        "skipped": store.skipped,
+        "parameters": store.parameters,
+    }
+
+
+def _volume_values(entry: VolumeEntry, geometry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "name": entry.name,
+        "patient": entry.patient,
+        "shape": list(entry.shape),
+        "dtype": entry.dtype,
+        "modality": entry.modality,
+    } | geometry
+
+
+def _store_lines(store: SliceStore, geometries: Sequence[dict[str, Any]]) -> list[str]:
+    entries = store.volumes
+    modalities = Counter(entry.modality or "image" for entry in entries)
+    kinds = ", ".join(f"{count} {name}" for name, count in modalities.items())
+    slices = counted(sum(entry.shape[0] for entry in entries), "slice")
+    patients = counted(len({entry.patient for entry in entries}), "patient")
+    told = ["\n".join(_volume_lines(*pair)) for pair in zip(entries, geometries, strict=True)]
+    lines = [
+        f"store {store.path}: {counted(len(entries), 'volume')} ({kinds}), {slices}, {patients}",
+        f"fingerprint {store.fingerprint}",
+        *"\n".join(few(told, "volumes. --json lists all")).splitlines(),
+    ]
+    if store.skipped:
+        lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
+    return lines
 
 
 def _geometry(volume: Volume) -> dict[str, Any]:

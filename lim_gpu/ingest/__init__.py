@@ -11,7 +11,8 @@ convert     one planned volume into the store, in a child process (convert_all: 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -86,16 +87,10 @@ def ingest(
     planned = _read(sources, settings, reporter)
     report = IngestReport(Path(output), counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
     if dry_run:
-        plans = sorted(planned.volumes, key=lambda plan: plan.order)
-        report.planned = [(plan.label, plan.shape) for plan in plans]
-        report.slices = sum(len(plan.slices) for plan in plans)
-        report.single = sum(len(plan.slices) == 1 for plan in plans)
+        _preview(planned.volumes, report)
     else:
-        try:
-            with locked(settings.store):
-                _write(planned.volumes, settings, overwrite, report, reporter)
-        except OSError as error:
-            raise LimGpuError(f"{error.filename or settings.store}: cannot be written: {error.strerror}") from error
+        with _alone_in(settings.store):
+            _write(planned.volumes, settings, overwrite, report, reporter)
     return report
 
 
@@ -130,6 +125,24 @@ def _digests(frames: Sequence[Frame], settings: Settings) -> dict[FrameId, str]:
         for frame, digest in zip(chunks[outcome.task], outcome.value or [], strict=False):
             result[frame_id(frame)] = digest
     return result
+
+
+def _preview(volumes: Sequence[VolumePlan], report: IngestReport) -> None:
+    """What a dry run tells."""
+    plans = sorted(volumes, key=lambda plan: plan.order)
+    report.planned = [(plan.label, plan.shape) for plan in plans]
+    report.slices = sum(len(plan.slices) for plan in plans)
+    report.single = sum(len(plan.slices) == 1 for plan in plans)
+
+
+@contextmanager
+def _alone_in(store: Path) -> Iterator[None]:
+    """Raises LimGpuError where another run writes to `store`, or where the disk refuses."""
+    try:
+        with locked(store):
+            yield
+    except OSError as error:
+        raise LimGpuError(f"{error.filename or store}: cannot be written: {error.strerror}") from error
 
 
 def _write(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,46 @@ COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_pa
 SHOWN = 200  # pairs in the gallery
 SIDE = 256  # pixels of its pictures
 ORDER = ("across collections", "across splits", "within")
+
+
+class _Outputs(NamedTuple):
+    """Where results go, None where they are not asked for."""
+
+    pairs: Path
+    groups: Path | None
+    keep: Path | None
+    split: Path | None
+
+    @property
+    def record(self) -> Path:
+        """What was asked and found, as JSON."""
+        return self.pairs.with_suffix(".json")
+
+    @property
+    def page(self) -> Path:
+        """The gallery."""
+        return self.pairs.with_suffix(".html")
+
+    @property
+    def paths(self) -> list[Path]:
+        """All that is written."""
+        lists = (self.groups, self.keep, self.split)
+        return [self.pairs, self.record, self.page, *(path for path in lists if path is not None)]
+
+
+class _Found(NamedTuple):
+    """Near-duplicates and what follows from them; images by their places.
+
+    clusters  groups of near-duplicates, in each first the one that stays
+    shared    splits by patient, of patients in several
+    leaking   what --write-split leaves out
+    """
+
+    images: Images
+    pairs: list[Pair]
+    clusters: list[list[int]]
+    shared: dict[str, list[str]]
+    leaking: set[int]
 
 
 def leaks(
@@ -52,46 +92,32 @@ def leaks(
     groups       a table of groups instead of pairs (.csv), see `lim_gpu.leaks.clusters`
     keep         a list of the images to keep: all but those for which another of their group stands
     """
-    lists = [path for path in (groups, keep) if path is not None]
-    paths = _outputs(sources, output, write_split, lists)
+    outputs = _Outputs(output, groups, keep, write_split)
+    _check(outputs, sources)
+    paths = outputs.paths
     rejected = {frozenset((row["a"], row["b"])) for row in read_list(reject, ["a", "b"])} if reject else set()
     options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), list(map(str, paths)), version("lim-gpu")]
     asked = fingerprint([options, [[str(source), identity(source, patients)] for source in sources]])
-    standing = standing_record(output.with_suffix(".json"), asked, paths, overwrite)
+    standing = standing_record(outputs.record, asked, paths, overwrite)
     if standing is not None:
-        return _outcome(standing | {"unchanged": True}, output, write_split, groups, keep)
+        return _outcome(standing | {"unchanged": True}, outputs)
     if dry_run:
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
         return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
     images = Images.joined([read_images(source, patients, reporter) for source in sources])
     pairs = _without(rejected, find_pairs(images, rule, across), images.items, reject)
-    shared = split_patients(images.items)
-    removed = leaking(images.items, pairs, shared)
-    if write_split is not None:
-        _write_split(_list_of(sources[0]), write_split, {images.items[i].name for i in removed})
-    clusters = find_clusters(images.items, pairs)
-    if groups is not None:
-        write_text(groups, clusters_csv(images.items, clusters))
-    if keep is not None:
-        write_text(keep, keep_list(images.items, clusters))
-    values = _values(sources, images, rule, across, pairs) | {
-        "fingerprint": asked,
-        "rejected": len(rejected),
-        "clusters": [len(cluster) for cluster in clusters],
-        "patients_in_several_splits": shared,
-        "leaking_images": len(removed),
-    }
-    _write_gallery(output.with_suffix(".html"), images, pairs, rule, values, reporter)
-    write_text(output, _csv(images.items, pairs))
-    write_json(output.with_suffix(".json"), values)  # last: it says that the others are whole
-    return _outcome(values, output, write_split, groups, keep)
+    found = _consequences(images, pairs)
+    values = _values(sources, rule, across, found) | {"fingerprint": asked, "rejected": len(rejected)}
+    _write_lists(outputs, sources[0], found)
+    _write_gallery(outputs.page, images, pairs, rule, values, reporter)
+    write_text(outputs.pairs, _csv(images.items, pairs))
+    write_json(outputs.record, values)  # last: it says that the others are whole
+    return _outcome(values, outputs)
 
 
-def _outcome(
-    values: dict[str, Any], output: Path, write_split: Path | None, groups: Path | None, keep: Path | None
-) -> Outcome:
+def _outcome(values: dict[str, Any], outputs: _Outputs) -> Outcome:
     found = values["pairs"] or values["patients_in_several_splits"] or values["failures"]
-    return Outcome(values, [*_lines(values, output, write_split), *_group_lines(values, groups, keep)], bool(found))
+    return Outcome(values, [*_lines(values, outputs), *_list_lines(values, outputs)], bool(found))
 
 
 def _without(
@@ -105,7 +131,14 @@ def _without(
     return [pair for pair in pairs if names[pair] not in rejected]
 
 
-def _values(sources: Sequence[Path], images: Images, rule: Rule, across: bool, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _consequences(images: Images, pairs: list[Pair]) -> _Found:
+    shared = split_patients(images.items)
+    clusters = find_clusters(images.items, pairs)
+    return _Found(images, pairs, clusters, shared, leaking(images.items, pairs, shared))
+
+
+def _values(sources: Sequence[Path], rule: Rule, across: bool, found: _Found) -> dict[str, Any]:
+    images, pairs = found.images, found.pairs
     relations = Counter(relation(images.items[p.a], images.items[p.b]) for p in pairs)
     return {
         "format": "lim-gpu-leaks",
@@ -119,20 +152,19 @@ def _values(sources: Sequence[Path], images: Images, rule: Rule, across: bool, p
         "different_labels": _different_labels(images.items, pairs),
         "failures": [list(failure) for failure in images.failures],
         "versions": {"lim-gpu": version("lim-gpu")},
+        "clusters": [len(cluster) for cluster in found.clusters],
+        "patients_in_several_splits": found.shared,
+        "leaking_images": len(found.leaking),
     }
 
 
-def _outputs(sources: Sequence[Path], output: Path, write_split: Path | None, lists: Sequence[Path]) -> list[Path]:
-    if output.suffix != ".csv":
-        raise UsageError(f"{output}: give a name that ends in .csv")
-    paths = [output, output.with_suffix(".json"), output.with_suffix(".html"), *lists]
-    if write_split is not None:
-        if write_split.resolve() == _list_of(sources[0]).resolve():
-            raise UsageError(f"{write_split}: is the list that is read. Choose another --write-split")
-        paths.append(write_split)
-    if len({path.resolve() for path in paths}) < len(paths):
+def _check(outputs: _Outputs, sources: Sequence[Path]) -> None:
+    if outputs.pairs.suffix != ".csv":
+        raise UsageError(f"{outputs.pairs}: give a name that ends in .csv")
+    if outputs.split is not None and outputs.split.resolve() == _list_of(sources[0]).resolve():
+        raise UsageError(f"{outputs.split}: is the list that is read. Choose another --write-split")
+    if len({path.resolve() for path in outputs.paths}) < len(outputs.paths):
         raise UsageError("two outputs have one name. Give each its own")
-    return paths
 
 
 def _list_of(source: Path) -> Path:
@@ -140,6 +172,16 @@ def _list_of(source: Path) -> Path:
     if path.suffix != ".csv" or not path.is_file() or "split" not in read_list(path, ["file"])[0]:
         raise UsageError(f"{source}: has no split.csv with a column split, which --write-split needs")
     return path
+
+
+def _write_lists(outputs: _Outputs, source: Path, found: _Found) -> None:
+    items = found.images.items
+    if outputs.split is not None:
+        _write_split(_list_of(source), outputs.split, {items[i].name for i in found.leaking})
+    if outputs.groups is not None:
+        write_text(outputs.groups, clusters_csv(items, found.clusters))
+    if outputs.keep is not None:
+        write_text(outputs.keep, keep_list(items, found.clusters))
 
 
 def _write_split(source: Path, target: Path, leave_out: set[str]) -> None:
@@ -166,7 +208,7 @@ def _differ(a: Item, b: Item) -> bool:
     return bool(a.label and b.label and a.label != b.label)
 
 
-def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> list[str]:
+def _lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
     relations = ", ".join(f"{count:,} {name}" for name, count in values["relations"].items())
     found = f"{counted(values['pairs'], 'near-duplicate pair')} among {counted(values['images'], 'image')}"
     lines = [found + (relations and f": {relations}")]
@@ -179,20 +221,20 @@ def _lines(values: dict[str, Any], output: Path, write_split: Path | None) -> li
     if values["flat_images"]:
         lines.append(f"blank and not compared: {counted(values['flat_images'], 'image')}")
     state = "unchanged:" if values.get("unchanged") else "->"
-    lines.append(f"{state} {output}, {output.with_suffix('.json').name}, {output.with_suffix('.html').name}")
-    if write_split is not None:
-        lines.append(f"left out: {counted(values['leaking_images'], 'image')} -> {write_split}")
+    lines.append(f"{state} {outputs.pairs}, {outputs.record.name}, {outputs.page.name}")
     return lines
 
 
-def _group_lines(values: dict[str, Any], groups: Path | None, keep: Path | None) -> list[str]:
+def _list_lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
     sizes = values["clusters"]
     lines = []
-    if groups is not None:
-        lines.append(f"groups: {len(sizes):,}, the largest of {max(sizes, default=0)} images -> {groups}")
-    if keep is not None:
+    if outputs.split is not None:
+        lines.append(f"left out: {counted(values['leaking_images'], 'image')} -> {outputs.split}")
+    if outputs.groups is not None:
+        lines.append(f"groups: {len(sizes):,}, the largest of {max(sizes, default=0)} images -> {outputs.groups}")
+    if outputs.keep is not None:
         left = values["images"] - sum(sizes) + len(sizes)
-        lines.append(f"to keep: {left:,} of {values['images']:,} images -> {keep}")
+        lines.append(f"to keep: {left:,} of {values['images']:,} images -> {outputs.keep}")
     return lines
 
 

@@ -26,19 +26,6 @@ def record_of(
     seconds: float,
 ) -> dict[str, Any]:
     """The JSON of a selection, without its CSV's checksum and the path of the store as seen from there."""
-    units = [
-        {
-            "unit": result.unit,
-            "volumes": [key for key, _n in result.volumes],
-            "slices": len(result.z),
-            "kept": len(result.kept),
-            "resolved_threshold": result.resolved_threshold,
-            "borderline": result.borderline,
-            "device": result.device,
-            "seconds": result.seconds,
-        }
-        for result in results
-    ]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -54,11 +41,24 @@ def record_of(
         },
         "borderline": sum(result.borderline for result in results),
         "resolved_threshold": _loosest([result.resolved_threshold for result in results], request.method),
-        "units": units,
+        "units": [_of_unit(result) for result in results],
         "failures": failures,
         "device": ", ".join(sorted({result.device for result in results})),
         "versions": _versions(request.method in SIMILARITIES),
         "seconds": round(seconds, 3),
+    }
+
+
+def _of_unit(result: UnitResult) -> dict[str, Any]:
+    return {
+        "unit": result.unit,
+        "volumes": [key for key, _n in result.volumes],
+        "slices": len(result.z),
+        "kept": len(result.kept),
+        "resolved_threshold": result.resolved_threshold,
+        "borderline": result.borderline,
+        "device": result.device,
+        "seconds": result.seconds,
     }
 
 

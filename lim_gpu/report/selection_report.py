@@ -49,12 +49,7 @@ def write_selection_report(
     intensity = first.intensity if window is None else Intensity.parse(window=window)
     with open_store(first, store_path) as store:
         keys = _common_keys(shown)
-        places = spread_evenly(len(keys), FULL)
-        details = []
-        with reporter.track("report", len(places), "volumes") as advance:
-            for place in places:
-                details.append(in_full(store, keys[place], shown, intensity))
-                advance(1)
+        details = _some_in_full(store, keys, shown, intensity, reporter)
         rows = [in_a_row(store[key], shown) for key in keys]
     values = {
         "title": first.title if len(shown) == 1 else f"{len(shown)} selections of one store",
@@ -80,6 +75,18 @@ def _common_keys(shown: Sequence[Shown]) -> list[str]:
     """The volumes that every selection speaks of: one of them may have found a damaged file."""
     others = [{volume.key for volume in one.selection.volumes} for one in shown]
     return [volume.key for volume in shown[0].selection.volumes if all(volume.key in keys for keys in others)]
+
+
+def _some_in_full(
+    store: SliceStore, keys: Sequence[str], shown: Sequence[Shown], intensity: Intensity, reporter: Reporter
+) -> list[dict[str, Any]]:
+    places = spread_evenly(len(keys), FULL)
+    details = []
+    with reporter.track("report", len(places), "volumes") as advance:
+        for place in places:
+            details.append(in_full(store, keys[place], shown, intensity))
+            advance(1)
+    return details
 
 
 def _editable(shown: Sequence[Shown], keys: Sequence[str]) -> dict[str, Any]:
