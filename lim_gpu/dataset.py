@@ -23,7 +23,8 @@ class SliceDataset(Dataset[Any]):
     selection  a selection made from that store, or its NAME.csv; None: every slice
     transform  called with the item; without it the item is returned as it is
     intensity  None: stored values, an int16 (HU) or uint8 tensor (1, H, W); else mapped to 0..255, uint8 (1, H, W):
-               "slice-minmax", a window ("lung", "40,400"), a range of HU ("-1000:400") or an `Intensity`
+               "slice-minmax", "volume-percentile", a window ("lung", "40,400"), a range of HU ("-1000:400") or an
+               `Intensity`
 
     `places` is (n, 2), int32: volume number and slice of every item. Slices keep their own sizes: where a store mixes
     sizes, `transform` must bring them to one before a DataLoader can stack them. Works with any number of DataLoader
@@ -51,9 +52,10 @@ class SliceDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         volume, i = self.places[index]
-        pixels = self.store[volume].read_slice(int(i))[None]
+        opened = self.store[volume]
+        pixels = opened.read_slice(int(i))[None]
         if self.intensity is not None:
-            pixels = self.intensity.to_uint8(pixels)
+            pixels = self.intensity.of_volume(opened).to_uint8(pixels)
         item = torch.from_numpy(pixels)
         return self.transform(item) if self.transform is not None else item
 

@@ -62,10 +62,11 @@ CRITERION = (
     ),
     click.option(
         "--intensity",
-        type=click.Choice(["slice-minmax"]),
+        type=click.Choice(["slice-minmax", "volume-percentile"]),
         default="slice-minmax",
         show_default=True,
-        help="Each slice's own minimum..maximum to 0..255, as the paper.",
+        help="What becomes 0..255: each slice's own minimum..maximum, as the paper; or the 0.5th to the 99.5th "
+        "percentile of the volume, for MR and PT.",
     ),
 )
 
@@ -170,9 +171,11 @@ def criterion_of(options: dict[str, Any]) -> Criterion:
 
 
 def _check_intensity(method: str, options: dict[str, Any]) -> None:
+    from lim_gpu.intensity import VOLUME_PERCENTILE
     from lim_gpu.reduction.request import BASELINES
 
     given = [name for name in ("window", "hu_range") if options.get(name) is not None]
+    given += ["intensity"] if options.get("intensity") == VOLUME_PERCENTILE else []
     if given and method in BASELINES:
         raise UsageError(f"--{given[0].replace('_', '-')} belongs to what compares, not to {method}. Leave it out")
 
@@ -201,11 +204,8 @@ def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]
 
 
 def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Keywords of `lim_gpu.pretrain.run.pretrain`: --window and --hu-range become an intensity, --set a mapping."""
-    from lim_gpu.intensity import Intensity
-
-    intensity = Intensity.parse(window=options.pop("window"), hu_range=options.pop("hu_range"))
-    return options | {"intensity": intensity, "overrides": parse_overrides(options["overrides"])}
+    """Keywords of `lim_gpu.pretrain.run.pretrain`: how HU are mapped becomes an intensity, --set a mapping."""
+    return options | {"intensity": intensity_of(options), "overrides": parse_overrides(options["overrides"])}
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, str]:

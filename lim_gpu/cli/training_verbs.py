@@ -43,6 +43,13 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, pretraining_opt
     metavar="NAME=VALUE",
     help="Any setting, such as lr=0.1 or swav.queue=3840; --dry-run --json lists them. Again for more.",
 )
+@click.option(
+    "--intensity",
+    type=click.Choice(["slice-minmax", "volume-percentile"]),
+    default="slice-minmax",
+    show_default=True,
+    help="As in reduce: volume-percentile is for MR and PT.",
+)
 @click.option("--window", metavar="NAME|LEVEL,WIDTH", help="Map this window of HU to 0..255, as in reduce.")
 @click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255; default: each slice's own.")
 @click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +28,30 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "angio": (300, 600),
 }
 SLICE_MINMAX = "slice-minmax"
+VOLUME_PERCENTILE = "volume-percentile"
+PERCENTILES = (0.5, 99.5)  # as nnU-Net clips (Isensee et al. 2021, Nature Methods 18:203)
 START = 1 << 28  # pixels, a thousand slices of 512 x 512: mapping them, NumPy loses what it takes Numba to start
 
 _by_numpy = 0  # pixels that NumPy has mapped in this process
 
 
+class HasPercentiles(Protocol):
+    """A volume of a store."""
+
+    def percentiles(self, low: float, high: float) -> Limits:
+        """Those values of all its pixels; None where they are one."""
+
+
 @dataclass(frozen=True)
 class Intensity:
-    """A mapping to 0..255: each slice's own minimum..maximum (`limits` None, the paper's), or fixed limits in HU."""
+    """A mapping to 0..255: each slice's own minimum..maximum (`limits` None, the paper's), or fixed limits in HU.
+
+    percentiles  in place of limits: low and high of all pixels of a volume, whatever they measure. `of_volume` makes
+                 limits of them.
+    """
 
     limits: Limits = None
+    percentiles: tuple[float, float] | None = None
 
     @classmethod
     def parse(cls, intensity: str = SLICE_MINMAX, window: str | None = None, hu_range: str | None = None) -> Intensity:
@@ -45,16 +59,23 @@ class Intensity:
 
         Raises UsageError for what is unknown, contradictory or empty.
         """
-        if intensity != SLICE_MINMAX:
-            raise UsageError(f"`intensity` {intensity!r} is unknown. Give {SLICE_MINMAX}, or a `window` or `hu_range`")
+        if intensity not in (SLICE_MINMAX, VOLUME_PERCENTILE):
+            names = f"{SLICE_MINMAX}, {VOLUME_PERCENTILE}"
+            raise UsageError(f"`intensity` {intensity!r} is unknown. Give {names}, or a `window` or `hu_range`")
         if window is not None and hu_range is not None:
             raise UsageError("`window` and `hu_range` exclude each other. Give one of them")
+        if intensity == VOLUME_PERCENTILE:
+            if window is not None or hu_range is not None:
+                raise UsageError(f"`intensity` {VOLUME_PERCENTILE} takes no `window` and no `hu_range`. Leave them out")
+            return cls(percentiles=PERCENTILES)
         if window is not None:
             return cls(_window(window))
         return cls(None if hu_range is None else _hu_range(hu_range))
 
     def describe(self) -> dict[str, Any]:
         """For records and fingerprints."""
+        if self.percentiles is not None:
+            return {"mapping": VOLUME_PERCENTILE, "percentiles": list(self.percentiles)}
         return {"mapping": SLICE_MINMAX} if self.limits is None else {"mapping": "window", "hu": list(self.limits)}
 
     @classmethod
@@ -62,6 +83,9 @@ class Intensity:
         """What `describe` told; without a record the paper's. Raises InputError for another mapping."""
         if record is None or record.get("mapping") == SLICE_MINMAX:
             return cls()
+        if record.get("mapping") == VOLUME_PERCENTILE:
+            low, high = record["percentiles"]
+            return cls(percentiles=(float(low), float(high)))
         if record.get("mapping") != "window":
             raise InputError(f"intensity {record.get('mapping')!r} is not known to this version of lim-gpu")
         low, high = record["hu"]
@@ -69,7 +93,9 @@ class Intensity:
 
     @classmethod
     def of(cls, value: Intensity | str | None) -> Intensity:
-        """An intensity as it is, or its name: "slice-minmax", a window ("lung", "40,400") or a range ("-1000:400").
+        """An intensity as it is, or its name: "slice-minmax", "volume-percentile", a window or a range.
+
+        "lung" and "40,400" are windows, "-1000:400" is a range of HU.
 
         None: the paper's. Raises UsageError as `parse`.
         """
@@ -79,7 +105,13 @@ class Intensity:
             return cls()
         if not isinstance(value, str):
             raise UsageError(f"intensity {value!r} is none. Give lim_gpu.intensity.Intensity, or a name such as 'lung'")
+        if value == VOLUME_PERCENTILE:
+            return cls.parse(value)
         return cls.parse(hu_range=value) if ":" in value else cls.parse(window=value)
+
+    def of_volume(self, volume: HasPercentiles) -> Intensity:
+        """This mapping for the slices of `volume`: with its limits, where it goes by the percentiles of a volume."""
+        return self if self.percentiles is None else Intensity(volume.percentiles(*self.percentiles))
 
     @overload
     def to_uint8(self, slices: NDArray[Any]) -> NDArray[np.uint8]: ...
@@ -89,7 +121,8 @@ class Intensity:
         """Map int16 slices (n, H, W) to uint8, on the GPU where torch has them there; uint8 slices stay as they are.
 
         In float64: u8 = rint_half_even((v - low) / (high - low) * 255) of v clipped to low..high; a constant slice
-        gives 0 where its own limits count. Raises InputError for another dtype.
+        gives 0 where its own limits count. Raises InputError for another dtype, UsageError for percentiles of a volume
+        that is not there: see `of_volume`.
 
         On the CPU compiled code does it where Numba runs anyway, or the process maps many slices. For a few, as in a
         report or a short-lived loader worker, starting Numba would take longer: `lim_gpu.intensity.compiled` has the
@@ -100,6 +133,8 @@ class Intensity:
             return slices
         if dtype != "int16":
             raise InputError(f"slices of {dtype} have no HU. Give int16 (HU) or uint8 (grey values)")
+        if self.percentiles is not None:
+            raise UsageError(f"{VOLUME_PERCENTILE} needs the volume of the slices. Give Intensity.of_volume(volume)")
         if isinstance(slices, np.ndarray):
             return _on_cpu(slices, self.limits)
         if slices.is_cuda:

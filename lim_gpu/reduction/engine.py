@@ -85,7 +85,8 @@ class StoredMatrix:
     def images(self, volume: Volume, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Slices (k, H, W) as the method sees them, 0..255."""
         with reading(volume):
-            return self.criterion.intensity.to_uint8(np.stack([volume.read_slice(int(i)) for i in indices]))
+            pixels = np.stack([volume.read_slice(int(i)) for i in indices])
+            return self.criterion.intensity.of_volume(volume).to_uint8(pixels)
 
     def _from_hashes(self, volumes: Sequence[Volume]) -> torch.Tensor:
         import torch

@@ -25,6 +25,7 @@ from lim_gpu.reduction.prefetch import ReadAhead
 if TYPE_CHECKING:
     import torch
 
+    from lim_gpu.intensity import Intensity
     from lim_gpu.store.file import Compare
     from lim_gpu.store.volume import Volume
 
@@ -78,7 +79,7 @@ class Reader:
             if block.dtype == torch.uint8 and block.device == self.device:
                 yield block
             else:
-                yield from self._in_halves(block)
+                yield from self._in_halves(block, self._intensity(volume))
 
     def hashes(self, volume: Volume) -> list[torch.Tensor]:
         """The difference hashes of a volume, a tensor (m,) a piece, where they are made while reading."""
@@ -108,7 +109,7 @@ class Reader:
                 return torch.from_numpy(self._hashed(piece)), None
             volume, start, stop = piece
             with reading(volume):
-                return torch.from_numpy(self.criterion.intensity.to_uint8(volume.read(start, stop))), None
+                return torch.from_numpy(self._intensity(volume).to_uint8(volume.read(start, stop))), None
         stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
         with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
             block = self._sent(piece)
@@ -125,7 +126,7 @@ class Reader:
         with reading(volume):
             compare = volume.read_unsummed(start, host.numpy())
             try:
-                return self._on_device(host, compare)
+                return self._on_device(host, self._intensity(volume), compare)
             except torch.OutOfMemoryError:
                 _sum_here(host, compare)
                 return host
@@ -140,8 +141,8 @@ class Reader:
         pixels = self._kept_array(shape, volume.entry.dtype)
         with reading(volume):
             volume.read(start, stop, out=pixels)
+            limits = self._intensity(volume).limits
         if pixels.dtype != np.uint8:
-            limits = self.criterion.intensity.limits
             pixels = compiled.to_uint8(pixels, limits, self._kept_array(shape, "uint8"))
         return dhash(pixels, threads=1).view(np.int64)
 
@@ -152,24 +153,27 @@ class Reader:
             kept = self._kept.__dict__[dtype] = np.empty(size, dtype)
         return kept[:size].reshape(shape)
 
-    def _on_device(self, host: torch.Tensor, compare: Compare | None = None) -> torch.Tensor:
+    def _intensity(self, volume: Volume) -> Intensity:
+        return self.criterion.intensity.of_volume(volume)
+
+    def _on_device(self, host: torch.Tensor, how: Intensity, compare: Compare | None = None) -> torch.Tensor:
         """As uint8 on the device, after `compare` has been given the sums that the device made."""
         slices = host.to(self.device, non_blocking=True)
         if compare is None:
-            return self.criterion.intensity.to_uint8(slices)
+            return how.to_uint8(slices)
         from lim_gpu.intensity.cuda import to_uint8_summed
 
-        mapped, sums = to_uint8_summed(slices, self.criterion.intensity.limits)
+        mapped, sums = to_uint8_summed(slices, how.limits)
         compare(sums.cpu().numpy().view(np.uint32))
         return mapped
 
-    def _in_halves(self, host: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _in_halves(self, host: torch.Tensor, how: Intensity) -> Iterator[torch.Tensor]:
         """What did not fit at once, as uint8 on the GPU, in halves of halves where need be."""
         import torch
 
         torch.cuda.empty_cache()
         try:
-            yield self._on_device(host)
+            yield self._on_device(host, how)
             return
         except torch.OutOfMemoryError:
             if len(host) == 1:
@@ -177,7 +181,7 @@ class Reader:
                     f"{self.device}: out of memory for one slice. Free memory, or use --device cpu"
                 ) from None
         for half in host.tensor_split(2):
-            yield from self._in_halves(half)
+            yield from self._in_halves(half, how)
 
 
 def _sum_here(host: torch.Tensor, compare: Compare | None) -> None:

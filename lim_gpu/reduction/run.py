@@ -65,8 +65,8 @@ def reduce(
     scope       "volume", "patient" or "dataset": what is pruned together, and what keep counts
     rule        "greedy" (the paper's text) or "leader" (the authors' script)
     order       "spatial" or "lexicographic" (slice numbers sorted as text, as the authors' file names sort)
-    intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; default: each slice's own
-                minimum..maximum
+    intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; for MR and PT, which have none,
+                "volume-percentile"; default: each slice's own minimum..maximum
     window, hu_range   the same by the names of the command line: "lung" or "LEVEL,WIDTH"; "LO:HI"
     precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
     device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine

@@ -51,9 +51,7 @@ class Shown:
     @property
     def intensity(self) -> Intensity:
         """How it saw the slices."""
-        mapping = self.selection.record["parameters"].get("intensity") or {}
-        low_high = mapping.get("hu")
-        return Intensity((float(low_high[0]), float(low_high[1])) if low_high else None)
+        return Intensity.described(self.selection.record["parameters"].get("intensity"))
 
     def in_own_unit(self, similarities: Any) -> Any:
         """Similarities, a number or an array, in the unit of the method's threshold: bits for HASH."""

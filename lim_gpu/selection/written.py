@@ -49,4 +49,4 @@ def _place(image: Any, affine: NDArray[np.float64]) -> None:
 
 def write_png(volume: Volume, i: int, intensity: Intensity, path: Path) -> None:
     """Slice i as an 8-bit grey picture."""
-    Image.fromarray(intensity.to_uint8(volume.read(i, i + 1))[0]).save(path, format="PNG")
+    Image.fromarray(intensity.of_volume(volume).to_uint8(volume.read(i, i + 1))[0]).save(path, format="PNG")

@@ -24,7 +24,8 @@ def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intens
         told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are, without the window"
         return told if others else ""
     kinds = ", ".join(sorted({entry.modality or "no modality" for entry in stored}))
-    text = f"no HU in {counted(len(stored), 'volume')} ({kinds}). Leave `window` and `hu_range` out"
+    text = f"no HU in {counted(len(stored), 'volume')} ({kinds}). Leave `window` and `hu_range` out, or give "
+    text += "`intensity` volume-percentile"
     if any(not entry.modality for entry in stored):
         text += ", or give `lim-gpu ingest --assume-hu` where 16-bit pictures hold HU + 32768"
     raise UsageError(f"{source}: {text}")

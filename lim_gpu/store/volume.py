@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
+from lim_gpu.intensity.definition import Limits
+from lim_gpu.intensity.percentiles import percentiles_of
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.file import MAX_SIDE, MAX_SLICES, Compare, VolumeFile
 from lim_gpu.store.header import DTYPES, KEY, VolumeHeader
@@ -77,6 +79,7 @@ class Volume:
         self.entry = entry
         self._used = used  # tells the store, which limits how many files are open
         self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
+        self._percentiles: dict[tuple[float, float], Limits] = {}
 
     def __repr__(self) -> str:
         n, height, width = self.entry.shape
@@ -94,7 +97,7 @@ class Volume:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "entry": self.entry, "_used": None, "_held": None}
+        return self.__dict__ | {"_used": None, "_held": None}
 
     def close(self) -> None:
         """Close the file; it opens again when it is needed."""
@@ -136,6 +139,15 @@ class Volume:
     def grey(self, i: int) -> NDArray[np.uint8]:
         """Slice i as a picture, (H, W) from its own minimum to its own maximum."""
         return Intensity().to_uint8(self.read(i, i + 1))[0]
+
+    def percentiles(self, low: float, high: float) -> Limits:
+        """Percentiles `low` and `high` of all pixels, which are read once; None where they are one value, or uint8."""
+        if self.entry.dtype == "uint8":  # stays as it is
+            return None
+        if (low, high) not in self._percentiles:
+            slices = (self.read_slice(i) for i in range(self.entry.shape[0]))
+            self._percentiles[low, high] = percentiles_of(slices, low, high)
+        return self._percentiles[low, high]
 
     def verify(self) -> None:
         """Read every slice and compare its SHA-256."""

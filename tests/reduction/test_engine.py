@@ -201,11 +201,11 @@ def test_what_the_gpu_has_no_room_for_while_reading_ahead_goes_there_later(store
     computing = StoredMatrix(Criterion("hash", Intensity.parse()), torch.device("cuda", 0))
     on_device, refusals = Reader._on_device, []
 
-    def refuse_once(self, host, compare=None):
+    def refuse_once(self, host, how, compare=None):
         if not refusals:
             refusals.append(host)
             raise torch.OutOfMemoryError
-        return on_device(self, host, compare)
+        return on_device(self, host, how, compare)
 
     monkeypatch.setattr(Reader, "_on_device", refuse_once)
     volumes = list(store)

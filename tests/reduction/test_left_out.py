@@ -36,6 +36,21 @@ def test_a_window_on_values_that_are_no_hu_is_refused_before_anything_is_written
 
 
 @pytest.mark.parametrize("method", ["hash", "mi"])
+def test_values_that_are_no_hu_go_by_the_percentiles_of_their_volume(tmp_path, method):
+    volumes = [pixels(9, 20, 20, seed=i) // (1 + i) for i in range(2)]
+    volumes[0][0, 0, 0] = 32767  # beyond the percentiles
+    path = write_store(tmp_path / "s", volumes, modality="MR", unit="stored")
+    with SliceStore(path) as store:
+        by_volume = lim_gpu.reduce(store, method, keep=0.4, intensity="volume-percentile", device="cpu")
+        for volume, slices in zip(store, volumes, strict=True):
+            low, high = np.percentile(slices, [0.5, 99.5])
+            mapped = Intensity((low, high)).to_uint8(slices)
+            kept = lim_gpu.rank(lim_gpu.similarity_matrix(mapped, method)).keep(0.4)
+            np.testing.assert_array_equal(kept_of(by_volume)[volume.key], kept)
+    assert by_volume.record["parameters"]["intensity"]["mapping"] == "volume-percentile"
+
+
+@pytest.mark.parametrize("method", ["hash", "mi"])
 @pytest.mark.parametrize("scope", ["volume", "dataset"])
 def test_volumes_of_one_grey_in_every_slice_are_said(tmp_path, capsys, method, scope):
     flat = np.stack([np.full((20, 20), value, np.int16) for value in (2000, 2100, 2200)])

@@ -25,26 +25,26 @@ def hash_reader():
 def test_pieces_that_do_not_fit_on_the_gpu_go_there_in_halves(monkeypatch):
     sizes, on_device = [], Reader._on_device
 
-    def short_of_memory(self, slices):
+    def short_of_memory(self, slices, how):
         sizes.append(len(slices))
         if len(slices) > 2:
             raise torch.OutOfMemoryError
-        return on_device(self, slices)
+        return on_device(self, slices, how)
 
     monkeypatch.setattr(Reader, "_on_device", short_of_memory)
     slices = pixels(7, 20, 24)
-    found = torch.cat(list(hash_reader()._in_halves(torch.from_numpy(slices))))
+    found = torch.cat(list(hash_reader()._in_halves(torch.from_numpy(slices), Intensity())))
     np.testing.assert_array_equal(found, Intensity.parse().to_uint8(slices))
     assert sizes == [7, 4, 2, 2, 3, 2, 1]
 
 
 def test_no_memory_for_one_slice_is_one_line(monkeypatch):
-    def none_left(self, slices):
+    def none_left(self, slices, how):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(Reader, "_on_device", none_left)
     with pytest.raises(LimGpuError, match="^cpu: out of memory for one slice. Free memory, or use --device cpu$"):
-        list(hash_reader()._in_halves(torch.zeros((3, 4, 4), dtype=torch.int16)))
+        list(hash_reader()._in_halves(torch.zeros((3, 4, 4), dtype=torch.int16), Intensity()))
 
 
 VOLUMES = [pixels(7, 20, 24), pixels(5, 11, 9, dtype="uint8"), pixels(1, 12, 12), pixels(3, 1, 1)]
@@ -77,10 +77,10 @@ def volume(request, tmp_path):
 
 
 @pytest.mark.usefixtures("gpu_or_emulated", "no_sums_on_the_cpu")
-@pytest.mark.parametrize("intensity", [Intensity.parse(), Intensity.parse(window="lung")], ids=lambda i: str(i.limits))
+@pytest.mark.parametrize("intensity", [None, "lung", "volume-percentile"])
 def test_what_goes_to_the_gpu_is_summed_there(engine, volume, request, intensity):
-    slices = VOLUMES[request.node.callspec.params["volume"]]
-    np.testing.assert_array_equal(sent(engine, volume, intensity), intensity.to_uint8(slices))
+    slices, how = VOLUMES[request.node.callspec.params["volume"]], Intensity.of(intensity)
+    np.testing.assert_array_equal(sent(engine, volume, how), how.of_volume(volume).to_uint8(slices))
 
 
 def damage(volume, change):
@@ -126,11 +126,11 @@ def test_a_lost_slice_is_the_same_error_as_on_the_cpu(engine, longer_volume, byt
 def test_what_the_gpu_has_no_room_for_is_summed_on_the_cpu(engine, longer_volume, monkeypatch):
     right, on_device, refused = longer_volume.read(), Reader._on_device, []
 
-    def refuses_once(self, host, compare=None):
+    def refuses_once(self, host, how, compare=None):
         if not refused:
             refused.append(host)
             raise torch.OutOfMemoryError
-        return on_device(self, host, compare)
+        return on_device(self, host, how, compare)
 
     monkeypatch.setattr(Reader, "_on_device", refuses_once)
     np.testing.assert_array_equal(sent(engine, longer_volume), Intensity.parse().to_uint8(right))

@@ -28,7 +28,10 @@ HU, MR, PET, PICTURE, GREY = (
 @pytest.mark.parametrize(
     ("volumes", "text"),
     [
-        ([MR], r"s: no HU in 1 volume \(MR\). Leave `window` and `hu_range` out$"),
+        (
+            [MR],
+            r"s: no HU in 1 volume \(MR\). Leave `window` and `hu_range` out, or give `intensity` vol\S+$",
+        ),
         ([HU, PET, MR, MR], r"no HU in 3 volumes \(MR, PT\)"),
         (
             [HU, PICTURE],
