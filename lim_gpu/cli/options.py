@@ -54,6 +54,12 @@ CRITERION = (
         type=click.IntRange(2, 256),
         help="mi: bins a side of the joint histogram; default: 100.",
     ),
+    click.option(
+        "--body",
+        is_flag=True,
+        help="CT: what lies outside the patient (the table, air, padding) becomes 0: all but the largest region above "
+        "-300 HU of each slice and its holes.",
+    ),
     click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
     click.option(
         "--window",
@@ -149,10 +155,10 @@ class Threshold(click.ParamType):
 
 
 def intensity_of(options: dict[str, Any]) -> Intensity:
-    """From --intensity, --window and --hu-range, which are taken out of `options`."""
+    """From --intensity, --window, --hu-range and --body, which are taken out of `options`."""
     from lim_gpu.intensity import Intensity
 
-    given = {name: options.pop(name) for name in ("intensity", "window", "hu_range") if name in options}
+    given = {name: options.pop(name) for name in ("intensity", "window", "hu_range", "body") if name in options}
     return Intensity.parse(**given)
 
 
@@ -176,6 +182,7 @@ def _check_intensity(method: str, options: dict[str, Any]) -> None:
 
     given = [name for name in ("window", "hu_range") if options.get(name) is not None]
     given += ["intensity"] if options.get("intensity") == VOLUME_PERCENTILE else []
+    given += ["body"] if options.get("body") else []
     if given and method in BASELINES:
         raise UsageError(f"--{given[0].replace('_', '-')} belongs to what compares, not to {method}. Leave it out")
 

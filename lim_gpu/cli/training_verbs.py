@@ -50,6 +50,7 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, pretraining_opt
     show_default=True,
     help="As in reduce: volume-percentile is for MR and PT.",
 )
+@click.option("--body", is_flag=True, help="CT: what lies outside the patient becomes 0, as in reduce.")
 @click.option("--window", metavar="NAME|LEVEL,WIDTH", help="Map this window of HU to 0..255, as in reduce.")
 @click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255; default: each slice's own.")
 @click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
@@ -48,13 +48,21 @@ class Intensity:
 
     percentiles  in place of limits: low and high of all pixels of a volume, whatever they measure. `of_volume` makes
                  limits of them.
+    body         what lies outside the patient becomes 0 (`lim_gpu.intensity.body`)
     """
 
     limits: Limits = None
     percentiles: tuple[float, float] | None = None
+    body: bool = False
 
     @classmethod
-    def parse(cls, intensity: str = SLICE_MINMAX, window: str | None = None, hu_range: str | None = None) -> Intensity:
+    def parse(
+        cls,
+        intensity: str = SLICE_MINMAX,
+        window: str | None = None,
+        hu_range: str | None = None,
+        body: bool = False,
+    ) -> Intensity:
         """From the options of the command line: window NAME or "LEVEL,WIDTH", hu_range "LO:HI".
 
         Raises UsageError for what is unknown, contradictory or empty.
@@ -67,29 +75,35 @@ class Intensity:
         if intensity == VOLUME_PERCENTILE:
             if window is not None or hu_range is not None:
                 raise UsageError(f"`intensity` {VOLUME_PERCENTILE} takes no `window` and no `hu_range`. Leave them out")
-            return cls(percentiles=PERCENTILES)
+            return cls(percentiles=PERCENTILES, body=body)
         if window is not None:
-            return cls(_window(window))
-        return cls(None if hu_range is None else _hu_range(hu_range))
+            return cls(_window(window), body=body)
+        return cls(None if hu_range is None else _hu_range(hu_range), body=body)
 
     def describe(self) -> dict[str, Any]:
         """For records and fingerprints."""
+        body: dict[str, Any] = {"body": True} if self.body else {}
         if self.percentiles is not None:
-            return {"mapping": VOLUME_PERCENTILE, "percentiles": list(self.percentiles)}
-        return {"mapping": SLICE_MINMAX} if self.limits is None else {"mapping": "window", "hu": list(self.limits)}
+            return {"mapping": VOLUME_PERCENTILE, "percentiles": list(self.percentiles)} | body
+        if self.limits is None:
+            return {"mapping": SLICE_MINMAX} | body
+        return {"mapping": "window", "hu": list(self.limits)} | body
 
     @classmethod
     def described(cls, record: dict[str, Any] | None) -> Intensity:
         """What `describe` told; without a record the paper's. Raises InputError for another mapping."""
-        if record is None or record.get("mapping") == SLICE_MINMAX:
+        if record is None:
             return cls()
+        body = bool(record.get("body"))
+        if record.get("mapping") == SLICE_MINMAX:
+            return cls(body=body)
         if record.get("mapping") == VOLUME_PERCENTILE:
             low, high = record["percentiles"]
-            return cls(percentiles=(float(low), float(high)))
+            return cls(percentiles=(float(low), float(high)), body=body)
         if record.get("mapping") != "window":
             raise InputError(f"intensity {record.get('mapping')!r} is not known to this version of lim-gpu")
         low, high = record["hu"]
-        return cls((float(low), float(high)))
+        return cls((float(low), float(high)), body=body)
 
     @classmethod
     def of(cls, value: Intensity | str | None) -> Intensity:
@@ -111,7 +125,19 @@ class Intensity:
 
     def of_volume(self, volume: HasPercentiles) -> Intensity:
         """This mapping for the slices of `volume`: with its limits, where it goes by the percentiles of a volume."""
-        return self if self.percentiles is None else Intensity(volume.percentiles(*self.percentiles))
+        return self if self.percentiles is None else Intensity(volume.percentiles(*self.percentiles), body=self.body)
+
+    @property
+    def whole(self) -> Intensity:
+        """The same for slices of which everything counts, or whose surroundings were cleared before."""
+        return replace(self, body=False)
+
+    def clear(self, slices: NDArray[Any]) -> None:
+        """Where the body alone counts, give what lies around it in int16 slices (n, H, W) the value that becomes 0."""
+        if self.body and slices.dtype == np.int16:
+            from lim_gpu.intensity.body import clear_outside
+
+            clear_outside(slices, self.limits)
 
     @overload
     def to_uint8(self, slices: NDArray[Any]) -> NDArray[np.uint8]: ...
@@ -135,6 +161,8 @@ class Intensity:
             raise InputError(f"slices of {dtype} have no HU. Give int16 (HU) or uint8 (grey values)")
         if self.percentiles is not None:
             raise UsageError(f"{VOLUME_PERCENTILE} needs the volume of the slices. Give Intensity.of_volume(volume)")
+        if self.body:
+            return self.whole.to_uint8(self._cleared(slices))
         if isinstance(slices, np.ndarray):
             return _on_cpu(slices, self.limits)
         if slices.is_cuda:
@@ -144,6 +172,16 @@ class Intensity:
         import torch
 
         return torch.from_numpy(_on_cpu(slices.numpy(), self.limits))
+
+    def _cleared(self, slices: Any) -> Any:
+        """A copy, where it lies; its surroundings are found on the CPU."""
+        if isinstance(slices, np.ndarray):
+            copied = slices.copy()
+            self.clear(copied)
+            return copied
+        copied = slices.cpu().clone()
+        self.clear(copied.numpy())
+        return copied.to(slices.device)
 
 
 def _on_cpu(slices: NDArray[np.int16], limits: Limits) -> NDArray[np.uint8]:

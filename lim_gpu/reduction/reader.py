@@ -79,7 +79,7 @@ class Reader:
             if block.dtype == torch.uint8 and block.device == self.device:
                 yield block
             else:
-                yield from self._in_halves(block, self._intensity(volume))
+                yield from self._in_halves(block, self._intensity(volume).whole)  # cleared when it was read
 
     def hashes(self, volume: Volume) -> list[torch.Tensor]:
         """The difference hashes of a volume, a tensor (m,) a piece, where they are made while reading."""
@@ -124,12 +124,21 @@ class Reader:
         pinned = self.device.type == "cuda"  # from torch's pool
         host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=pinned)
         with reading(volume):
-            compare = volume.read_unsummed(start, host.numpy())
+            how = self._intensity(volume)
+            compare = self._read(volume, start, stop, host, how)
             try:
-                return self._on_device(host, self._intensity(volume), compare)
+                return self._on_device(host, how.whole, compare)
             except torch.OutOfMemoryError:
                 _sum_here(host, compare)
                 return host
+
+    def _read(self, volume: Volume, start: int, stop: int, host: torch.Tensor, how: Intensity) -> Compare | None:
+        """Into `host`, not summed yet; but summed, and cleared outside the body, where that alone counts."""
+        if not how.body:
+            return volume.read_unsummed(start, host.numpy())
+        volume.read(start, stop, out=host.numpy())
+        how.clear(host.numpy())
+        return None
 
     def _hashed(self, piece: Piece) -> NDArray[np.int64]:
         """In arrays that the thread keeps: new memory from the system would take longer than what is done with it."""
@@ -141,9 +150,10 @@ class Reader:
         pixels = self._kept_array(shape, volume.entry.dtype)
         with reading(volume):
             volume.read(start, stop, out=pixels)
-            limits = self._intensity(volume).limits
+            how = self._intensity(volume)
         if pixels.dtype != np.uint8:
-            pixels = compiled.to_uint8(pixels, limits, self._kept_array(shape, "uint8"))
+            how.clear(pixels)
+            pixels = compiled.to_uint8(pixels, how.limits, self._kept_array(shape, "uint8"))
         return dhash(pixels, threads=1).view(np.int64)
 
     def _kept_array(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -96,6 +96,8 @@ def _editable(shown: Sequence[Shown], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _in_words(intensity: Intensity) -> str:
+    if intensity.body:
+        return f"{_in_words(intensity.whole)}, the body alone"
     if intensity.percentiles is not None:
         return "slices from the {:g}th to the {:g}th percentile of their volume".format(*intensity.percentiles)
     if intensity.limits is None:

@@ -1,4 +1,4 @@
-"""Limits in HU meet HU alone: other values would all become one grey, and slices that differ equal."""
+"""Limits in HU, and the body, which HU tell, meet HU alone: else slices that differ could become equal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intens
 
     Raises UsageError, naming `source` and the remedy, where limits in HU would meet values that are no HU.
     """
-    if intensity.limits is None:
+    if intensity.limits is None and not intensity.body:
         return ""
     others = [entry for entry in volumes if not entry.holds_hu]
     stored = [entry for entry in others if entry.dtype != "uint8"]
     if not stored:
-        told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are, without the window"
+        told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are"
         return told if others else ""
     kinds = ", ".join(sorted({entry.modality or "no modality" for entry in stored}))
-    text = f"no HU in {counted(len(stored), 'volume')} ({kinds}). Leave `window` and `hu_range` out, or give "
+    text = f"no HU in {counted(len(stored), 'volume')} ({kinds}). Leave `window`, `hu_range` and `body` out, or give "
     text += "`intensity` volume-percentile"
     if any(not entry.modality for entry in stored):
         text += ", or give `lim-gpu ingest --assume-hu` where 16-bit pictures hold HU + 32768"

@@ -9,9 +9,11 @@ import torch
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity, cuda
+from lim_gpu.phantom import phantom
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.reader import Reader
+from lim_gpu.similarity.hash import dhash
 from lim_gpu.store import fletcher
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
@@ -81,6 +83,16 @@ def volume(request, tmp_path):
 def test_what_goes_to_the_gpu_is_summed_there(engine, volume, request, intensity):
     slices, how = VOLUMES[request.node.callspec.params["volume"]], Intensity.of(intensity)
     np.testing.assert_array_equal(sent(engine, volume, how), how.of_volume(volume).to_uint8(slices))
+
+
+@pytest.mark.usefixtures("gpu_or_emulated")
+@pytest.mark.parametrize("window", [None, "lung"])
+def test_the_body_alone_goes_to_the_gpu(engine, tmp_path, window):
+    slices, how = phantom("chest", 4, 40, 44, seed=2), Intensity.parse(window=window, body=True)
+    with SliceStore(write_store(tmp_path / "slices", [slices])) as store:
+        np.testing.assert_array_equal(sent(engine, store[0], how), how.to_uint8(slices))
+        hashes = Reader(Criterion("hash", how), torch.device("cpu")).hashes(store[0])
+    np.testing.assert_array_equal(torch.cat(hashes).numpy().view(np.uint64), dhash(how.to_uint8(slices)))
 
 
 def damage(volume, change):

@@ -30,7 +30,7 @@ HU, MR, PET, PICTURE, GREY = (
     [
         (
             [MR],
-            r"s: no HU in 1 volume \(MR\). Leave `window` and `hu_range` out, or give `intensity` vol\S+$",
+            r"s: no HU in 1 volume \(MR\). Leave `window`, `hu_range` and `body` out, or give `intensity` vol\S+$",
         ),
         ([HU, PET, MR, MR], r"no HU in 3 volumes \(MR, PT\)"),
         (
