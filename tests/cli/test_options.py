@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from lim_gpu.cli import command
-from lim_gpu.cli.options import METHOD, PATH, criterion_of, finetuning_request, parse_overrides, pretraining_options
+from lim_gpu.cli.options import (
+    METHOD,
+    PATH,
+    criterion_of,
+    finetuning_request,
+    intensity_of,
+    parse_overrides,
+    pretraining_options,
+)
 from lim_gpu.cli.program import cli
 from lim_gpu.errors import UsageError, as_options
 from lim_gpu.intensity import Intensity
@@ -18,6 +26,12 @@ def test_set_options():
     for texts, message in ((["lr"], "is not NAME=VALUE"), (["=1"], "is not NAME=VALUE"), (["a=1", "a=2"], "twice")):
         with pytest.raises(UsageError, match=message):
             parse_overrides(texts)
+
+
+def test_the_body_is_part_of_the_intensity():
+    options = {"intensity": "slice-minmax", "window": "lung", "hu_range": None, "body": True, "keep": 0.1}
+    assert intensity_of(options) == Intensity.parse(window="lung", body=True)
+    assert options == {"keep": 0.1}
 
 
 def test_pretraining_takes_an_intensity_and_a_mapping():
@@ -82,6 +96,8 @@ GIVEN = {"bins": None, "features": None, "weights": None, "precision": None, "wi
         ("hash", {"features": "pooled"}, "--features belongs to deepnet"),
         ("mi", {"precision": "bfloat16"}, "--precision belongs to deepnet"),
         ("random", {"hu_range": "0:1"}, "--hu-range belongs to what compares, not to random"),
+        ("every-n", {"body": True}, "--body belongs to what compares, not to every-n"),
+        ("all", {"intensity": "volume-percentile"}, "--intensity belongs to what compares, not to all"),
     ],
 )
 def test_an_option_that_the_method_does_not_use_is_refused(method, given, word):
