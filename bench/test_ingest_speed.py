@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
+
+pytest.importorskip("pydicom")
+
+import pydicom
 
 from bench.parts import Row
 from lim_gpu.store.slices import SliceStore
