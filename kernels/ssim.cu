@@ -446,6 +446,7 @@ constexpr int SLAB = 688;       // bytes
 constexpr int WEIGHT_SUM = 217802;
 
 static_assert(WARP * LANE_PIXELS == STRIP * Y_WARP && LANE_PIXELS == 2 * Y_LANE, "as mma.m16n8k32 has it");
+static_assert(X_WARP * Y_LANE <= WARP / 4, "of each pair that a lane has, another group sums up one");
 
 // A row of a strip of a slice. What lies in it has addresses known when the kernel is compiled.
 struct Record {

@@ -10,6 +10,7 @@ from typing import Any
 from lim_gpu.errors import InputError
 from lim_gpu.ingest.defects import of_header
 from lim_gpu.progress import Outcome, Reporter, counted, few
+from lim_gpu.report.shown import in_a_word
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume, VolumeEntry
@@ -130,11 +131,6 @@ def _verify(store: SliceStore, reporter: Reporter) -> list[tuple[str, str]]:
     return failures
 
 
-def _short(value: Any) -> Any:
-    """A parameter as one word; the intensity mapping as its name and limits."""
-    return " ".join(map(str, value.values())) if isinstance(value, dict) else value
-
-
 def _unit_line(unit: dict[str, Any]) -> str:
     at = unit["resolved_threshold"]
     removed = f"  last removed at {at:.6g}" if at is not None else ""
@@ -146,7 +142,7 @@ def _describe_selection(path: Path) -> Outcome:
     record = selection.record
     counts = record["counts"]
     parameters = ", ".join(
-        f"{k} {_short(v)}" for k, v in record["parameters"].items() if k != "method" and v is not None
+        f"{k} {in_a_word(v)}" for k, v in record["parameters"].items() if k != "method" and v is not None
     )
     lines = [
         f"selection {path}: {record['method']} ({parameters})",

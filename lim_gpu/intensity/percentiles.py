@@ -13,9 +13,10 @@ LOWEST = -(1 << 15)
 
 
 def percentiles_of(slices: Iterable[NDArray[np.int16]], low: float, high: float) -> Limits:
-    """Percentiles `low` and `high` (0..100) of all pixels, as numpy.percentile interpolates them; None where equal.
+    """Percentiles `low` and `high` (0..100) of all pixels, as numpy.percentile interpolates them.
 
-    Where they are equal, most pixels being one value, the minimum and the maximum stand for them.
+    Where they are equal, most pixels being one value, the minimum and the maximum stand for them; None where those are
+    equal, too.
     """
     counts = sum((_counts(pixels) for pixels in slices), np.zeros(1 << 16, np.int64))
     found = _percentile(counts, low), _percentile(counts, high)

@@ -2,7 +2,7 @@
 
 While one unit is compared, threads read the next: into pinned memory, and on to the GPU on a stream of its own, where
 the pieces are mapped and their checksums summed in the same pass. So a volume crosses the bus once, as it lies in the
-store, and the CPU sums nothing, unless it is compressed or the GPU has no room for it.
+store, and the CPU sums nothing, unless it is compressed, the GPU has no room for it, or the body in it is looked for.
 """
 
 from __future__ import annotations

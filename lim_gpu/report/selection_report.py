@@ -19,7 +19,7 @@ from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report import figures
 from lim_gpu.report.page import svg_text, write_page
 from lim_gpu.report.selected_volume import in_a_row, in_full, to_edit
-from lim_gpu.report.shown import Shown, read_selections
+from lim_gpu.report.shown import Shown, in_a_word, read_selections
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 
@@ -120,7 +120,7 @@ def _summary(shown: Shown) -> dict[str, Any]:
     record = shown.selection.record
     counts = record["counts"]
     parameters = [
-        (name.replace("_", " "), " ".join(map(str, value.values())) if isinstance(value, dict) else value)
+        (name.replace("_", " "), in_a_word(value))
         for name, value in record["parameters"].items()
         if value is not None and name != "method"
     ]

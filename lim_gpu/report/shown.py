@@ -17,6 +17,13 @@ from lim_gpu.selection import Selection, VolumeSelection, selection_paths
 SCALES = {"ssim": "SSIM", "mi": "NMI", "deepnet": "cosine", "hash": "bits apart"}
 
 
+def in_a_word(value: Any) -> Any:
+    """A parameter as one word; the intensity as its mapping, its limits, and "body" where that alone counts."""
+    if not isinstance(value, dict):
+        return value
+    return " ".join(name if item is True else str(item) for name, item in value.items())
+
+
 @dataclass(frozen=True)
 class Shown:
     """A selection with the results of its units; `parts` is empty where NAME.parts is gone.

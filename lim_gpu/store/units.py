@@ -21,7 +21,7 @@ def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intens
     others = [entry for entry in volumes if not entry.holds_hu]
     stored = [entry for entry in others if entry.dtype != "uint8"]
     if not stored:
-        told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are"
+        told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are, without window and body"
         return told if others else ""
     kinds = ", ".join(sorted({entry.modality or "no modality" for entry in stored}))
     text = f"no HU in {counted(len(stored), 'volume')} ({kinds}). Leave `window`, `hu_range` and `body` out, or give "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -80,6 +81,7 @@ class Volume:
         self._used = used  # tells the store, which limits how many files are open
         self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
         self._percentiles: dict[tuple[float, float], Limits] = {}
+        self._finding = threading.Lock()  # several threads read one volume ahead
 
     def __repr__(self) -> str:
         n, height, width = self.entry.shape
@@ -97,7 +99,10 @@ class Volume:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_used": None, "_held": None}
+        return {**self.__dict__, "_used": None, "_held": None, "_finding": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _finding=threading.Lock())
 
     def close(self) -> None:
         """Close the file; it opens again when it is needed."""
@@ -141,13 +146,17 @@ class Volume:
         return Intensity().to_uint8(self.read(i, i + 1))[0]
 
     def percentiles(self, low: float, high: float) -> Limits:
-        """Percentiles `low` and `high` of all pixels, which are read once; None where they are one value, or uint8."""
-        if self.entry.dtype == "uint8":  # stays as it is
+        """Percentiles `low` and `high`, 0..100, of all pixels, read once in a process; None where they are one value.
+
+        None for uint8, too, which stays as it is.
+        """
+        if self.entry.dtype == "uint8":
             return None
-        if (low, high) not in self._percentiles:
-            slices = (self.read_slice(i) for i in range(self.entry.shape[0]))
-            self._percentiles[low, high] = percentiles_of(slices, low, high)
-        return self._percentiles[low, high]
+        with self._finding:
+            if (low, high) not in self._percentiles:
+                slices = (self.read_slice(i) for i in range(self.entry.shape[0]))
+                self._percentiles[low, high] = percentiles_of(slices, low, high)
+            return self._percentiles[low, high]
 
     def verify(self) -> None:
         """Read every slice and compare its SHA-256."""

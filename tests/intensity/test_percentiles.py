@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from lim_gpu.errors import UsageError
 from lim_gpu.intensity import PERCENTILES, Intensity
 from lim_gpu.intensity.percentiles import percentiles_of
+from lim_gpu.store.volume import Volume
 from volumes import pixels, write_volume
 
 BY_VOLUME = Intensity.parse("volume-percentile")
@@ -42,8 +46,6 @@ def test_a_volume_of_mostly_one_value_goes_by_its_minimum_and_maximum():
 
 
 def test_the_slices_of_a_volume_share_its_limits(tmp_path, monkeypatch):
-    from lim_gpu.store.volume import Volume
-
     values = pixels(5, 20, 24)
     values[2] //= 4
     entry = write_volume(tmp_path, values)
@@ -56,9 +58,20 @@ def test_the_slices_of_a_volume_share_its_limits(tmp_path, monkeypatch):
         assert BY_VOLUME.of_volume(volume) == intensity
 
 
-def test_grey_values_and_constant_volumes(tmp_path):
-    from lim_gpu.store.volume import Volume
+def test_threads_and_pickled_volumes_read_it_once_each(tmp_path, monkeypatch):
+    entry = write_volume(tmp_path, pixels(6, 20, 24))
+    volume, read, seen = Volume(tmp_path / f"{entry.key}.h5", entry), Volume.read_slice, []
+    monkeypatch.setattr(Volume, "read_slice", lambda self, i: (seen.append(i), read(self, i))[1])
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: BY_VOLUME.of_volume(volume), range(8)))
+    assert len(found) == 1
+    assert seen == list(range(6))
+    assert BY_VOLUME.of_volume(pickle.loads(pickle.dumps(volume))) in found
+    assert len(seen) == 6
+    volume.close()
 
+
+def test_grey_values_and_constant_volumes(tmp_path):
     for values in (pixels(2, 11, 9, dtype="uint8"), np.full((2, 5, 6), 7, np.int16)):
         entry = write_volume(tmp_path, values)
         with Volume(tmp_path / f"{entry.key}.h5", entry) as volume:
