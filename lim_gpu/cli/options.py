@@ -32,6 +32,28 @@ PATH = Place(path_type=Path)
 METHOD_HELP = "all, every-n, random, ssim, mi, deepnet or hash."
 OWNERS = {"bins": "mi", "features": "deepnet", "weights": "deepnet", "precision": "deepnet"}  # the method of each
 
+INTENSITY = (
+    click.option(
+        "--body",
+        is_flag=True,
+        help="CT: what lies outside the patient (the table, air, padding) becomes 0: all but the largest region above "
+        "-300 HU of each slice and its holes.",
+    ),
+    click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
+    click.option(
+        "--window",
+        metavar="NAME|LEVEL,WIDTH",
+        help="lung, abdomen, bone, brain, chest, angio, or a level and a width in HU.",
+    ),
+    click.option(
+        "--intensity",
+        type=click.Choice(["slice-minmax", "volume-percentile"]),
+        default="slice-minmax",
+        show_default=True,
+        help="What becomes 0..255: each slice's own minimum..maximum, as the paper; or the 0.5th to the 99.5th "
+        "percentile of the volume, for MR and PT.",
+    ),
+)
 CRITERION = (
     click.option(
         "--weights",
@@ -54,32 +76,20 @@ CRITERION = (
         type=click.IntRange(2, 256),
         help="mi: bins a side of the joint histogram; default: 100.",
     ),
-    click.option(
-        "--body",
-        is_flag=True,
-        help="CT: what lies outside the patient (the table, air, padding) becomes 0: all but the largest region above "
-        "-300 HU of each slice and its holes.",
-    ),
-    click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255."),
-    click.option(
-        "--window",
-        metavar="NAME|LEVEL,WIDTH",
-        help="lung, abdomen, bone, brain, chest, angio, or a level and a width in HU.",
-    ),
-    click.option(
-        "--intensity",
-        type=click.Choice(["slice-minmax", "volume-percentile"]),
-        default="slice-minmax",
-        show_default=True,
-        help="What becomes 0..255: each slice's own minimum..maximum, as the paper; or the 0.5th to the 99.5th "
-        "percentile of the volume, for MR and PT.",
-    ),
+    *INTENSITY,
 )
 
 
 def criterion_options(function: Any) -> Any:
     """The options that say how slices are compared."""
     for option in CRITERION:
+        option(function)
+    return function
+
+
+def intensity_options(function: Any) -> Any:
+    """The options that say how stored values become 0..255."""
+    for option in INTENSITY:
         option(function)
     return function
 
@@ -177,12 +187,11 @@ def criterion_of(options: dict[str, Any]) -> Criterion:
 
 
 def _check_intensity(method: str, options: dict[str, Any]) -> None:
-    from lim_gpu.intensity import VOLUME_PERCENTILE
+    from lim_gpu.intensity import SLICE_MINMAX
     from lim_gpu.reduction.request import BASELINES
 
-    given = [name for name in ("window", "hu_range") if options.get(name) is not None]
-    given += ["intensity"] if options.get("intensity") == VOLUME_PERCENTILE else []
-    given += ["body"] if options.get("body") else []
+    unsaid = (None, False, SLICE_MINMAX)
+    given = [name for name in ("window", "hu_range", "intensity", "body") if options.get(name) not in unsaid]
     if given and method in BASELINES:
         raise UsageError(f"--{given[0].replace('_', '-')} belongs to what compares, not to {method}. Leave it out")
 

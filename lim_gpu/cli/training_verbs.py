@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, OneOf, finetuning_request, pretraining_options
+from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_options, pretraining_options
 
 
 @click.command(short_help="Pre-train a backbone on the slices of a store.")
@@ -43,16 +43,7 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, pretraining_opt
     metavar="NAME=VALUE",
     help="Any setting, such as lr=0.1 or swav.queue=3840; --dry-run --json lists them. Again for more.",
 )
-@click.option(
-    "--intensity",
-    type=click.Choice(["slice-minmax", "volume-percentile"]),
-    default="slice-minmax",
-    show_default=True,
-    help="As in reduce: volume-percentile is for MR and PT.",
-)
-@click.option("--body", is_flag=True, help="CT: what lies outside the patient becomes 0, as in reduce.")
-@click.option("--window", metavar="NAME|LEVEL,WIDTH", help="Map this window of HU to 0..255, as in reduce.")
-@click.option("--hu-range", metavar="LO:HI", help="Map this range of HU to 0..255; default: each slice's own.")
+@intensity_options
 @click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")
 @click.option(
     "--checkpoint-every",

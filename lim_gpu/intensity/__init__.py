@@ -46,8 +46,8 @@ class HasPercentiles(Protocol):
 class Intensity:
     """A mapping to 0..255: each slice's own minimum..maximum (`limits` None, the paper's), or fixed limits in HU.
 
-    percentiles  in place of limits: low and high of all pixels of a volume, whatever they measure. `of_volume` makes
-                 limits of them.
+    percentiles  in place of limits: low and high, 0..100, of all pixels of a volume, whatever they measure.
+                 `of_volume` makes limits of them.
     body         what lies outside the patient becomes 0 (`lim_gpu.intensity.body`)
     """
 
@@ -128,7 +128,7 @@ class Intensity:
         return self if self.percentiles is None else Intensity(volume.percentiles(*self.percentiles), body=self.body)
 
     @property
-    def whole(self) -> Intensity:
+    def without_body(self) -> Intensity:
         """The same for slices of which everything counts, or whose surroundings were cleared before."""
         return replace(self, body=False)
 
@@ -162,7 +162,7 @@ class Intensity:
         if self.percentiles is not None:
             raise UsageError(f"{VOLUME_PERCENTILE} needs the volume of the slices. Give Intensity.of_volume(volume)")
         if self.body:
-            return self.whole.to_uint8(self._cleared(slices))
+            return self.without_body.to_uint8(self._cleared(slices))
         if isinstance(slices, np.ndarray):
             return _on_cpu(slices, self.limits)
         if slices.is_cuda:

@@ -79,7 +79,7 @@ class Reader:
             if block.dtype == torch.uint8 and block.device == self.device:
                 yield block
             else:
-                yield from self._in_halves(block, self._intensity(volume).whole)  # cleared when it was read
+                yield from self._in_halves(block, self._intensity(volume).without_body)  # cleared when it was read
 
     def hashes(self, volume: Volume) -> list[torch.Tensor]:
         """The difference hashes of a volume, a tensor (m,) a piece, where they are made while reading."""
@@ -127,7 +127,7 @@ class Reader:
             how = self._intensity(volume)
             compare = self._read(volume, start, stop, host, how)
             try:
-                return self._on_device(host, how.whole, compare)
+                return self._on_device(host, how.without_body, compare)
             except torch.OutOfMemoryError:
                 _sum_here(host, compare)
                 return host

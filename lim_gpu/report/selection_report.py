@@ -97,7 +97,7 @@ def _editable(shown: Sequence[Shown], keys: Sequence[str]) -> dict[str, Any]:
 
 def _in_words(intensity: Intensity) -> str:
     if intensity.body:
-        return f"{_in_words(intensity.whole)}, the body alone"
+        return f"{_in_words(intensity.without_body)}, the body alone"
     if intensity.percentiles is not None:
         return "slices from the {:g}th to the {:g}th percentile of their volume".format(*intensity.percentiles)
     if intensity.limits is None:
