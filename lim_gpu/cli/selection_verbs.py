@@ -35,7 +35,7 @@ from lim_gpu.cli.options import (
     "--threshold",
     type=Threshold(),
     metavar="T|auto",
-    help="hash: bits, a slice goes when its distance to a kept one is <= T (6 when nothing else is said); "
+    help="hash: bits, a slice goes when its distance to one still there is <= T (6 when nothing else is said); "
     "ssim -1..1, mi 1..2, deepnet -1..1: when its similarity is >= T. auto: as alike as two augmented views of one "
     "slice usually are.",
 )

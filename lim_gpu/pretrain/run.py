@@ -53,6 +53,7 @@ def pretrain(
     preset            "recommended", "wolf2024-paper" or "wolf2024-code"; None elsewhere takes the preset's value
     batch_size        slices of an optimizer step, over all processes
     overrides         any setting of `PretrainConfig` by name: {"lr": 0.1, "swav.queue": 3840}
+    intensity         how HU become 0..255, as `lim_gpu.reduce` takes it
     checkpoint_every  epochs between two epoch=N.ckpt; the last epoch has one always
     log_every         steps between two lines of metrics.jsonl
     probe             a labelled set for a nearest-neighbour score of every epoch, see `lim_gpu.pretrain.probe`
