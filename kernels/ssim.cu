@@ -364,6 +364,22 @@ struct Pairs {
             sum[p] = 0;
         }
     }
+
+    // Begins with slices i.. of `a` and j.. of `b`; a tile that hangs over repeats the last slice.
+    __device__ void begin(const float* xs, const float* x_offsets, int i, int a, const float* ys,
+                          const float* y_offsets, int j, int b) {
+        for (int p = 0; p < PAIRS; ++p) {
+            total[p * MAX_THREADS] = 0;
+        }
+        for (int s = 0; s < X_TILE; ++s) {
+            int k = min(i + s, a - 1);
+            x[s] = xs + k * 3 * plane, x_offset[s] = x_offsets[k];
+        }
+        for (int t = 0; t < Y_TILE; ++t) {
+            int k = min(j + t, b - 1);
+            y[t] = ys + k * 3 * plane, y_offset[t] = y_offsets[k];
+        }
+    }
 };
 
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
@@ -385,17 +401,7 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
     Pairs work{};
     work.plane = (i64)H * pitch, work.W = W, work.pitch = pitch, work.half_c1 = half_c1, work.half_c2 = half_c2;
     work.total = totals + threadIdx.x;
-    for (int p = 0; p < PAIRS; ++p) {
-        work.total[p * MAX_THREADS] = 0;
-    }
-    for (int s = 0; s < X_TILE; ++s) {  // a tile that hangs over repeats the last slice
-        int k = min(i + s, a - 1);
-        work.x[s] = x + k * 3 * work.plane, work.x_offset[s] = x_offset[k];
-    }
-    for (int t = 0; t < Y_TILE; ++t) {
-        int k = min(j + t, b - 1);
-        work.y[t] = y + k * 3 * work.plane, work.y_offset[t] = y_offset[k];
-    }
+    work.begin(x, x_offset, i, a, y, y_offset, j, b);
     for (work.first_column = 0; work.first_column < W - 2 * RADIUS;
          work.first_column += blockDim.x * COLUMNS - 2 * RADIUS) {
         march<PAIRS>(work, tail, H, work.first_column, rows);
@@ -404,9 +410,9 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)
     double windows = (double)(H - 2 * RADIUS) * (W - 2 * RADIUS);
     for (int p = 0; p < PAIRS; ++p) {
         double value = clamped(1 + block_sum(work.total[p * MAX_THREADS], scratch) / windows, -1, 1);
-        int s = i + p / Y_TILE, u = j + p % Y_TILE;
-        i64 row = x_first + s, column = y_first + u;
-        if (threadIdx.x == 0 && s < a && u < b && row < column) {
+        int of_x = i + p / Y_TILE, of_y = j + p % Y_TILE;
+        i64 row = x_first + of_x, column = y_first + of_y;
+        if (threadIdx.x == 0 && of_x < a && of_y < b && row < column) {
             matrix[row * n + column] = matrix[column * n + row] = value;
         }
     }
@@ -487,6 +493,48 @@ struct Covariance {
     }
 };
 
+// What the 11 pixels of a window in one row come to, weighted.
+struct RowSums {
+    int sum;
+    u32 squares;  // less than 2^32
+
+    __device__ explicit RowSums(const int (&pixels)[WINDOW]) : sum(0), squares(0) {
+#pragma unroll
+        for (int k = 0; k < WINDOW; ++k) {
+            int weighted = weight(k - RADIUS) * pixels[k];
+            sum += weighted, squares += weighted * pixels[k];
+        }
+    }
+};
+
+// The mean of a window down its rows, as a transposed filter.
+struct Mean {
+    double partial[WINDOW];
+
+    // Takes the sum of a row; returns the mean, times WEIGHT_SUM, of the window that ends with it.
+    __device__ double next(int sum, const double* vertical) {
+#pragma unroll
+        for (int k = 0; k < WINDOW; ++k) {
+            partial[k] = (k < WINDOW - 1 ? partial[k + 1] : 0) + vertical[k] * sum;
+        }
+        return partial[0];
+    }
+};
+
+// Gives back what it took RADIUS rows ago.
+struct Delay {
+    int value[RADIUS];  // the oldest first
+
+    __device__ int next(int taken) {
+        int oldest = value[0];
+#pragma unroll
+        for (int k = 0; k < RADIUS; ++k) {
+            value[k] = k < RADIUS - 1 ? value[k + 1] : taken;
+        }
+        return oldest;
+    }
+};
+
 extern "C" __global__ void ssim_slabs(const u8* __restrict__ slices,        // (n, H, W)
                                       const int* __restrict__ offset,       // (n)
                                       const double* __restrict__ vertical,  // (11): weights
@@ -512,37 +560,24 @@ extern "C" __global__ void ssim_slabs(const u8* __restrict__ slices,        // (
             pixels[k] = valid && r < H ? in[(i64)r * W + window + k] - middle : 0;
         }
     };
-    double partial[WINDOW] = {};
-    Covariance variance{};    // which needs a mean at the centre of its window, so that it goes RADIUS rows behind
-    int before[RADIUS] = {};  // h of the rows that it has not taken yet, the farthest first
+    Mean mean{};
+    Covariance variance{};  // which needs a mean at the centre of its window, so that it goes RADIUS rows behind
+    Delay delayed{};
     int r = max(0, first - 2 * RADIUS), next[WINDOW];
     for (read(r, next); r < last + RADIUS; ++r) {
-        int sum = 0;
-        u32 squares = 0;  // less than 2^32
-#pragma unroll
-        for (int k = 0; k < WINDOW; ++k) {
-            int weighted = weight(k - RADIUS) * next[k];
-            sum += weighted, squares += weighted * next[k];
-        }
+        RowSums row_sums(next);
         read(r + 1, next);  // on its way while this one is computed
         for (int k = 2 * own; k < 2 * own + 2 && inside(r); ++k) {
             int c = window - own + k;
             row(r).pixels[k] = r < H && c < W ? in[(i64)r * W + c] - middle : 0;
         }
-#pragma unroll
-        for (int k = 0; k < WINDOW; ++k) {
-            partial[k] = (k < WINDOW - 1 ? partial[k + 1] : 0) + vertical[k] * sum;
-        }
-        int centre = r - RADIUS, scaled = (int)rint(partial[0] * (MEAN_SCALE / WEIGHT_SUM));
+        double found = mean.next(row_sums.sum, vertical);
         if (inside(r)) {
-            row(r).field[own].x = valid ? (float)(partial[0] * (1.0 / WEIGHT_SUM) + middle) : 0;
+            row(r).field[own].x = valid ? (float)(found * (1.0 / WEIGHT_SUM) + middle) : 0;
         }
-        int h = before[0], at_centre = centre >= RADIUS && centre < H - RADIUS ? scaled : 0;
+        int centre = r - RADIUS, h = delayed.next(row_sums.squares >> 2);
+        int at_centre = centre >= RADIUS && centre < H - RADIUS ? (int)rint(found * (MEAN_SCALE / WEIGHT_SUM)) : 0;
         float value = variance.next({h, h}, {at_centre, at_centre}, {at_centre, at_centre}, half_c2).x;
-#pragma unroll
-        for (int k = 0; k < RADIUS; ++k) {
-            before[k] = k < RADIUS - 1 ? before[k + 1] : (int)(squares >> 2);
-        }
         if (inside(centre)) {
             row(centre).mean[own] = at_centre;
             row(centre).field[own].y = 0.5f * value;
@@ -872,23 +907,26 @@ struct Copies {
     }
 };
 
+// The shared memory of a block.
+template <class Block, int AHEAD>
+struct Memory {
+    Slab x[2 + AHEAD][Block::X_BLOCK];  // of a chunk and of those behind it
+    Slab y[2][Block::Y_BLOCK];
+    Fragments fragments[1 + AHEAD][CHUNK][Block::X_BLOCK];
+    int4 band[4 * WARP];
+    Total totals[Block::THREADS];
+};
+
 // What a block does. While a chunk is computed, the slabs of the next are on their way into shared memory, so that no
 // lane waits for the L2 cache. With AHEAD its rows of x are folded meanwhile, too: one barrier a chunk for two, and
-// more memory.
+// more memory. It is one long function since what is on its way between two barriers is understood only side by side;
+// and with `read` and `fold_into` as functions of a struct, NVRTC 13.0 spills 30 bytes on sm_90 (bench/sass.py).
 template <int X_WARPS, int Y_WARPS, int AHEAD>
 __device__ void pairs_of_block(const u8* x, const u8* y, u64* sums, int a, int b, int chunks, int H, int W, int x_first,
                                int y_first, float c1, float half_c2) {
     using Block = Share<X_WARPS, Y_WARPS>;
-    constexpr int X_BLOCK = Block::X_BLOCK, Y_BLOCK = Block::Y_BLOCK;
-    struct Memory {
-        Slab x[2 + AHEAD][X_BLOCK];  // of a chunk and of those behind it
-        Slab y[2][Y_BLOCK];
-        Fragments fragments[1 + AHEAD][CHUNK][X_BLOCK];
-        int4 band[4 * WARP];
-        Total totals[Block::THREADS];
-    };
     DYNAMIC_SHARED(uint4, memory);
-    Memory& shared = *(Memory*)memory;
+    auto& shared = *(Memory<Block, AHEAD>*)memory;
     Block share(a, b, x_first, y_first);
     if (!share.has_pairs()) {
         return;
@@ -896,8 +934,8 @@ __device__ void pairs_of_block(const u8* x, const u8* y, u64* sums, int a, int b
     if (threadIdx.x < WARP) {
         set_band(shared.band, W - 2 * RADIUS - blockIdx.y * STRIP);
     }
-    Copies<X_BLOCK, Block::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
-    Copies<Y_BLOCK, Block::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
+    Copies<Block::X_BLOCK, Block::THREADS> of_x((const Slab*)x + (i64)blockIdx.y * chunks * a, share.x_block, a);
+    Copies<Block::Y_BLOCK, Block::THREADS> of_y((const Slab*)y + (i64)blockIdx.y * chunks * b, share.y_block, b);
     Weights weights;
     uint2 pixels[Block::FOLDED];
     auto read = [&](const Slab* slabs) {
@@ -906,7 +944,7 @@ __device__ void pairs_of_block(const u8* x, const u8* y, u64* sums, int a, int b
             pixels[k] = of_lane(slabs[share.slice(k)].rows[share.row(k)].pixels);
         }
     };
-    auto fold_into = [&](Fragments(&fragments)[CHUNK][X_BLOCK]) {
+    auto fold_into = [&](Fragments(&fragments)[CHUNK][Block::X_BLOCK]) {
 #pragma unroll
         for (int k = 0; k < Block::FOLDED; ++k) {
             fold(pixels[k], weights, fragments[share.row(k)][share.slice(k)]);
