@@ -182,7 +182,14 @@ def _numpy(hashes: torch.Tensor) -> Any:
 
 @compiled()
 def _nearest(share, queries, pool, before, nearest):  # type: ignore[no-untyped-def]
-    """`share` is a range: its inner loop has no gaps. Packed with its bits, the lowest place is the least number."""
+    """The nearest of the first before[q] hashes of `pool` for the queries q in `share`, ties to the lowest place.
+
+    share    consecutive numbers of queries (k,): the inner loop has no gaps
+    queries  uint64 (a,)
+    pool     uint64 (b,)
+    before   int64 (a,), ascending
+    nearest  int64 (a,): bits << 32 | place, so the nearest and lowest is the least number; lowered where one is nearer
+    """
     first, last = share[0], share[-1] + 1
     for start in range(0, before[last - 1], TILE):
         for q in range(first, last):
@@ -194,7 +201,12 @@ def _nearest(share, queries, pool, before, nearest):  # type: ignore[no-untyped-
 
 @compiled()
 def _settle(hashes, numbers, first, last, reach, remover):  # type: ignore[no-untyped-def]
-    """Which of first .. last are leaders; the others get their remover."""
+    """Walk `first` to `last` - 1 in order: bool (last - first,), which of them are leaders; the others get a remover.
+
+    hashes   uint64 (n,)
+    numbers  int32 (n,), ascending: what stands for each in `remover`
+    remover  int32 (n,): NOBODY, or the lowest number so far that drops each; lowered
+    """
     leads = remover[first:last] == NOBODY
     for i in range(first, last):
         if leads[i - first]:
@@ -207,6 +219,12 @@ def _settle(hashes, numbers, first, last, reach, remover):  # type: ignore[no-un
 
 @compiled()
 def _drop(share, hashes, numbers, leaders, reach, remover):  # type: ignore[no-untyped-def]
+    """What the leaders drop among the later slices in `share`: their remover is lowered to the leader's number.
+
+    share    consecutive indices (k,), later than every leader
+    leaders  int64 (l,), indices, ascending
+    The other arrays are those of `_settle`.
+    """
     first, last = share[0], share[-1] + 1
     for i in leaders:
         own, number = hashes[i], numbers[i]
