@@ -9,6 +9,10 @@ SETUP := installed-editable
 extra = @echo "$(PYTHON) stays as it is: what it lacks of the extra '$(1)' is named in pyproject.toml"
 endif
 
+CUDA := kernels/*.cu kernels/*.cuh tests/emulation/*.h bench/*.cu
+# the program of the package clang-format, wherever PYTHON is
+CLANG_FORMAT = "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))')/clang-format"
+
 .PHONY: help demo test test-oldest test-gpu memcheck-gpu bench bench-gpu rehearse-gpu docs check format clean installed-editable
 
 help: ## this list
@@ -62,12 +66,12 @@ check: $(SETUP) ## ruff, mypy and clang-format at the pinned versions
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(dir $(PYTHON))clang-format --dry-run -Werror kernels/*.cu kernels/*.cuh tests/emulation/*.h
+	$(CLANG_FORMAT) --dry-run -Werror $(CUDA)
 
 format: $(SETUP) ## rewrite the sources as `make check` wants them
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-	$(dir $(PYTHON))clang-format -i kernels/*.cu kernels/*.cuh tests/emulation/*.h
+	$(CLANG_FORMAT) -i $(CUDA)
 
 clean: ## remove the environment, caches and the demo
 	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -138,8 +138,13 @@ def standing_record(json_path: Path, asked: str, outputs: Sequence[Path], overwr
     if len(standing) == len(outputs) and isinstance(record, dict) and record.get("fingerprint") == asked:
         return record
     if not overwrite:
-        raise UsageError(f"{standing[0]}: exists and was made otherwise. Give --overwrite, or another -o")
+        raise made_otherwise(standing[0])
     return None
+
+
+def made_otherwise(path: Path) -> UsageError:
+    """What to raise where another output stands at `path`."""
+    return UsageError(f"{path}: exists and was made otherwise. Give --overwrite, or another -o")
 
 
 def parse_json(text: str, path: Path) -> Any:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
+from lim_gpu.errors import InputError
 from lim_gpu.store.file import VolumeFile, VolumeWriter
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.slices import write_index
@@ -71,6 +73,14 @@ def stored_checksums(slices: np.ndarray) -> np.ndarray:
         dataset = file.create_dataset("slices", data=slices, chunks=chunk, fletcher32=True)
         stored = [dataset.id.read_direct_chunk((i, 0, 0))[1] for i in range(len(slices))]
     return np.array([np.frombuffer(data[-4:], "<u4")[0] for data in stored], np.uint32)
+
+
+def refuses(path, reason):
+    """That reading is refused in one line, which names the file and this reason."""
+    with pytest.raises(InputError, match=str(path)) as caught:
+        read_all(path)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def read_all(path: Path, key="0" * 16):

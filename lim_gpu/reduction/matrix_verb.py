@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, write_json
 from lim_gpu.progress import Outcome
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.request import SIMILARITIES
@@ -71,7 +71,7 @@ def _standing_matrix(output: Path, record: dict[str, Any], overwrite: bool) -> b
     except InputError:
         pass
     if not overwrite:
-        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+        raise made_otherwise(output)
     return False
 
 

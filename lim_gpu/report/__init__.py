@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import file_sha256, fingerprint
+from lim_gpu.files import file_sha256, fingerprint, made_otherwise
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.run import parts_folder
 from lim_gpu.report.page import page_is_made_of
@@ -42,7 +42,7 @@ def write_report(
     asked = _made_of_runs(folders) if folders else _made_of_selections(paths, store, window)
     unchanged = output.exists() and page_is_made_of(output, asked)
     if output.exists() and not unchanged and not overwrite:
-        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+        raise made_otherwise(output)
     if not unchanged and not dry_run:
         _write(paths, bool(folders), output, store, window, asked, reporter or Reporter(quiet=True))
     state = "unchanged:" if unchanged else "plan: ->" if dry_run else "->"

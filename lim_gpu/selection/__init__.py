@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import csv_text, json_text, read_json, write_text
+from lim_gpu.files import csv_text, json_text, made_otherwise, read_json, write_text
 from lim_gpu.spread import spread_evenly
 from lim_gpu.strip import SHOWN, strip
 
@@ -240,7 +240,7 @@ def standing(path: Path, made_of: str, overwrite: bool) -> Selection | None:
         if not csv_path.exists():  # the JSON is renamed first: a run was interrupted between the two
             return None
     if not overwrite:
-        raise UsageError(f"{csv_path}: exists and was made otherwise. Give --overwrite, or another -o")
+        raise made_otherwise(csv_path)
     return None
 
 

@@ -95,6 +95,7 @@ def _compare_table(path: Path, lines: Sequence[str], selection: Selection, edits
     """What a CSV with the columns volume, slice and kept says otherwise than the selection."""
     kept = set(selection.kept())
     known = {volume.key: len(volume.kept) for volume in selection.volumes}
+    # a selection's own CSV, which may have lost lines by hand: not a list of files, which `labelled.listed` reads
     for number, row in enumerate(csv.DictReader(lines), 2):
         key, text, wanted = (str(row.get(name) or "") for name in NEEDED)
         if not text.isdecimal() or int(text) >= known.get(key, 0) or wanted not in ("0", "1"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, write_json
 from lim_gpu.progress import Outcome
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import VERSION, Backbone, as_text, find_backbone, sidecar
@@ -93,7 +93,7 @@ def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, An
     except (InputError, KeyError, TypeError):
         pass
     if not overwrite:
-        raise UsageError(f"{output}: exists and was made otherwise. Give --overwrite, or another -o")
+        raise made_otherwise(output)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The ways to the pixels of a volume."""
+"""A written volume, and the ways to its pixels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import pytest
 from lim_gpu.store.chunks import Chunks
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.fletcher import of_slices
+from volumes import pixels, write_volume
 
 as_it_is = VolumeFile.read
+
+
+@pytest.fixture
+def written(tmp_path):
+    write_volume(tmp_path, pixels())
+    return tmp_path / ("0" * 16 + ".h5")
 
 
 def read_and_summed_by_the_caller(file, start=0, stop=None, out=None):

@@ -24,12 +24,6 @@ from volumes import forked, header, pixels, read_all, write_volume
 KEY = "0" * 16
 
 
-@pytest.fixture
-def written(tmp_path):
-    write_volume(tmp_path, pixels())
-    return tmp_path / f"{KEY}.h5"
-
-
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("compression", [None, *COMPRESSIONS])
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])
