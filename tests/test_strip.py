@@ -26,7 +26,10 @@ def test_an_image_comes_back_from_its_uri():
     uri = image_uri(image, 32)
     picture = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert picture.size == (32, 32)
-    assert np.abs(np.asarray(picture.convert("L")).astype(int)[:, 1:-1] - image[::2, 2:-2:2]).max() < 12
+    shown, shrunk = np.asarray(picture.convert("L")).astype(int), image[::2, ::2].astype(int)
+    assert np.abs(shown - shrunk).mean() < np.abs(shown - shrunk.T).mean() / 10  # lossy, and no other picture
+    (exact,) = pictures(f'src="{image_uri(image, lossless=True)}"')
+    np.testing.assert_array_equal(exact, image)
 
 
 def test_texts_are_escaped():
@@ -56,7 +59,8 @@ def test_a_store_and_a_volume_show_themselves(folder):
         assert repr(volume) == f"Volume({volume.key}: 14 x 48 x 40 uint8)"
         shown = pictures(volume._repr_html_())
         assert len(shown) == SHOWN
-        assert np.abs(shown[0].astype(int) - volume.read_slice(0)).mean() < 4  # the first slice, at its own size
+        apart = np.abs(shown[0].astype(int) - volume.read()).mean(axis=(1, 2))
+        assert apart.argmin() == 0  # the first slice, at its own size
 
 
 def test_a_selection_shows_kept_slices_and_stays_readable_without_its_store(folder, tmp_path):

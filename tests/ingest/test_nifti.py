@@ -236,19 +236,21 @@ def test_a_damaged_gz_never_gives_pixels(tmp_path):
     whole = read(tmp_path / "a.nii.gz")[0]
     rng = np.random.default_rng(0)
     path = tmp_path / "b.nii.gz"
-    refused = 0
+    name_ends = data.index(0, 10) if data[3] & 8 else 9  # of the header of gzip: what a bit changes there is unseen
     for _ in range(150):
-        changed = bytearray(data)
-        changed[rng.integers(10, len(data))] ^= 1 << rng.integers(8)
-        path.write_bytes(changed if rng.random() < 0.8 else data[: rng.integers(1, len(data))])
+        changed, at = bytearray(data), int(rng.integers(10, len(data)))
+        cut = rng.random() > 0.8
+        changed[at] ^= 1 << rng.integers(8)
+        path.write_bytes(data[:at] if cut else changed)
         try:
             volume = scanned(path)
             if isinstance(volume, SourceError):
                 raise volume
             assert np.array_equal(np.stack([s.pixels for s in nifti_slices(volume, tmp_path)]), whole)
         except SourceError:
-            refused += 1
-    assert refused > 140  # a bit of the gzip header (name, time) may change unseen
+            continue
+        assert not cut
+        assert at <= name_ends or at == len(data) - 9  # the last byte of deflate has bits that mean nothing
 
 
 def test_a_gz_bomb_stops_at_the_size_that_the_header_says(tmp_path):
