@@ -15,10 +15,10 @@ from bench import inputs
 from bench.peers import DEVICES
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
-from lim_gpu.store.file import VolumeWriter
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.slices import write_index
 from lim_gpu.store.volume import VolumeEntry
+from lim_gpu.store.writer import VolumeWriter
 
 VOLUMES, N = {"cpu": 3, "cuda": 8}, {"cpu": 120, "cuda": 240}
 METHODS = {"ssim": "SSIM", "mi": "MI", "hash": "HASH"}

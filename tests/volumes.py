@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from lim_gpu.errors import InputError
-from lim_gpu.store.file import VolumeFile, VolumeWriter
+from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.slices import write_index
 from lim_gpu.store.volume import VolumeEntry
+from lim_gpu.store.writer import VolumeWriter
 
 
 def pixels(n=5, height=12, width=9, seed=0, dtype="int16"):

@@ -18,7 +18,6 @@ from lim_gpu.ingest.part10 import (
     DicomFile,
     Header,
     if_usable,
-    items,
     number,
     numbers,
     open_dicom,
@@ -148,7 +147,7 @@ def _check_frames(file: DicomFile) -> int:
         limit = f"1 to {MAX_SLICES} of at most {MAX_SIDE} x {MAX_SIDE}"
         raise SourceError("impossible size", f"{frames} frames of {rows} x {columns} where {limit} are read")
     check_pixels(file, rows, columns, frames)
-    if frames > 1 and len(items(file.header, "PerFrameFunctionalGroupsSequence")) != frames:
+    if frames > 1 and len(file.header.items("PerFrameFunctionalGroupsSequence")) != frames:
         raise SourceError("no functional groups", f"{frames} frames without their positions. Convert it with dcm2niix")
     return frames
 

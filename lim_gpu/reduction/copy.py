@@ -11,12 +11,12 @@ import numpy as np
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import fingerprint, locked, remove_stale
 from lim_gpu.progress import Reporter
-from lim_gpu.store.file import VolumeWriter
 from lim_gpu.store.private import carry_private
 from lim_gpu.store.slices import SliceStore, read_index, remove_unlisted, standing_volume, volume_path, write_index
 from lim_gpu.store.volume import AGAIN
 from lim_gpu.store.volume import Volume as Volume
 from lim_gpu.store.volume import VolumeEntry as VolumeEntry
+from lim_gpu.store.writer import VolumeWriter
 from lim_gpu.workers import run_in_children
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One volume as an HDF5 file: written once, verified, renamed; read with guards, since anyone may have made it.
+"""One volume as an HDF5 file (`writer.py` makes it), read with guards, since anyone may have made it.
 
 The layout (v110 metadata, fletcher32 on every dataset, hard links only, nothing of variable length) is one in which
 random damage was found and not read as wrong pixels. fletcher32 cannot tell 0x0000 from 0xFFFF, so every slice has its
@@ -11,8 +11,8 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError, LimGpuError
-from lim_gpu.files import sync
+from lim_gpu.errors import InputError
 from lim_gpu.store.chunks import BLANK, Chunks, blank, compare
-from lim_gpu.store.disk import Disk, go_on_interrupting, writing
+from lim_gpu.store.disk import go_on_interrupting
 from lim_gpu.store.guards import Storage, check_attributes, check_decoded_size, check_members, check_storage, read_small
 from lim_gpu.store.header import DTYPES
 from lim_gpu.store.header import VolumeHeader as VolumeHeader  # writers need both
 
 FORMAT, VERSION = b"lim-gpu-slices", 1
-LIBVER = ("v110", "v110")  # readable by HDF5 1.10 and newer
 COMPRESSIONS = ("deflate", "zstd", "lz4")
 MAX_SIDE, MAX_SLICES, MAX_BYTES = 4096, 20_000, 32 << 30
 DATASETS = {"slices", "slice_sha256", "z", "header"}
@@ -41,95 +39,6 @@ ATTRIBUTES = {"format": "S", "version": "iu", "digest": "S", "complete": "iu"}  
 HDF5_ERRORS = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError)
 Compare = Callable[[NDArray[np.uint32]], None]  # with the sums (m,) of slices, of which it knows the checksums
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: the kernel's ENOTSUPP, from Lustre and DVS
-
-
-class VolumeWriter:
-    """Writes `FOLDER/KEY.h5` slice by slice under a temporary name.
-
-        with VolumeWriter(folder, key, n, height, width, "int16", None) as writer:
-            writer.append(slice)         # (H, W), at most n times
-            digest = writer.finish(header, z)
-
-    Leaving without `finish` removes the temporary file. Raises LimGpuError when the disk refuses.
-    """
-
-    def __init__(
-        self, folder: Path, key: str, n: int, height: int, width: int, dtype: str, compression: str | None
-    ) -> None:
-        self.path = folder / f"{key}.h5"
-        self._temporary = folder / f".{key}.h5.{os.getpid()}.tmp"
-        self._digests: list[bytes] = []
-        self._dtype = DTYPES[dtype]
-        self._shape = (n, height, width)
-        self._failures: list[OSError] = []
-        layout = {"maxshape": self._shape, "chunks": (1, height, width), **_filters(compression)}
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._disk = Disk(self._temporary, self._failures)
-        self._file = h5py.File(self._disk, "w", libver=LIBVER)
-        self._slices = self._file.create_dataset("slices", self._shape, self._dtype, **layout)
-
-    def __enter__(self) -> VolumeWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError, RuntimeError):  # of a file that is thrown away, or was closed before
-            self._file.close()
-            self._disk.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def append(self, pixels: NDArray[Any]) -> None:
-        """Write the next slice (H, W) of the volume's dtype."""
-        pixels = np.ascontiguousarray(pixels)
-        if pixels.dtype.newbyteorder("<") != self._dtype or pixels.shape != self._shape[1:]:
-            raise LimGpuError(f"a slice is {pixels.dtype}{pixels.shape}, the volume {self._dtype}{self._shape[1:]}")
-        if len(self._digests) == self._shape[0]:
-            raise LimGpuError(f"{self.path}: more than the {self._shape[0]} slices announced")
-        with self._writing():
-            self._slices[len(self._digests)] = pixels
-        self._digests.append(slice_digest(pixels))
-
-    def finish(self, header: VolumeHeader, z: NDArray[np.float64]) -> str:
-        """Write header and z (m,), close, read everything back, sync, rename. Returns the digest (hex)."""
-        count = len(self._digests)
-        if not count or header.shape != (count, *self._shape[1:]) or len(z) != count:
-            raise LimGpuError(f"{self.path}: {count} slices, header {header.shape}, z {len(z)}")
-        digest = volume_digest(header.to_json(), z, self._digests)
-        with self._writing():
-            self._slices.resize(count, axis=0)
-            self._add("slice_sha256", np.frombuffer(b"".join(self._digests), np.uint8).reshape(-1, 32))
-            self._add("z", np.asarray(z, dtype="<f8"))
-            self._add("header", np.frombuffer(header.to_json(), np.uint8))
-            for name, value in (("format", np.bytes_(FORMAT)), ("version", np.int64(VERSION))):
-                self._file.attrs.create(name, value)
-            self._file.attrs.create("digest", np.bytes_(digest))
-            self._file.attrs.create("complete", np.int64(1))
-            self._file.close()
-            self._disk.close()
-        with self._writing():
-            with VolumeFile(self._temporary, header.key, digest) as written:
-                written.verify()
-            sync(self._temporary)
-            os.replace(self._temporary, self.path)
-            sync(self.path.parent)
-        return digest
-
-    def _add(self, name: str, values: NDArray[Any]) -> None:
-        self._file.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
-
-    def _writing(self) -> AbstractContextManager[None]:
-        return writing(self.path, self._failures)
-
-
-def _filters(compression: str | None) -> dict[str, Any]:
-    if compression is None:
-        return {"fletcher32": True}
-    if compression == "deflate":
-        return {"fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 4}
-    import hdf5plugin
-
-    codec = {"zstd": hdf5plugin.Zstd, "lz4": hdf5plugin.LZ4}[compression]()
-    return {"fletcher32": True, "shuffle": True, **codec}
 
 
 def slice_digest(pixels: NDArray[Any]) -> bytes:
@@ -247,13 +156,23 @@ class VolumeFile:
                 check_decoded_size(self._slices, (i, 0, 0), self._codec)
         self._slices.read_direct(out, np.s_[start:stop])
 
-    def verify(self) -> None:
-        """Read every slice and compare its SHA-256."""
+    def verify(self, checksums: Sequence[bytes] = ()) -> None:
+        """Read every slice and compare its SHA-256.
+
+        checksums  those that a writer has put behind the slices: then HDF5 need not sum any but the first
+        """
         out = np.empty((1, *self._slices.shape[1:]), self._slices.dtype.newbyteorder("="))
         for i in range(len(self._digests)):
             with self._guarded(DELETE):
-                self._read_through_hdf5(i, i + 1, out)
+                if i and checksums and self._chunks is not None:
+                    self._check_stored(i, self._chunks.read_unsummed(i, out), checksums[i])
+                else:
+                    self._read_through_hdf5(i, i + 1, out)
             self._compare(i, out[0])
+
+    def _check_stored(self, i: int, found: NDArray[np.uint32], checksum: bytes) -> None:
+        if found.astype("<u4").tobytes() != checksum:
+            raise InputError(f"slice {i}: its checksum is not what was written")
 
     def _compare(self, i: int, pixels: NDArray[Any]) -> None:
         if slice_digest(pixels) != self._digests[i].tobytes():

@@ -1,28 +1,17 @@
-"""fletcher32 as HDF5 stores it behind a chunk, in compiled code: the library's own takes longer than the reading.
-
-The words of a chunk are big-endian whatever the machine, w_0 .. w_(N-1); an odd last byte is a word's upper half:
-
-    sum1 = w_0 + ... + w_(N-1),   sum2 = N w_0 + (N - 1) w_1 + ... + w_(N-1),   both modulo 65,535
-
-(H5_checksum_fletcher32 in HDF5's H5checksum.c). A word read in the machine's order is the same word times 256 modulo
-65,535, so the bytes are turned around once a sum and not once a word. HDF5 writes 65,535 for a sum that is 0 and not of
-zeros alone: to `reduced` the two are one.
-"""
+"""fletcher32 (`lim_gpu.store.checksum`) in compiled code: HDF5's own takes longer than the reading."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.compiled import compiled
+from lim_gpu.store.checksum import MODULUS, TURN
 
-MODULUS = 65535
 LANES = 32  # pairs of words side by side
 BLOCK = 8 * LANES  # words whose sums fit in 32 bits: 65,535 * 256 * 257 / 2 < 2^32
-TURN = 256 if sys.byteorder == "little" else 1
 
 
 def of_slices(slices: NDArray[Any]) -> NDArray[np.uint32]:
@@ -36,7 +25,7 @@ def of_slices(slices: NDArray[Any]) -> NDArray[np.uint32]:
 
 
 def reduced(checksums: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Checksums as HDF5 stores them, each half in 0..65,534."""
+    """Checksums as HDF5 stores them, each half in 0..65,534: of 65,535 and 0 it makes one."""
     halves = np.asarray(checksums, np.uint32)
     return np.asarray((halves >> 16) % MODULUS << 16 | (halves & 0xFFFF) % MODULUS, np.uint32)
 

@@ -15,7 +15,7 @@ from lim_gpu.errors import InputError
 from lim_gpu.files import canonical_json, parse_json
 
 KEY = re.compile(r"[0-9a-f]{16}\Z")
-DTYPES = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
+DTYPES: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "uint8": np.dtype("u1")}
 UNEVEN = 0.01  # of the median step, or mm: more is recorded, as at ingest
 
 

@@ -18,7 +18,9 @@ import pytest
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import remove_stale
 from lim_gpu.store import file as file_module
-from lim_gpu.store.file import COMPRESSIONS, VolumeFile, VolumeWriter, volume_digest
+from lim_gpu.store import writer as writer_module
+from lim_gpu.store.file import COMPRESSIONS, VolumeFile, volume_digest
+from lim_gpu.store.writer import VolumeWriter
 from volumes import forked, header, pixels, read_all, write_volume
 
 KEY = "0" * 16
@@ -55,6 +57,26 @@ def test_fewer_slices_than_announced(tmp_path):
         writer.finish(header(volume.shape), np.arange(3.0))
     with VolumeFile(tmp_path / f"{KEY}.h5", KEY) as file:
         np.testing.assert_array_equal(file.read(), volume)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize("at", [0, 100, -1])
+def test_what_the_disk_made_otherwise_never_becomes_a_volume(tmp_path, monkeypatch, number, at):
+    """A byte of a slice, or of its checksum, that is not what was written."""
+    written, write = [], writer_module.Disk.write
+
+    def changed(disk, data):
+        data = bytearray(data)
+        if len(data) == pixels()[0].nbytes + 4:
+            data[at] ^= 255 if len(written) == number else 0
+            written.append(data)
+        return write(disk, data)
+
+    monkeypatch.setattr(writer_module.Disk, "write", changed)
+    with pytest.raises(InputError, match="checksum|not what was written|filter returned failure"):
+        write_volume(tmp_path, pixels())
+    assert len(written) == 5
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_that_does_not_finish_leaves_nothing(tmp_path):
@@ -192,10 +214,10 @@ def die(*_arguments, **_options):
 
 KILL_POINTS = {
     "no slice yet": (VolumeWriter, "append"),
-    "some slices": (file_module, "slice_digest"),
+    "some slices": (writer_module, "slice_digest"),
     "header and digests": (VolumeWriter, "_add"),
     "written back": (VolumeFile, "verify"),
-    "synced": (file_module, "sync"),
+    "synced": (writer_module, "sync"),
     "renamed": (os, "replace"),
 }
 

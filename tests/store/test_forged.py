@@ -41,7 +41,7 @@ def metadata_blocks(data):
     for signature in (b"\x89HDF", b"OHDR", b"OCHK", b"FAHD", b"FADB"):
         start = data.find(signature)
         while start >= 0:
-            ends = range(start + 8, min(start + 300, len(data) - 4))
+            ends = range(start + 8, min(start + 300, len(data) - 3))
             found += [(start, end) for end in ends if lookup3(data[start:end]) == data[end : end + 4]][:1]
             start = data.find(signature, start + 1)
     return found

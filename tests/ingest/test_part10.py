@@ -1,0 +1,61 @@
+"""Where a header ends within the head of a file, that is read first, and where it does not."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("pydicom")
+
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+)
+
+from dicom_files import ct, save, stored_slice
+from lim_gpu.ingest import part10
+from lim_gpu.ingest.part10 import KEYWORDS, open_dicom, texts
+from lim_gpu.ingest.records import SourceError
+
+SYNTAXES = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    JPEGLSLossless,
+]
+
+
+def seen(path):
+    with open_dicom(str(path)) as file:
+        found = {name: texts(file.header, name) for name in KEYWORDS.split() if not name.endswith("Sequence")}
+        file.stream.seek(max(0, file.pixels.start))
+        return file.syntax, file.media_class, file.pixels, found, file.stream.read()
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:30])
+def test_the_head_may_end_anywhere(tmp_path, monkeypatch, syntax):
+    path = save(ct(stored_slice(0)), tmp_path / "a.dcm", syntax)
+    monkeypatch.setattr(part10, "HEAD", 0)
+    whole = seen(path)
+    assert whole[3]["Rows"]
+    for head in range(1, whole[2].start + 40):
+        monkeypatch.setattr(part10, "HEAD", head)
+        assert seen(path) == whole
+
+
+def test_a_cut_file_is_told_as_from_the_whole(tmp_path, monkeypatch):
+    path = save(ct(stored_slice(0)), tmp_path / "a.dcm")
+    data = path.read_bytes()
+    for length in range(1, len(data), 97):
+        path.write_bytes(data[:length])
+        told = []
+        for head in (0, 64 << 10):
+            monkeypatch.setattr(part10, "HEAD", head)
+            try:
+                told.append(seen(path))
+            except SourceError as error:
+                told.append(str(error))
+        assert told[0] == told[1]
