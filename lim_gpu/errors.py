@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -44,6 +45,17 @@ def unknown(what: str, value: str, known: Sequence[str]) -> UsageError:
     near = get_close_matches(value.lower(), [name.lower() for name in known], 1)
     meant = f"Did you mean {next(name for name in known if name.lower() == near[0])}? " if near else ""
     return UsageError(f"{what} {value!r} is unknown. {meant}Give one of {', '.join(known)}")
+
+
+def unreadable(path: object, error: OSError) -> InputError:
+    """The error for a file that the system does not give, with what may help."""
+    remedies = {
+        errno.ENOENT: "Check its name",
+        errno.EACCES: "Change its permissions",
+        errno.EPERM: "Change its permissions",
+    }
+    remedy = remedies.get(error.errno or 0, "Check the disk")
+    return InputError(f"{path}: cannot be read: {error.strerror}. {remedy}")
 
 
 # Not an error but an exit code: finished, and some items were skipped and listed.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable
 
 STALE = re.compile(r"\.\d+\.tmp\Z")  # .NAME.PID.tmp
 JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows in the CSV
@@ -99,7 +99,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not TOML ({error})") from None
 
@@ -120,7 +120,7 @@ def file_sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
 
 
 def standing_record(json_path: Path, asked: str, outputs: Sequence[Path], overwrite: bool) -> dict[str, Any] | None:
@@ -176,7 +176,7 @@ def read_json(path: Path) -> Any:
             raise InputError(f"{path}: larger than {JSON_LIMIT >> 20} MiB, not read")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file") from None
     return parse_json(text, path)

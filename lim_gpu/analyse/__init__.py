@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import replacing, write_json
+from lim_gpu.files import fingerprint, replacing, standing_record, write_json
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.spread import spread_evenly
 
@@ -50,24 +51,32 @@ def analyse(
     threshold  of gradcam: where a heat map counts; shown: images in the picture
     dry_run    only name the output
 
-    Raises UsageError for an existing output without `overwrite`, InputError for what cannot be read.
+    What stands at `output` and was made of the same is left. Raises UsageError for another existing output without
+    `overwrite`, InputError for what cannot be read.
     """
     output = output or Path(f"{kind}.png")
+    if output.suffix != ".png":
+        raise UsageError(f"{output}: give a name that ends in .png")
     if dry_run:
         line = f"plan: {kind} of {first} and {second} on {data} -> {output}"
         return Outcome({"dry_run": True, "output": str(output)}, [line])
-    _check_output(output, overwrite)
     from lim_gpu.analyse.networks import load_network, load_probe
+    from lim_gpu.labelled.table import read_table
     from lim_gpu.weights.backbone import training_device
 
     place = training_device(device)
     networks = [load_network(path, place, trust=trust) for path in (first, second)]
+    options = [part, images, size, layers, threshold, shown, seed, version("lim-gpu")]
+    asked = fingerprint([kind, [network.sha256 for network in networks], read_table(data).fingerprint(), options])
+    beside = output.with_suffix(".json")
+    if (standing := standing_record(beside, asked, [output, beside], overwrite)) is not None:
+        return Outcome(standing | {"unchanged": True}, [f"unchanged: {output}"])
     probe = load_probe(data, part, images, size, place, reporter)
     checkpoints = [
         {"path": str(path), "sha256": network.sha256} for path, network in zip((first, second), networks, strict=True)
     ]
     about: dict[str, Any] = {"analysis": kind, "checkpoints": checkpoints, "data": str(data), "part": part}
-    about |= {"images": len(probe.labels), "size": size}
+    about |= {"images": len(probe.labels), "size": size, "fingerprint": asked}
     if kind == "cka":
         result = _cka(networks, probe, batch_size, layers)
     elif kind == "tsne":
@@ -75,13 +84,6 @@ def analyse(
     else:
         result = _gradcam(networks, probe, batch_size, threshold, shown)
     return _written(output, about, result)
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.suffix != ".png":
-        raise UsageError(f"{output}: give a name that ends in .png")
-    if not overwrite and (standing := [path for path in (output, output.with_suffix(".json")) if path.exists()]):
-        raise UsageError(f"{standing[0]}: exists. Give --overwrite, or another -o")
 
 
 def _written(output: Path, about: dict[str, Any], result: Result) -> Outcome:

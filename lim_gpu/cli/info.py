@@ -32,7 +32,7 @@ def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) 
     if path.suffix in (".csv", ".json"):
         return _describe_selection(path)
     if not path.exists():
-        raise InputError(f"{path}: does not exist")
+        raise InputError(f"{path}: does not exist. Give a store, a selection, a checkpoint or a run")
     if path.suffix in SUFFIXES:
         return Outcome(*describe_checkpoint(path, trust=trust))
     raise InputError(f"{path}: neither a store folder, a selection (.csv) nor a checkpoint ({', '.join(SUFFIXES)})")

@@ -16,9 +16,9 @@ from lim_gpu.progress import Reporter
 SIDE = 64
 VOLUMES = (("chest", 28), ("abdomen", 24), ("chest", 24), ("head", 20))
 IMAGES = {"train": 36, "val": 12, "test": 24}
-CAVEAT = "smoke: phantoms, a planted label, resnet18 of 32 pixels for two epochs: no number here means anything"
+CAVEAT = "smoke: phantoms, a planted label, resnet18 of 32 pixels for an epoch: no number here means anything"
 PRETRAIN: dict[str, Any] = {
-    "epochs": 2,
+    "epochs": 1,
     "batch_size": 8,
     "backbone": "resnet18",
     "preset": "recommended",

@@ -35,7 +35,7 @@ def sentences(defects: dict[str, Any], clamped: float) -> dict[str, str]:
     if below := defects.get("below_air"):
         found["below_air"] = (
             f"{100 * below['share']:.1f} % of the pixels hold {below['hu']} HU, as padding that no tag names. "
-            "It takes part of the grey range: --window or --hu-range leave it out"
+            "It takes part of the grey range: --window, --hu-range or --body leave it out"
         )
     if tilt := defects.get("gantry_tilt"):
         found["gantry_tilt"] = f"gantry tilt, {tilt:g} degrees"

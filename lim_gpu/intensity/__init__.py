@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
@@ -79,6 +80,17 @@ class Intensity:
         if window is not None:
             return cls(_window(window), body=body)
         return cls(None if hu_range is None else _hu_range(hu_range), body=body)
+
+    @property
+    def in_words(self) -> str:
+        """For a caption."""
+        if self.body:
+            return f"{self.without_body.in_words}, the body alone"
+        if self.percentiles is not None:
+            return "slices from the {:g}th to the {:g}th percentile of their volume".format(*self.percentiles)
+        if self.limits is None:
+            return "each slice from its own minimum to its own maximum"
+        return f"slices from {self.limits[0]:g} to {self.limits[1]:g} HU"
 
     def describe(self) -> dict[str, Any]:
         """For records and fingerprints."""
@@ -197,6 +209,8 @@ def _on_cpu(slices: NDArray[np.int16], limits: Limits) -> NDArray[np.uint8]:
 def _window(text: str) -> tuple[float, float]:
     complaint = f"`window` {text!r} is neither {', '.join(WINDOWS)} nor LEVEL,WIDTH"
     name = text.lower()
+    if near := get_close_matches(name, WINDOWS, 1):
+        complaint += f". Did you mean {near[0]}?"
     level, width = WINDOWS[name] if name in WINDOWS else _two_numbers(text, ",", complaint)
     if width <= 0:
         raise UsageError(f"a `window` of width {width:g} HU shows nothing. Give a positive width")

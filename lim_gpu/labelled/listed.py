@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, unreadable
 from lim_gpu.labelled.parts import columns_of
 
 LISTS = ("split.csv", "labels.csv")  # that a folder may hold, the first one that is there counts
@@ -29,7 +29,7 @@ def read_list(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             named = reader.fieldnames = columns_of(reader.fieldnames or [])
             rows = list(reader)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
     if absent := [column for column in columns if column not in named]:

@@ -105,6 +105,7 @@ def leaks(
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
         return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
     images = Images.joined([read_images(source, patients, reporter) for source in sources])
+    _check_rejected(rejected, images.items, reject)
     pairs = _without(rejected, find_pairs(images, rule, across), images.items, reject)
     found = _consequences(images, pairs)
     values = _values(sources, rule, across, found) | {"fingerprint": asked, "rejected": len(rejected)}
@@ -118,6 +119,13 @@ def leaks(
 def _outcome(values: dict[str, Any], outputs: _Outputs) -> Outcome:
     found = values["pairs"] or values["patients_in_several_splits"] or values["failures"]
     return Outcome(values, [*_lines(values, outputs), *_list_lines(values, outputs)], bool(found))
+
+
+def _check_rejected(rejected: set[frozenset[str]], items: Sequence[Item], reject: Path | None) -> None:
+    """Raise InputError, before anything is compared, for a rejected pair of which an image is not there."""
+    names = {item.name for item in items}
+    if unknown := [pair for pair in sorted(rejected, key=sorted) if not pair <= names]:
+        raise InputError(f"{reject}: {min(unknown[0] - names)} is no image of the sources. Give rows of pairs.csv")
 
 
 def _without(
@@ -153,6 +161,7 @@ def _values(sources: Sequence[Path], rule: Rule, across: bool, found: _Found) ->
         "failures": [list(failure) for failure in images.failures],
         "versions": {"lim-gpu": version("lim-gpu")},
         "clusters": [len(cluster) for cluster in found.clusters],
+        "clusters_of_several_labels": _of_several_labels(images.items, found.clusters),
         "patients_in_several_splits": found.shared,
         "leaking_images": len(found.leaking),
     }
@@ -225,6 +234,10 @@ def _lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
     return lines
 
 
+def _of_several_labels(items: Sequence[Item], clusters: Sequence[Sequence[int]]) -> int:
+    return sum(len({items[i].label for i in cluster if items[i].label}) > 1 for cluster in clusters)
+
+
 def _list_lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
     sizes = values["clusters"]
     lines = []
@@ -232,6 +245,9 @@ def _list_lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
         lines.append(f"left out: {counted(values['leaking_images'], 'image')} -> {outputs.split}")
     if outputs.groups is not None:
         lines.append(f"groups: {len(sizes):,}, the largest of {max(sizes, default=0)} images -> {outputs.groups}")
+    if (outputs.groups or outputs.keep) and (several := values["clusters_of_several_labels"]):
+        chained = "a chain of pairs may join what differs. Give a lower --bits, or --reject pairs"
+        lines.append(f"with several labels: {counted(several, 'group')}; {chained}")
     if outputs.keep is not None:
         left = values["images"] - sum(sizes) + len(sizes)
         lines.append(f"to keep: {left:,} of {values['images']:,} images -> {outputs.keep}")

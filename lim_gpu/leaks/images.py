@@ -107,7 +107,7 @@ def _items(path: Path, patients: str) -> list[Item]:
     if path.suffix == ".csv":
         return _of_list(path, patients)
     if not path.exists():
-        raise InputError(f"{path}: does not exist")
+        raise InputError(f"{path}: does not exist. Give a folder, a list or a store")
     raise UsageError(f"{path}: give a store, a folder of PNG or JPEG files, or a CSV with a column file")
 
 

@@ -42,7 +42,9 @@ class Rule:
             raise UsageError(f"--bits {self.bits} --candidates {self.candidates}: 0 <= bits <= candidates <= 64")
         low, high = (-1, 1) if self.confirm == "ssim" else (1, 2)
         if not low <= self.threshold <= high:
-            raise UsageError(f"--threshold {self.threshold}: {self.confirm} lies within {low} and {high}")
+            raise UsageError(
+                f"--threshold {self.threshold}: {self.confirm} lies within {low} and {high}. Give a number there"
+            )
 
 
 @dataclass(frozen=True)

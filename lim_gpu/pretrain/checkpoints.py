@@ -17,7 +17,7 @@ import torch
 from lightning import Trainer
 
 import lim_gpu
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, unreadable
 from lim_gpu.files import file_sha256, read_json, replacing, write_json
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.plan import Plan
@@ -123,7 +123,7 @@ def load_state(path: Path, plan: Plan) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         record, step = state["lim_gpu"], state["global_step"]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError):
         raise InputError(f"{path}: damaged. {AGAIN}") from None
     # A kill between the two renames leaves the sidecar of the save before; then its checksum is of another file.

@@ -11,6 +11,7 @@ has another one; it is one number for volumes that may differ; and that it helps
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,9 +71,11 @@ def with_threshold(
     store: SliceStore, request: Request, device: str, reporter: Reporter
 ) -> tuple[Request, dict[str, Any]]:
     """The request with a threshold from the data, and how it was found."""
+    start = time.perf_counter()
     found = auto_threshold(store, request.criterion, SWAV, request.seed, device, reporter)
     reporter.note(found.line(request.method))
-    return replace(request, threshold=found.threshold), found.record()
+    seconds = round(time.perf_counter() - start, 3)
+    return replace(request, threshold=found.threshold), found.record() | {"seconds": seconds}
 
 
 def auto_threshold(

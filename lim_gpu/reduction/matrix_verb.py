@@ -16,6 +16,8 @@ from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.units import check_limits
 
+LEAST = 4  # characters of a key that may stand for it where they are a number
+
 
 def similarity_verb(
     store_path: Path,
@@ -95,6 +97,7 @@ def write_matrix(
         images = engine.images(volume, kept.tolist()) if kept is not None else None
     scale = {"ssim": "SSIM", "mi": "normalized mutual information", "deepnet": "cosine", "hash": "1 - bits / 64"}
     title = f"{criterion.method.upper()} of {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
+    title += f"\n{criterion.intensity.in_words}"
     save_matrix_picture(output, matrix, title, scale[criterion.method], kept, images)
     return matrix
 
@@ -108,7 +111,8 @@ def find_volume(store: SliceStore, wanted: str) -> str:
     exact = [entry.key for entry in entries if wanted in (entry.key, entry.name)]
     if not exact and wanted.isdigit() and int(wanted) < len(entries):
         exact = [entries[int(wanted)].key]
-    found = exact or [entry.key for entry in entries if entry.key.startswith(wanted)]
+    begins = not wanted.isdigit() or len(wanted) >= LEAST  # a short number is a position, and no beginning of a key
+    found = exact or [entry.key for entry in entries if begins and entry.key.startswith(wanted)]
     if len(found) != 1:
         what = f"{len(found)} volumes" if found else "no volume"
         raise InputError(f"{store.path}: {wanted!r} names {what}. See lim-gpu info {store.path}")

@@ -17,6 +17,7 @@ from lim_gpu.reduction.unit import Unit
 # Seconds a pair (ssim, mi) or a slice (deepnet, hash) of 512 x 512 takes one core of an AMD EPYC with AVX-512: what
 # `pytest bench/` prints there, rounded up. Another machine differs; the estimate says where it comes from.
 SECONDS = {"ssim": 0.25e-3, "mi": 0.18e-3, "deepnet": 0.08, "hash": 0.25e-3}
+READING, PERCENTILES, BODY = 0.4e-3, 1e-3, 13e-3  # a slice: from the page cache; what the intensity asks for
 REFERENCE_PIXELS = 512 * 512
 
 
@@ -41,10 +42,9 @@ class Plan:
             f"memory: about {self.memory / 2**30:.2f} GiB above the start",
         ]
         if request.method not in BASELINES:
-            lines.append(
-                f"time: about {self.seconds:.0f} s on {os.cpu_count()} CPU cores, "
-                "from the rate of one core of an AMD EPYC; a GPU is much faster"
-            )
+            told = f"about {self.seconds:.0f} s" if self.seconds >= 1 else "under a second"
+            rate = "from the rate of one core of an AMD EPYC; a GPU is much faster"
+            lines.append(f"time: {told} on {os.cpu_count()} CPU cores, {rate}")
         return lines
 
     def values(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def make_plan(units: Sequence[Unit], request: Request, parts: Path) -> Plan:
         slices=sum(unit.slices for unit in units),
         pairs=sum(unit.pairs(request.method) for unit in units),
         memory=max((_memory(unit, request.method) for unit in to_do), default=0) + _read_ahead(to_do, request.method),
-        seconds=sum(_seconds(unit, request.method) for unit in to_do),
+        seconds=sum(_seconds(unit, request) for unit in to_do),
     )
 
 
@@ -89,11 +89,13 @@ def _pixels(unit: Unit) -> int:
     return sum(n * height * width for n, height, width in (entry.shape for entry in unit.volumes))
 
 
-def _seconds(unit: Unit, method: str) -> float:
+def _seconds(unit: Unit, request: Request) -> float:
+    method = request.method
     if method in BASELINES:
         return 0.0
-    n = unit.slices
-    size = _pixels(unit) / max(n, 1) / REFERENCE_PIXELS
-    if method in ("ssim", "mi"):
-        return SECONDS[method] * size * unit.pairs(method) / (os.cpu_count() or 1)
-    return SECONDS[method] * n / (os.cpu_count() or 1)
+    intensity = request.criterion.intensity
+    each = READING + BODY * intensity.body + PERCENTILES * (intensity.percentiles is not None)
+    pixels = _pixels(unit) / REFERENCE_PIXELS
+    size = pixels / max(unit.slices, 1)
+    work = SECONDS[method] * (size * unit.pairs(method) if method in ("ssim", "mi") else unit.slices)
+    return (work + each * pixels) / (os.cpu_count() or 1)

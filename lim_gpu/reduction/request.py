@@ -88,14 +88,14 @@ class Request:
 
     def _check_baseline(self) -> None:
         if self.threshold is not None:
-            raise UsageError(f"method {self.method} compares nothing and takes no `threshold`")
+            raise UsageError(f"method {self.method} compares nothing and takes no `threshold`. Leave it out")
         if self.rule != "greedy" or self.order != "spatial":
-            raise UsageError(f"method {self.method} compares nothing and takes no `rule` or `order`")
+            raise UsageError(f"method {self.method} compares nothing and takes no `rule` or `order`. Leave them out")
         budget = self.keep is not None or self.keep_count is not None
         if self.method == "all" and budget:
             raise UsageError("method all keeps every slice and takes no budget. Use every-n or random for a budget")
         if self.method != "all" and not budget:
-            raise UsageError(f"method {self.method} needs `keep` or `keep_count`")
+            raise UsageError(f"method {self.method} needs `keep` or `keep_count`. Give one of them")
 
     def _check_threshold(self) -> None:
         if self.threshold is None:
@@ -103,7 +103,9 @@ class Request:
         low, high = THRESHOLD_RANGE[self.method]
         if not low <= checked_threshold(self.threshold) <= high:
             unit = "bits" if self.method == "hash" else "similarity"
-            raise UsageError(f"`threshold` {self.threshold:g} of {self.method} is outside {low}..{high} ({unit})")
+            raise UsageError(
+                f"`threshold` {self.threshold:g} of {self.method} is outside {low}..{high} ({unit}). Give one within"
+            )
         if self.method == "hash" and 0 < self.threshold < 1:
             raise UsageError(
                 f"`threshold` {self.threshold:g} of hash is in bits, not a similarity. Give a whole number"
@@ -121,5 +123,5 @@ def request_for(criterion: Criterion, *, threshold: float | str | None = None, *
             raise UsageError(f"`threshold` {threshold!r} is no number. Give one in the method's own unit, or {AUTO!r}")
         return Request(criterion, threshold=threshold, **asked), False
     if criterion.method not in SIMILARITIES:
-        raise UsageError(f"method {criterion.method} compares nothing and takes no threshold")
+        raise UsageError(f"method {criterion.method} compares nothing and takes no `threshold`. Leave it out")
     return Request(criterion, threshold=THRESHOLD_RANGE[criterion.method][0], **asked), True

@@ -44,6 +44,7 @@ def reduce(
     intensity: Intensity | str | None = None,
     window: str | None = None,
     hu_range: str | None = None,
+    body: bool = False,
     bins: int = 100,
     features: str = "logits",
     weights: str | Path | None = None,
@@ -68,6 +69,7 @@ def reduce(
     intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; for MR and PT, which have none,
                 "volume-percentile"; default: each slice's own minimum..maximum
     window, hu_range   the same by the names of the command line: "lung" or "LEVEL,WIDTH"; "LO:HI"
+    body        CT: what lies outside the patient (the table, air, padding) becomes 0
     precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
     device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine
     output      NAME.csv: the selection is written there, with NAME.json, and NAME.parts from which a run resumes
@@ -81,6 +83,7 @@ def reduce(
     if intensity is not None and (window is not None or hu_range is not None):
         raise UsageError("intensity, window and hu_range exclude each other. Give one of them")
     seen = Intensity.of(intensity) if intensity is not None else Intensity.parse(window=window, hu_range=hu_range)
+    seen = replace(seen, body=seen.body or body)
     asked: dict[str, Any] = {"keep": keep, "keep_count": keep_count, "scope": scope, "rule": rule, "order": order}
     criterion = Criterion(method, seen, bins, features, weights, precision)
     request, automatic = request_for(criterion, threshold=threshold, seed=seed, **asked)

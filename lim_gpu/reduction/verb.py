@@ -77,7 +77,7 @@ def _planned(store: SliceStore, request: Request, targets: Targets, unknown: boo
     standing = None if unknown else standing_selection(store, request, targets.csv, targets.overwrite)
     _check_targets(store, standing, targets)
     plan = make_plan(units_of(store.volumes, request.scope), request, parts_folder(targets.csv))
-    lines = plan.lines(request) + ([f"unchanged: {targets.csv}"] if standing else [])
+    lines = ([f"unchanged: {targets.csv}"] if standing else []) + plan.lines(request)
     lines += ["threshold: from the data, when it runs"] if unknown else []
     return Outcome(plan.values() | {"unchanged": standing is not None}, lines)
 
@@ -119,10 +119,11 @@ def _kept_text(store: SliceStore, selection: Selection) -> str:
 def _summary(selection: Selection, targets: Targets) -> list[str]:
     record = selection.record
     counts = record["counts"]
+    seconds = record["seconds"] + (record.get("threshold_rule") or {}).get("seconds", 0)
     lines = [
         f"{record['method']}: kept {counts['kept']:,} of {counted(counts['slices'], 'slice')} "
         f"({100 * counts['kept'] / counts['slices']:.1f} %) in {counted(counts['volumes'], 'volume')}, "
-        f"{record['seconds']:.1f} s on {record['device']} -> {targets.csv}"
+        f"{seconds:.1f} s on {record['device']} -> {targets.csv}"
     ]
     if counts["failed_volumes"]:
         lines.append(f"left out: {counted(counts['failed_volumes'], 'volume')} that cannot be read")

@@ -100,7 +100,7 @@ def compare(
         made_of = _made_of(opened, loaded, requests, seed, weights)
         standing = standing_record(paths[1], made_of, paths, overwrite)
         if standing is not None:
-            lines = [*table(standing, metrics), f"unchanged: {output}"]
+            lines = [f"unchanged: {output}", *table(standing, metrics)]
             return Outcome(standing | {"unchanged": True}, lines, skipped=bool(standing.get("failed")))
         if dry_run:
             return _planned([*map(str, selections), *methods], paths)

@@ -134,8 +134,8 @@ class _Pictures:
         self.z = z
 
     def uri(self, i: int, key: str | None = None) -> str:
-        with self.store[key or self.key] as volume:
-            return image_uri(self.intensity.of_volume(volume).to_uint8(volume.read(i, i + 1))[0], SIDE)
+        volume = self.store[key or self.key]  # the store closes it: each opening checks the whole file
+        return image_uri(self.intensity.of_volume(volume).to_uint8(volume.read(i, i + 1))[0], SIDE)
 
     def slice(self, i: int) -> dict[str, Any]:
         return {"volume": self.key, "slice": i, "z": float(self.z[i]), "image": self.uri(i)}

@@ -19,12 +19,15 @@ from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report import figures
 from lim_gpu.report.page import svg_text, write_page
 from lim_gpu.report.selected_volume import in_a_row, in_full, to_edit
-from lim_gpu.report.shown import Shown, in_a_word, read_selections
+from lim_gpu.report.shown import SCALES, Shown, in_a_word, read_selections
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 
 FULL = 8  # volumes shown in full
 STEPS = 200  # of the threshold slider
+FARTHER = (
+    " The greedy rule took each by its likeness to one that may have gone later: some are farther than the threshold."
+)
 
 
 def write_selection_report(
@@ -62,7 +65,7 @@ def write_selection_report(
         "details": details,
         "rows": rows,
         "edits": _editable(shown, keys),
-        "seen": _in_words(intensity),
+        "seen": intensity.in_words,
         "complete": len(details) == len(keys),
         "failures": [failure["cause"] for one in shown for failure in one.selection.record["failures"]],
         "unit": first.unit,
@@ -95,16 +98,6 @@ def _editable(shown: Sequence[Shown], keys: Sequence[str]) -> dict[str, Any]:
     return {"selections": selections, "volumes": {key: to_edit(key, shown) for key in keys}}
 
 
-def _in_words(intensity: Intensity) -> str:
-    if intensity.body:
-        return f"{_in_words(intensity.without_body)}, the body alone"
-    if intensity.percentiles is not None:
-        return "slices from the {:g}th to the {:g}th percentile of their volume".format(*intensity.percentiles)
-    if intensity.limits is None:
-        return "each slice from its own minimum to its own maximum"
-    return f"slices from {intensity.limits[0]:g} to {intensity.limits[1]:g} HU"
-
-
 def open_store(shown: Shown, store_path: Path | None) -> SliceStore:
     """The store of a selection. Raises InputError, with the remedy, where it is not there or is another."""
     path = store_path or shown.selection.store_path
@@ -124,7 +117,10 @@ def _summary(shown: Shown) -> dict[str, Any]:
         for name, value in record["parameters"].items()
         if value is not None and name != "method"
     ]
+    if parent := record.get("parent"):
+        parameters.append(("corrected from", parent["path"]))
     return {
+        "farther": FARTHER if record["parameters"].get("rule") == "greedy" and shown.compared_by in SCALES else "",
         "title": shown.title,
         "colour": shown.colour,
         "scale": shown.scale,

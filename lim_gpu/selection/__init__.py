@@ -135,7 +135,8 @@ class Selection:
         store  where the store lies now, if it has moved
 
         Each holds image (path of the source file), volume, slice, z (mm), sop_uid and frame ("" and 0 where it has
-        none). Raises InputError where the store has no list of its sources (STORE.private).
+        none). Of a NIfTI volume image is the whole file for every slice, and slice its place along the normal.
+        Raises InputError where the store has no list of its sources (STORE.private).
         """
         from lim_gpu.selection.files import source_rows
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import InputError, UsageError, unreadable
 
 if TYPE_CHECKING:
     from lim_gpu.selection import Selection, VolumeSelection
@@ -73,9 +73,10 @@ def read_edits(selection: Selection, add: Sequence[str], drop: Sequence[str], fi
 def _read_file(path: Path, selection: Selection, edits: Edits) -> None:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        cause = error.strerror if isinstance(error, OSError) else "no text in UTF-8"
-        raise InputError(f"{path}: cannot be read: {cause}") from None
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: no text in UTF-8. Save it as such") from None
     if lines and set(NEEDED) <= set(lines[0].split(",")):
         _compare_table(path, lines, selection, edits)
         return

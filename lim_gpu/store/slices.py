@@ -65,11 +65,15 @@ class SliceStore:
             volume.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_volumes", "_recent")}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_volumes", "_recent")}
+        return state | {"found": {key: volume.found for key, volume in self._volumes.items() if volume.found}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        found = state.pop("found")
         self.__dict__.update(state)
         self._close_all()
+        for key, percentiles in found.items():
+            self._volumes[key].found.update(percentiles)
 
     def _close_all(self) -> None:
         """Begin with every volume closed."""

@@ -18,9 +18,12 @@ def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intens
     """
     if intensity.limits is None and not intensity.body:
         return ""
-    others = [entry for entry in volumes if not entry.holds_hu]
+    entries = list(volumes)
+    others = [entry for entry in entries if not entry.holds_hu]
     stored = [entry for entry in others if entry.dtype != "uint8"]
     if not stored:
+        if intensity.body and others and len(others) == len(entries):
+            raise UsageError(f"{source}: no HU in any volume, by which `body` is found. Leave it out")
         told = f"grey values, not HU, in {counted(len(others), 'volume')}: taken as they are, without window and body"
         return told if others else ""
     kinds = ", ".join(sorted({entry.modality or "no modality" for entry in stored}))

@@ -80,7 +80,7 @@ class Volume:
         self.entry = entry
         self._used = used  # tells the store, which limits how many files are open
         self._held: tuple[int, VolumeFile] | None = None  # the process that opened it, and the file
-        self._percentiles: dict[tuple[float, float], Limits] = {}
+        self.found: dict[tuple[float, float], Limits] = {}  # percentiles, once they have been asked for
         self._finding = threading.Lock()  # several threads read one volume ahead
 
     def __repr__(self) -> str:
@@ -153,10 +153,10 @@ class Volume:
         if self.entry.dtype == "uint8":
             return None
         with self._finding:
-            if (low, high) not in self._percentiles:
+            if (low, high) not in self.found:
                 slices = (self.read_slice(i) for i in range(self.entry.shape[0]))
-                self._percentiles[low, high] = percentiles_of(slices, low, high)
-            return self._percentiles[low, high]
+                self.found[low, high] = percentiles_of(slices, low, high)
+            return self.found[low, high]
 
     def verify(self) -> None:
         """Read every slice and compare its SHA-256."""

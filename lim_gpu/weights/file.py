@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, unreadable
 
 
 class CheckpointFile:
@@ -30,7 +30,7 @@ class CheckpointFile:
         try:
             self._file: BufferedReader = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+            raise unreadable(path, error) from None
 
     def __enter__(self) -> CheckpointFile:
         return self
@@ -45,7 +45,7 @@ class CheckpointFile:
             self._file.seek(0)
             return hashlib.file_digest(self._file, "sha256").hexdigest()
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
+            raise unreadable(self.path, error) from None
 
     def read(self) -> dict[str, Any]:
         """What the file holds, on the CPU.

@@ -105,6 +105,18 @@ def test_a_dry_run_names_the_output_and_reads_nothing(tmp_path, monkeypatch):
     assert outcome.lines == [f"plan: cka of {missing[0]} and {missing[1]} on {missing[2]} -> cka.png"]
 
 
+def test_again_it_is_unchanged(folder, tmp_path, monkeypatch):
+    output = tmp_path / "cka.png"
+    first = run(folder, "cka", output, images=8)
+    before = output.stat().st_mtime_ns
+    again = run(folder, "cka", output, images=8)
+    assert again.lines == [f"unchanged: {output}"]
+    assert again.values == first.values | {"unchanged": True}
+    assert output.stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match="exists and was made otherwise"):
+        run(folder, "cka", output, images=4)
+
+
 def test_what_is_there_stays(folder, tmp_path):
     (tmp_path / "cka.json").write_text("mine")
     with pytest.raises(UsageError, match="--overwrite"):

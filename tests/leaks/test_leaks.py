@@ -110,6 +110,18 @@ def test_groups_and_the_list_of_what_to_keep(tmp_path, capsys):
     assert "to keep: 3 of 6 images" in capsys.readouterr().out
 
 
+def test_groups_of_several_labels_are_said(tmp_path):
+    folder = tmp_path / "labelled"
+    for label in ("left", "right"):
+        (folder / label).mkdir(parents=True)
+        Image.fromarray(picture(0)).save(folder / label / "same.png")
+    rows = "file,label\nleft/same.png,left\nright/same.png,right\n"
+    (folder / "labels.csv").write_text(rows)
+    found = leaks([folder / "labels.csv"], tmp_path / "p.csv", RULE, groups=tmp_path / "g.csv", reporter=QUIET)
+    assert found.values["clusters_of_several_labels"] == 1
+    assert any(line.startswith("with several labels: 1 group;") for line in found.lines)
+
+
 def test_a_chain_is_one_group_and_the_test_image_stays():
     items = [Item("c", str(i), str(i), Path(), split) for i, split in enumerate(("train", "train", "test", "val", ""))]
     pairs = [Pair(0, 1, 0, 1.0, "both"), Pair(1, 2, 0, 1.0, "both")]
@@ -364,6 +376,9 @@ def test_a_rejected_pair_counts_nowhere(data_set, tmp_path):
     assert [row["file"] for row in rows_of(tmp_path / "clean.csv")] == [
         row["file"] for row in rows_of(data_set / "split.csv")
     ]
+    (tmp_path / "mine.csv").write_text("a,b\nb.png,nobody.png\n")
+    with pytest.raises(InputError, match="mine.csv: nobody.png is no image of the sources"):
+        leaks([data_set], tmp_path / "rest.csv", RULE, overwrite=True, **how)
     (tmp_path / "mine.csv").write_text("a,b\nb.png,c.png\n")
     with pytest.raises(InputError, match="mine.csv: b.png and c.png are no pair that was found"):
         leaks([data_set], tmp_path / "rest.csv", RULE, overwrite=True, **how)

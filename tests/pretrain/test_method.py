@@ -24,7 +24,7 @@ LAMB = {"optimizer": "lamb", "eps": 1e-6, "lr": 0.002}  # learns within a few do
 SMALL = {
     "swav": LAMB
     | {
-        "swav.large_size": 64,
+        "swav.large_size": 32,
         "swav.large_scale": (0.6, 1.0),
         "swav.small_size": 32,
         "swav.small_scale": (0.3, 0.6),
@@ -40,7 +40,7 @@ SMALL = {
     },
     "moco": LAMB
     | {
-        "moco.size": 64,
+        "moco.size": 32,
         "moco.scale": (0.5, 1.0),
         "moco.jitter": 0.0,
         "moco.blur": 0.0,
@@ -149,8 +149,8 @@ def test_the_loss_of_swav_falls_below_chance():
     rows = fit(method("swav", epochs=6))
     first, last = ends(rows, "loss")
     assert last < first - 0.5
-    # log(16) is what is left when the codes cannot be told; seeds and processors came to 0.14 to 0.20 below it
-    assert last < math.log(16) - 0.05
+    # log(16) is what is left when the codes cannot be told; seeds 0 to 3 came to 0.31 to 0.50 below it
+    assert last < math.log(16) - 0.15
     assert ends(rows, "usage_perplexity")[1] > 12  # and not because all slices share a prototype
 
 
@@ -159,9 +159,9 @@ def test_the_loss_of_moco_falls_below_chance():
     filled = [row for row in rows if row["queue_filled"] == 1][1:]
     assert len(filled) == 6 * STEPS - 1
     first, last = ends(filled, "loss")
-    assert last < first - 0.2  # seeds 1 to 3 came to 0.58 to 0.89
-    assert last < math.log(17) - 0.4  # of a key and a queue of 16; seeds came to 0.78 to 0.92 below it
-    assert ends(filled, "pretext_top1")[1] > 2 / 17  # seeds came to 0.24 to 0.34
+    assert last < first - 0.15  # seeds 0 to 3 came to 0.37 to 0.77
+    assert last < math.log(17) - 0.2  # of a key and a queue of 16; seeds came to 0.46 to 0.61 below it
+    assert ends(filled, "pretext_top1")[1] > 2 / 17  # seeds came to 0.17 to 0.20
 
 
 def test_the_loss_of_spark_falls_below_that_of_painting_nothing():

@@ -35,6 +35,21 @@ def test_a_window_on_values_that_are_no_hu_is_refused_before_anything_is_written
         assert lim_gpu.reduce(store, "every-n", keep=0.5, **lung).record["counts"]["kept"] == 2  # compares nothing
 
 
+def test_a_body_among_grey_values_alone_is_refused(tmp_path):
+    grey = write_store(tmp_path / "s", [pixels(4, 20, 20, dtype="uint8")], unit="grey", modality="")
+    with pytest.raises(UsageError, match="no HU in any volume, by which `body` is found. Leave it out"):
+        lim_gpu.reduce(grey, "hash", body=True, device="cpu")
+
+
+def test_body_in_python_is_that_of_the_command_line(tmp_path):
+    path = write_store(tmp_path / "s", [pixels(6, 20, 20)])
+    said = lim_gpu.reduce(path, "mi", keep=0.4, window="lung", body=True, device="cpu")
+    parsed = lim_gpu.reduce(path, "mi", keep=0.4, intensity=Intensity.parse(window="lung", body=True), device="cpu")
+    assert said.record["parameters"]["intensity"]["body"] is True
+    assert said.record["parameters"] == parsed.record["parameters"]
+    assert said.kept() == parsed.kept()
+
+
 @pytest.mark.parametrize("method", ["hash", "mi"])
 def test_values_that_are_no_hu_go_by_the_percentiles_of_their_volume(tmp_path, method):
     volumes = [pixels(9, 20, 20, seed=i) // (1 + i) for i in range(2)]

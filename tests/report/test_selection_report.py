@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("nibabel")
 
@@ -25,6 +24,7 @@ from lim_gpu.report.figures import knee, knee_left
 from lim_gpu.report.shown import read_selections
 from lim_gpu.store.slices import SliceStore
 from stores import make_sources, make_store
+from volumes import write_store
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +163,8 @@ def test_a_slice_of_another_volume_is_shown_beside_what_it_covers(tmp_path):
 def test_a_hundred_volumes_stay_below_twenty_megabytes(tmp_path):
     """The worst that can be shown: noise, which no picture format shrinks."""
     rng = np.random.default_rng(0)
-    for volume in range(100):
-        folder = tmp_path / "sources" / f"v{volume:03d}"
-        folder.mkdir(parents=True)
-        for i in range(24 if volume % 14 in (0, 1) or volume == 99 else 2):
-            Image.fromarray(rng.integers(0, 256, (160, 160), dtype=np.uint8)).save(folder / f"{i}.png")
-    ingest([tmp_path / "sources"], tmp_path / "slices", workers=1)
+    counts = [24 if volume % 14 in (0, 1) or volume == 99 else 2 for volume in range(100)]
+    write_store(tmp_path / "slices", [rng.integers(0, 256, (n, 160, 160), dtype=np.uint8) for n in counts])
     names = []
     with SliceStore(tmp_path / "slices") as store:
         for method in ("ssim", "hash"):

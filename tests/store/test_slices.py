@@ -321,3 +321,11 @@ def test_a_selected_volume_keeps_true_geometry(path, tmp_path):
     assert first.spacing == (5.0, 1.0, 1.0)
     assert first.affine[2][2] == 2.0  # the test volumes' affine moves 1 mm a slice of 2.5 mm
     assert "gaps" not in first.defects
+
+
+def test_a_pickle_carries_percentiles_that_were_found(path, monkeypatch):
+    with SliceStore(path) as store:
+        found = store[0].percentiles(1, 99)
+        copy = pickle.loads(pickle.dumps(store))
+    monkeypatch.setattr(copy[0], "read_slice", None)
+    assert copy[0].percentiles(1, 99) == found
