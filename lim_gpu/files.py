@@ -9,14 +9,21 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable
 
-STALE = re.compile(r"\.\d+\.tmp\Z")  # .NAME.PID.tmp
+# .NAME.HOST.PID.TOKEN.tmp; .NAME.PID.tmp of earlier versions
+TEMPORARY = re.compile(r"\.(?P<name>.+?)\.((?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}|(?P<old>\d+))\.tmp")
+LONGEST_HOST = 40  # characters, of 255 that a name may have
+DAY = 24 * 3600  # seconds
 JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows in the CSV
 
 
@@ -24,10 +31,10 @@ JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
 
-    When the block fails the temporary file is removed and `path` is as it was. A kill leaves `.NAME.PID.tmp`,
-    which `remove_stale` clears.
+    When the block fails the temporary file is removed and `path` is as it was. A kill leaves it, and `remove_stale`
+    clears it.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode))
@@ -58,16 +65,58 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove the temporary files that killed runs left in `folder`. For the holder of its lock: nobody else writes."""
+def temporary_of(path: Path) -> Path:
+    """Where to write what will be renamed to `path`: a name that no other process has, on no host."""
+    return path.parent / f".{path.name}.{_here()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+def remove_stale(folder: Path, of: Callable[[str], object] = bool) -> None:
+    """Remove the temporary files that killed runs left in `folder`, of the files whose name is one to `of`.
+
+    Of this host those whose process has ended; of others, which may be at work, those that are older than a day.
+    """
     for path in folder.glob(".*.tmp"):
-        if STALE.search(path.name):
+        found = TEMPORARY.fullmatch(path.name)
+        if found and of(found["name"]) and _is_stale(path, found["host"], int(found["pid"] or found["old"])):
             path.unlink(missing_ok=True)
+
+
+def _is_stale(path: Path, host: str | None, pid: int) -> bool:
+    if host in (None, _here()) and not _runs(pid):
+        return True
+    with suppress(OSError):  # it has been renamed meanwhile
+        return time.time() - path.stat().st_mtime > DAY
+    return False
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, and not only what is left of it for its parent to see."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _here() -> str:
+    """This host, and the PID namespace: containers of one host may have one name, and count their processes alike."""
+    host = re.sub("[^A-Za-z0-9-]", "-", socket.gethostname())[:LONGEST_HOST]
+    with suppress(OSError):
+        return f"{host}-{os.stat('/proc/self/ns/pid').st_ino}"
+    return host or "host"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/.lock`, so that two runs never write the same output. The lock ends with the process."""
+    """Hold `folder/.lock`, so that two runs never write the same output. The lock ends with the process.
+
+    By fcntl's lock of an open file (OFD) where the system has it, which cluster file systems keep for all hosts; a
+    flock is the host's own on GPFS.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / ".lock", "w")  # noqa: SIM115  (closed below)
@@ -75,12 +124,20 @@ def locked(folder: Path) -> Iterator[None]:
         raise LimGpuError(f"{folder}: cannot be written: {error.strerror}. Choose another -o") from None
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            _lock(handle)
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as POSIX lets a system choose
             raise LimGpuError(f"{folder}: another run is writing here. Wait for it, or choose another -o") from None
         except OSError as error:
             raise LimGpuError(f"{folder}: its file system has no locks ({error.strerror}). Choose another -o") from None
         yield
+
+
+def _lock(handle: IO[str]) -> None:
+    command = getattr(fcntl, "F_OFD_SETLK", None)
+    if command is None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:  # struct flock of 64-bit Linux: type, whence, start, length (0: all), pid (0: of an open file)
+        fcntl.fcntl(handle, command, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
 
 
 def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("hypothesis")
@@ -25,8 +28,10 @@ from lim_gpu.files import (
     read_json,
     remove_stale,
     replacing,
+    temporary_of,
     write_text,
 )
+from volumes import pixels, read_all
 
 values = st.recursive(
     st.none()
@@ -78,11 +83,72 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_text(tmp_path / "file" / "a.txt", "x")
 
 
-def test_stale_temporary_files_go_and_foreign_ones_stay(tmp_path):
-    for name in (".a.json.123.tmp", f".b.json.{os.getpid()}.tmp", ".mine.tmp", "c.json.5.tmp", "d.json"):
+def test_stale_temporary_files_go_and_those_that_may_be_at_work_stay(tmp_path):
+    own = temporary_of(tmp_path / "a.json").name
+    ended = own.replace(f".{os.getpid()}.", f".{dead()}.")
+    elsewhere = own.replace(".a.json.", ".a.json.another-host-")
+    old, of_today = elsewhere.replace("a.json", "old"), elsewhere.replace("a.json", "new")
+    stale = [ended, f".b.json.{dead()}.tmp", old]
+    stay = [own, of_today, f".b.json.{os.getpid()}.tmp", ".mine.tmp", "c.json.5.tmp", "d.json"]
+    for name in stale + stay:
         (tmp_path / name).write_text("")
+    long_ago = time.time() - 2 * 24 * 3600
+    os.utime(tmp_path / old, (long_ago, long_ago))
     remove_stale(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".mine.tmp", "c.json.5.tmp", "d.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
+
+
+def test_only_files_of_that_name_go(tmp_path):
+    for name in (f".a.json.{dead()}.tmp", f".b.json.{dead()}.tmp"):
+        (tmp_path / name).write_text("")
+    remove_stale(tmp_path, re.compile(r"a\.json").fullmatch)
+    assert [path.name[:7] for path in tmp_path.iterdir()] == [".b.json"]
+
+
+def test_a_process_that_nobody_waited_for_has_ended(tmp_path):
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    (tmp_path / f".a.json.{child.pid}.tmp").write_text("")
+    remove_stale(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    child.wait()
+
+
+def dead():
+    """The number of a process that has ended."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def test_no_two_temporary_names_are_equal(tmp_path):
+    """Also where two processes have one number, on two hosts or in two containers of one."""
+    names = [temporary_of(tmp_path / "a.json").name for _ in range(100)]
+    assert len(set(names)) == 100
+    assert all(str(os.stat("/proc/self/ns/pid").st_ino) in name for name in names)
+
+
+IN_TWO_NAMESPACES = """
+import sys
+from volumes import pixels, write_volume
+from pathlib import Path
+for _ in range(20):
+    write_volume(Path(sys.argv[1]), pixels(6, 60, 60))
+"""
+
+
+def test_two_pid_namespaces_write_one_volume(tmp_path):
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("no PID namespaces for this user here")
+    command = [*unshare, sys.executable, "-c", IN_TWO_NAMESPACES, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, complaints = process.communicate()
+        assert process.returncode == 0, complaints
+    assert [path.name for path in tmp_path.iterdir()] == ["0" * 16 + ".h5"]
+    np.testing.assert_array_equal(read_all(tmp_path / ("0" * 16 + ".h5"))[0], pixels(6, 60, 60))
 
 
 def test_two_runs_do_not_write_one_folder(tmp_path):

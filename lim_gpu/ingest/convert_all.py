@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.files import remove_stale
 from lim_gpu.ingest.convert import Converted, convert
 from lim_gpu.ingest.defects import sentences
 from lim_gpu.ingest.failures import SKIPPED, Failure
@@ -20,6 +21,7 @@ from lim_gpu.ingest.scan import MEMORY, SECONDS
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import VolumePlan
 from lim_gpu.progress import Advance, Reporter
+from lim_gpu.store.disk import DISK_FULL
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.private import private_folder
 from lim_gpu.store.slices import volume_path
@@ -28,7 +30,7 @@ from lim_gpu.workers import run_in_children
 
 SECONDS_A_SLICE = 2.0  # a decoder needs 0.1 at most; slow network disks need more
 MOST_THREADS = 2  # of one child; more wait for each other
-TEMPORARY = re.compile(r"\.(store\.json|key|[0-9a-f]{16}\.(h5|jsonl))\.[0-9]+\.tmp")  # of files.replacing
+OURS = re.compile(r"store\.json|key|[0-9a-f]{16}\.(h5|jsonl)")  # what is written in a store and beside it
 SPARE = 16 * 2**20  # bytes free below which a disk counts as full
 
 
@@ -83,12 +85,10 @@ def store_volumes(plans: Sequence[VolumePlan], settings: Settings, reporter: Rep
 
 
 def _remove_temporaries(store: Path) -> None:
-    """Remove what killed runs left. The lock is held, so nobody needs it: at most an orphan loses its last volume."""
+    """Remove what killed runs left."""
     private = private_folder(store)
     for folder in (store, store / "volumes", private, private / "sources"):
-        for path in folder.glob(".*.tmp"):
-            if TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        remove_stale(folder, OURS.fullmatch)
 
 
 def _convert_all(waiting: Sequence[VolumePlan], settings: Settings, ticks: Path) -> dict[str, Converted]:
@@ -107,7 +107,7 @@ def _convert_all(waiting: Sequence[VolumePlan], settings: Settings, ticks: Path)
 
 
 def _disk_is_full(error: str, store: Path) -> bool:
-    return "cannot be written" in error or shutil.disk_usage(store).free < SPARE
+    return any(os.strerror(number) in error for number in DISK_FULL) or shutil.disk_usage(store).free < SPARE
 
 
 def _standing(plan: VolumePlan, store: Path) -> Converted | None:

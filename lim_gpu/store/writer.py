@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import LimGpuError
-from lim_gpu.files import sync
+from lim_gpu.files import sync, temporary_of
 from lim_gpu.store.checksum import stored
 from lim_gpu.store.disk import Disk, writing
 from lim_gpu.store.file import FORMAT, VERSION, VolumeFile, slice_digest, volume_digest
@@ -35,7 +35,7 @@ class VolumeWriter:
         self, folder: Path, key: str, n: int, height: int, width: int, dtype: str, compression: str | None
     ) -> None:
         self.path = folder / f"{key}.h5"
-        self._temporary = folder / f".{key}.h5.{os.getpid()}.tmp"
+        self._temporary = temporary_of(self.path)
         self._digests: list[bytes] = []
         self._checksums: list[bytes] = []  # of slices that are stored as they are
         self._plain = compression is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import random
@@ -20,11 +19,14 @@ pytest.importorskip("nibabel")
 import nibabel as nib
 
 from dicom_files import ct, save, series, stored_slice
+from lim_gpu import files
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.ingest import convert_all, ingest
 from lim_gpu.store.private import read_sources
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import TaskResult
+
+ENDED = 4_194_305  # one more than Linux gives to a process
 
 
 def make_sources(folder: Path, volumes: int = 2, slices: int = 3) -> Path:
@@ -153,7 +155,7 @@ def test_two_runs_at_once_are_refused(tmp_path):
     sources, store = make_sources(tmp_path / "in", 1), tmp_path / "out"
     store.mkdir()
     with open(store / ".lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        files._lock(handle)
         with pytest.raises(LimGpuError, match="another run is writing here"):
             ingest([sources], store, workers=1)
 
@@ -164,11 +166,11 @@ def test_stale_temporary_files_go_and_nothing_else(tmp_path):
     (tmp_path / "out.private" / "sources").mkdir(parents=True)
     key = "0123456789abcdef"
     left = [
-        f"out/volumes/.{key}.h5.{os.getpid()}.tmp",
-        "out/.store.json.17.tmp",
-        f"out.private/sources/.{key}.jsonl.9.tmp",
+        f"out/volumes/.{key}.h5.{ENDED}.tmp",
+        f"out/.store.json.{ENDED}.tmp",
+        f"out.private/sources/.{key}.jsonl.{ENDED}.tmp",
     ]
-    mine = ["out/volumes/mine.h5", "out/volumes/.mine.tmp", "out/.notes.17.tmp"]
+    mine = ["out/volumes/mine.h5", "out/volumes/.mine.tmp", f"out/.notes.{ENDED}.tmp"]
     for name in left + mine:
         (tmp_path / name).write_text("text")
     ingest([sources], store, workers=1)
