@@ -1,0 +1,360 @@
+"""Work shared among hosts by Ray: the only module that knows it.
+
+Tasks go out in batches, each to one process of a host; what becomes of a task comes back as soon as it is known.
+Batches shrink towards the end, so that all hosts end together. A task is an order to read and compute: whoever shares
+them out writes the results, so that a host that is lost costs nothing but the time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any
+
+from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
+from lim_gpu.progress import one_line
+from lim_gpu.workers import TaskResult, run_in_children
+
+AUTO, LOCAL = "auto", "local"
+MOST_TASKS = 64  # of a batch
+LONGEST_WAIT = 1.0  # seconds: an interruption is seen between two waits
+PATIENCE = 60.0  # seconds without a host that could take a task: hosts that start together come one by one
+OBJECT_STORE = 256 << 20  # bytes of shared memory: results alone pass through it, and what is more goes to the disk
+
+Batched = Callable[[Sequence[Any]], Iterator[TaskResult]]
+
+
+@contextmanager
+def connect(address: str) -> Iterator[None]:
+    """Within this context `run_batches` and `run_on_cluster` reach the hosts of a Ray cluster; then nothing is left.
+
+    address   "auto": the cluster of this machine, or of RAY_ADDRESS; "local": one of this machine alone, for as long as
+              this takes; or HOST:PORT of a head node
+
+    Ray reports nothing to its makers. RAY_AUTH_MODE=token counts; "local" always asks for a token, of its own. Signals
+    stay with who had them, and what Ray prints goes to stderr. Raises UsageError where Ray is not installed or
+    `address` has another form, LimGpuError where no cluster answers.
+    """
+    check_address(address)
+    with _own_signals() as take_back, redirect_stdout(sys.stderr), _temporary_folder(address) as more:
+        ray = _import_ray()
+        try:
+            try:
+                _init(ray, address, more)
+            except SystemExit:  # Ray's own answer to SIGTERM
+                take_back()
+                signal.raise_signal(signal.SIGTERM)
+            take_back()
+            yield
+        finally:
+            ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raise UsageError for what is no address of a cluster."""
+    host, _, port = address.rpartition(":")
+    if address not in (AUTO, LOCAL) and not (host and "/" not in host and port.isascii() and port.isdigit()):
+        raise UsageError(f"`ray` {address!r} is no address. Give {AUTO}, {LOCAL} or HOST:PORT")
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is loaded
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("`ray`: Ray is not installed. Run pip install 'lim-gpu[ray]', on every host") from None
+    return ray
+
+
+@contextmanager
+def _own_signals() -> Iterator[Callable[[], None]]:
+    """Yields what gives SIGTERM and SIGINT back to who had them. In the main thread alone: Python allows no other."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def take_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield take_back
+    finally:
+        take_back()
+
+
+@contextmanager
+def _temporary_folder(address: str) -> Iterator[dict[str, Any]]:
+    """Options of a cluster of this machine alone. Its sockets lie below /tmp: their paths may have 107 bytes."""
+    if address != LOCAL:
+        yield {}
+        return
+    if "ray" not in sys.modules:  # it reads them when it is loaded
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # else who reaches its ports could run programs as this user
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = tempfile.mkdtemp(prefix="lim-gpu-", dir="/tmp")
+    try:
+        yield {"object_store_memory": OBJECT_STORE, "include_dashboard": False, "_temp_dir": folder}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **more)
+    except ConnectionError:
+        remedy = f"Start one with ray start --head, or give HOST:PORT, or {LOCAL} for this machine alone"
+        raise LimGpuError(f"ray: no cluster answers at {address}. {remedy}") from None
+    except Exception as error:  # of its versions, tokens, ports
+        raise LimGpuError(f"ray: {address}: {one_line(str(error).strip() or type(error).__name__)}") from error
+
+
+def run_on_cluster(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    cpus: int = 1,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
+    worked: Counter[str] | None = None,
+) -> Iterator[TaskResult]:
+    """As `workers.run_in_children`, whose place it takes: in at most `cpus` children at a time on every host's process.
+
+    So what crashes, hangs or exhausts memory costs a child of that host. worked: see `run_batches`.
+    """
+    batched = partial(_in_children, function, workers=cpus, timeout=timeout, memory_limit=memory_limit)
+    return run_batches(batched, tasks, cpus=cpus, worked=worked)
+
+
+def _in_children(function: Callable[..., Any], batch: Sequence[Any], **limits: Any) -> Iterator[TaskResult]:
+    return run_in_children(function, batch, **limits)
+
+
+def run_batches(
+    function: Batched, tasks: Sequence[Any], *, cpus: int = 1, gpus: int = 0, worked: Counter[str] | None = None
+) -> Iterator[TaskResult]:
+    """What becomes of every task, in any order. Within `connect`.
+
+    function  importable by name; takes some of the tasks and yields a `TaskResult` of each, numbered by its place there
+    cpus      of a batch, which is a process; gpus: 0 or 1, which is the only one that it sees
+    worked    gets the number of tasks that each host did
+
+    A task whose process died goes out again, alone and to a new process; the second death is its error. So is a GPU
+    out of memory. What a lost host was at goes out again. Another exception of `function` is the error of the task that
+    it was at. Closing the generator ends what is under way. Raises LimGpuError where for a minute no host has room for
+    a task, and where a host has another version of this package.
+    """
+    ray = _import_ray()
+    sharing = _Sharing(deque(range(len(tasks))), Counter() if worked is None else worked)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(_work)
+    flying: dict[Any, _Batch] = {}
+    hosts = _Hosts(ray, cpus, gpus)
+    try:
+        while sharing.left or flying:
+            for batch in sharing.batches(len(flying), hosts.room()):
+                how = {"runtime_env": {"env_vars": {"LIM_GPU_AGAIN": secrets.token_hex(8)}}} if batch.again else {}
+                flying[remote.options(**how).remote(function, [tasks[number] for number in batch.numbers])] = batch
+            ready, _others = ray.wait(list(flying), num_returns=1, timeout=LONGEST_WAIT) if flying else ([], [])
+            for stream in ready:
+                batch = flying.pop(stream)
+                answer = _next(ray, stream)
+                yield from sharing.take(batch, answer)
+                if not isinstance(answer, _Ended):
+                    flying[stream] = batch  # behind the others
+    finally:
+        for stream in flying:
+            with suppress(Exception):
+                ray.cancel(stream, force=True)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The first that a batch sends: where it is, and of which version."""
+
+    host: str
+    version: str
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """The last that a batch sends where an exception ended it. ran_out: of the memory of a GPU; the process ends, too.
+
+    No error: the process can do nothing here, and had begun nothing.
+    """
+
+    error: str | None
+    ran_out: bool = False
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """No more comes of a batch; died: its process did."""
+
+    died: bool = False
+
+
+@dataclass
+class _Batch:
+    """Tasks that went out together; `left`, by their numbers, has those that have not come back, in order."""
+
+    numbers: list[int]
+    again: bool = False
+    host: str = "a host"
+    failed: bool = False
+    left: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Sharing:
+    """Which tasks are left to go out, and how often each went wrong."""
+
+    waiting: deque[int]
+    worked: Counter[str]
+    again: deque[int] = field(default_factory=deque)  # alone
+    tries: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def left(self) -> bool:
+        return bool(self.waiting or self.again)
+
+    def batches(self, flying: int, room: int) -> Iterator[_Batch]:
+        """As many as there is room for, and some more, which wait where a process ends its own."""
+        for _ in range(room + room // 4 + 1 - flying if room else 0):
+            if self.again:
+                numbers = [self.again.popleft()]
+            elif self.waiting:
+                size = max(1, min(MOST_TASKS, len(self.waiting) // (2 * room)))
+                numbers = [self.waiting.popleft() for _ in range(size)]
+            else:
+                return
+            yield _Batch(numbers, again=bool(self.tries[numbers[0]]), left=list(numbers))
+
+    def take(self, batch: _Batch, answer: Any) -> Iterator[TaskResult]:
+        """What an answer of a batch says of its tasks; those that it leaves open go out again."""
+        if isinstance(answer, _Begun):
+            batch.host = answer.host
+            _check_version(answer)
+        elif isinstance(answer, TaskResult):
+            number = batch.numbers[answer.task]
+            batch.left.remove(number)
+            self.worked[batch.host] += 1
+            yield replace(answer, task=number)
+        elif isinstance(answer, _Failed):
+            batch.failed = True
+            if answer.error is not None:
+                yield from self._wrong(batch, answer.error, hopeless=not answer.ran_out)
+        elif isinstance(answer, _Ended):
+            if answer.died and not batch.failed and batch.left:
+                yield from self._wrong(batch, f"the process on {batch.host} died, twice", hopeless=False)
+            self.waiting.extendleft(reversed(batch.left))
+
+    def _wrong(self, batch: _Batch, error: str, hopeless: bool) -> Iterator[TaskResult]:
+        """The task that the batch was at goes out once more, or that is its error."""
+        number = batch.left.pop(0)
+        self.tries[number] += 1
+        if hopeless or self.tries[number] > 1:
+            yield TaskResult(number, error=error)
+        else:
+            self.again.append(number)
+
+
+def _check_version(begun: _Begun) -> None:
+    if begun.version != version("lim-gpu"):
+        own = version("lim-gpu")
+        raise LimGpuError(f"{begun.host}: has lim-gpu {begun.version}, {own} runs here. Install the same on every host")
+
+
+def _next(ray: Any, stream: Any) -> Any:
+    """The next that a batch sends."""
+    from ray import exceptions
+
+    try:
+        return ray.get(next(stream))
+    except StopIteration:
+        return _Ended()
+    except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError):
+        return _Ended(died=True)
+    except (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.TaskCancelledError):
+        return _Ended()
+    except exceptions.RayError as error:  # the task never began: nothing of it can be loaded there
+        raise LimGpuError(f"ray: {one_line(str(error).strip().splitlines()[-1])}") from error
+
+
+class _Hosts:
+    """How many batches the hosts can work on at once, asked now and then: they come and go."""
+
+    def __init__(self, ray: Any, cpus: int, gpus: int) -> None:
+        self._ray = ray
+        self._wanted = {name: count for name, count in (("CPU", cpus), ("GPU", gpus)) if count}
+        self._asked = self._had_room = time.monotonic() - LONGEST_WAIT
+        self._room = 0
+
+    def room(self) -> int:
+        """Raises LimGpuError when there has been none for a while."""
+        now = time.monotonic()
+        if now - self._asked >= LONGEST_WAIT:
+            self._asked, self._room = now, sum(self._of(node) for node in self._ray.nodes() if node["Alive"])
+        if self._room:
+            self._had_room = now
+        elif now - self._had_room > PATIENCE:
+            needs = " and ".join(f"{count} {name}" for name, count in self._wanted.items())
+            raise (NoGpuError if "GPU" in self._wanted else LimGpuError)(
+                f"ray: no host with {needs} is there. What is done stands: run the same command again when one is"
+            )
+        else:
+            time.sleep(LONGEST_WAIT / 10)
+        return self._room
+
+    def _of(self, node: dict[str, Any]) -> int:
+        return int(min(node["Resources"].get(name, 0) // count for name, count in self._wanted.items()))
+
+
+def _work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
+    """In a process of a host: what becomes of each task of a batch."""
+    yield _Begun(socket.gethostname(), version("lim-gpu"))
+    failed = _Failed(None, ran_out=True) if _has_another_gpu() else None
+    try:
+        if failed is None:
+            yield from function(batch)
+            return
+    except Exception as error:
+        text = str(error) if isinstance(error, LimGpuError) else f"{type(error).__name__}: {error}"
+        failed = _Failed(one_line(text), _ran_out(error))
+    yield failed
+    if failed.ran_out:  # what it holds on the GPU goes with it
+        raise SystemExit
+
+
+def _given_gpu() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+_first_gpu = cache(_given_gpu)  # of this process
+
+
+def _has_another_gpu() -> bool:
+    """Whether Ray gives a process that began on one GPU another: CUDA would not notice."""
+    return _first_gpu() != _given_gpu()
+
+
+def _ran_out(error: BaseException | None) -> bool:
+    """Whether the memory of a GPU did, as torch or CuPy call it."""
+    while error is not None:
+        if type(error).__name__ == "OutOfMemoryError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
