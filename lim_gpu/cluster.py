@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -25,7 +25,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
-from lim_gpu.progress import one_line
+from lim_gpu.progress import counted, one_line
 from lim_gpu.workers import TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -34,16 +34,38 @@ LONGEST_WAIT = 1.0  # seconds: an interruption is seen between two waits
 PATIENCE = 60.0  # seconds without a host that could take a task: hosts that start together come one by one
 OBJECT_STORE = 256 << 20  # bytes of shared memory: results alone pass through it, and what is more goes to the disk
 
+Outcomes = Generator[TaskResult, None, None]
 Batched = Callable[[Sequence[Any]], Iterator[TaskResult]]
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Where work is shared: the address, see `connect`, and CPUs of a process there. Raises UsageError."""
+
+    address: str
+    cpus: int = 1
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+        if self.cpus < 1:
+            raise UsageError(f"`cpus_per_task` {self.cpus}: give 1 or more")
+
+    @classmethod
+    def at(cls, address: str | None, cpus: int | None = None) -> Cluster | None:
+        """None without an address. Raises UsageError for `cpus` without one."""
+        if address is None and cpus is not None:
+            raise UsageError("`cpus_per_task` belongs to `ray`. Give both, or neither")
+        return None if address is None else cls(address, 1 if cpus is None else cpus)
+
+
 @contextmanager
-def connect(address: str) -> Iterator[None]:
+def connect(address: str) -> Iterator[str]:
     """Within this context `run_batches` and `run_on_cluster` reach the hosts of a Ray cluster; then nothing is left.
 
     address   "auto": the cluster of this machine, or of RAY_ADDRESS; "local": one of this machine alone, for as long as
               this takes; or HOST:PORT of a head node
 
+    Yields what is there, in words. A program that is connected already stays so, to the cluster it has.
     Ray reports nothing to its makers. RAY_AUTH_MODE=token counts; "local" always asks for a token, of its own. Signals
     stay with who had them, and what Ray prints goes to stderr. Raises UsageError where Ray is not installed or
     `address` has another form, LimGpuError where no cluster answers.
@@ -51,6 +73,9 @@ def connect(address: str) -> Iterator[None]:
     check_address(address)
     with _own_signals() as take_back, redirect_stdout(sys.stderr), _temporary_folder(address) as more:
         ray = _import_ray()
+        if ray.is_initialized():
+            yield _described(ray)
+            return
         try:
             try:
                 _init(ray, address, more)
@@ -58,7 +83,7 @@ def connect(address: str) -> Iterator[None]:
                 take_back()
                 signal.raise_signal(signal.SIGTERM)
             take_back()
-            yield
+            yield _described(ray)
         finally:
             ray.shutdown()
 
@@ -123,6 +148,19 @@ def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
         raise LimGpuError(f"ray: {address}: {one_line(str(error).strip() or type(error).__name__)}") from error
 
 
+def _described(ray: Any) -> str:
+    has = ray.cluster_resources()
+    hosts = counted(len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}), "host")
+    return f"{hosts}, {counted(int(has.get('CPU', 0)), 'CPU')}, {counted(int(has.get('GPU', 0)), 'GPU')}"
+
+
+def gpus_for(device: str) -> int:
+    """GPUs of a process for `device`: "auto" is one where a host has any. Within `connect`."""
+    if device == AUTO:
+        return int(_import_ray().cluster_resources().get("GPU", 0) > 0)
+    return int(device == "cuda")
+
+
 def run_on_cluster(
     function: Callable[..., Any],
     tasks: Sequence[tuple[Any, ...]],
@@ -131,7 +169,7 @@ def run_on_cluster(
     timeout: float | None = None,
     memory_limit: int | None = None,
     worked: Counter[str] | None = None,
-) -> Iterator[TaskResult]:
+) -> Outcomes:
     """As `workers.run_in_children`, whose place it takes: in at most `cpus` children at a time on every host's process.
 
     So what crashes, hangs or exhausts memory costs a child of that host. worked: see `run_batches`.
@@ -146,7 +184,7 @@ def _in_children(function: Callable[..., Any], batch: Sequence[Any], **limits: A
 
 def run_batches(
     function: Batched, tasks: Sequence[Any], *, cpus: int = 1, gpus: int = 0, worked: Counter[str] | None = None
-) -> Iterator[TaskResult]:
+) -> Outcomes:
     """What becomes of every task, in any order. Within `connect`.
 
     function  importable by name; takes some of the tasks and yields a `TaskResult` of each, numbered by its place there

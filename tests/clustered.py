@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from lim_gpu import cli
+from lim_gpu.reduction import hosts
 from lim_gpu.workers import TaskResult
 
 BEGINS = 3  # the number that goes wrong
@@ -64,3 +70,34 @@ def raising(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
         if batch[result.task] == BEGINS:
             raise ValueError("two\nlines")
         yield result
+
+
+reduce_batch = hosts.reduce_batch
+
+
+def reduce_or_die(key: str, once: Path | None, *arguments: Any) -> Iterator[TaskResult]:
+    """`reduce_batch`, whose process is killed at volume `key`; only if `once` is not there yet."""
+    *how, units = arguments
+    for place, unit in enumerate(units):
+        if unit.name == key and not (once and once.exists()):
+            if once:
+                once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        [result] = reduce_batch(*how, [unit])
+        yield replace(result, task=place)
+
+
+def reduce_then_wait(begun: Path, *arguments: Any) -> Iterator[TaskResult]:
+    """`reduce_batch`, of which the second unit never comes; `begun` then names the process."""
+    for result in reduce_batch(*arguments):
+        if begun.exists() or list(begun.parent.glob("*.parts/*.json")):
+            begun.write_text(str(os.getpid()))
+            time.sleep(600)
+        yield result
+
+
+if __name__ == "__main__":  # lim-gpu ARGUMENTS, whose second unit never comes
+    import clustered
+
+    hosts.reduce_batch = partial(clustered.reduce_then_wait, Path(os.environ["BEGUN"]))
+    cli.main()
