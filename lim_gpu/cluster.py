@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -19,23 +18,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from importlib.metadata import version
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.workers import TaskResult, run_in_children
+from lim_gpu.sharing import Batch, Batched, Ended, HostError, Sharing, work
+from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
-MOST_TASKS = 64  # of a batch
 LONGEST_WAIT = 1.0  # seconds: an interruption is seen between two waits
 PATIENCE = 60.0  # seconds without a host that could take a task: hosts that start together come one by one
 OBJECT_STORE = 256 << 20  # bytes of shared memory: results alone pass through it, and what is more goes to the disk
 
 Outcomes = Generator[TaskResult, None, None]
-Batched = Callable[[Sequence[Any]], Iterator[TaskResult]]
 
 
 @dataclass(frozen=True)
@@ -165,21 +163,34 @@ def run_on_cluster(
     function: Callable[..., Any],
     tasks: Sequence[tuple[Any, ...]],
     *,
-    cpus: int = 1,
+    workers: int,
     timeout: float | None = None,
     memory_limit: int | None = None,
+    sees: Sequence[str | Path] = (),
     worked: Counter[str] | None = None,
 ) -> Outcomes:
-    """As `workers.run_in_children`, whose place it takes: in at most `cpus` children at a time on every host's process.
+    """As `workers.run_in_children`, whose place it takes: in `workers` children on as many CPUs of a host.
 
-    So what crashes, hangs or exhausts memory costs a child of that host. worked: see `run_batches`.
+    So what crashes, hangs or exhausts memory costs a child there. sees: files or folders that every host has to see,
+    else a LimGpuError names it. worked: see `run_batches`.
     """
-    batched = partial(_in_children, function, workers=cpus, timeout=timeout, memory_limit=memory_limit)
-    return run_batches(batched, tasks, cpus=cpus, worked=worked)
+    limits = {"workers": workers, "timeout": timeout, "memory_limit": memory_limit}
+    return run_batches(partial(_in_children, function, sees, limits), tasks, cpus=workers, worked=worked)
 
 
-def _in_children(function: Callable[..., Any], batch: Sequence[Any], **limits: Any) -> Iterator[TaskResult]:
+def _in_children(
+    function: Callable[..., Any], sees: Sequence[str | Path], limits: dict[str, Any], batch: Sequence[Any]
+) -> Iterator[TaskResult]:
+    check_seen(sees)
+    CONTEXT.set_forkserver_preload([function.__module__])
     return run_in_children(function, batch, **limits)
+
+
+def check_seen(paths: Sequence[str | Path]) -> None:
+    """On a host: raise HostError for a path that is not there."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise HostError(f"{path}: is not there. Every host has to see the files at the same place")
 
 
 def run_batches(
@@ -194,12 +205,12 @@ def run_batches(
     A task whose process died goes out again, alone and to a new process; the second death is its error. So is a GPU
     out of memory. What a lost host was at goes out again. Another exception of `function` is the error of the task that
     it was at. Closing the generator ends what is under way. Raises LimGpuError where for a minute no host has room for
-    a task, and where a host has another version of this package.
+    a task, where a host has another version of this package, and for a HostError.
     """
     ray = _import_ray()
-    sharing = _Sharing(deque(range(len(tasks))), Counter() if worked is None else worked)
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(_work)
-    flying: dict[Any, _Batch] = {}
+    sharing = Sharing(deque(range(len(tasks))), Counter() if worked is None else worked)
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(work)
+    flying: dict[Any, Batch] = {}
     hosts = _Hosts(ray, cpus, gpus)
     try:
         while sharing.left or flying:
@@ -211,109 +222,12 @@ def run_batches(
                 batch = flying.pop(stream)
                 answer = _next(ray, stream)
                 yield from sharing.take(batch, answer)
-                if not isinstance(answer, _Ended):
+                if not isinstance(answer, Ended):
                     flying[stream] = batch  # behind the others
     finally:
         for stream in flying:
             with suppress(Exception):
                 ray.cancel(stream, force=True)
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """The first that a batch sends: where it is, and of which version."""
-
-    host: str
-    version: str
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """The last that a batch sends where an exception ended it. ran_out: of the memory of a GPU; the process ends, too.
-
-    No error: the process can do nothing here, and had begun nothing.
-    """
-
-    error: str | None
-    ran_out: bool = False
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """No more comes of a batch; died: its process did."""
-
-    died: bool = False
-
-
-@dataclass
-class _Batch:
-    """Tasks that went out together; `left`, by their numbers, has those that have not come back, in order."""
-
-    numbers: list[int]
-    again: bool = False
-    host: str = "a host"
-    failed: bool = False
-    left: list[int] = field(default_factory=list)
-
-
-@dataclass
-class _Sharing:
-    """Which tasks are left to go out, and how often each went wrong."""
-
-    waiting: deque[int]
-    worked: Counter[str]
-    again: deque[int] = field(default_factory=deque)  # alone
-    tries: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def left(self) -> bool:
-        return bool(self.waiting or self.again)
-
-    def batches(self, flying: int, room: int) -> Iterator[_Batch]:
-        """As many as there is room for, and some more, which wait where a process ends its own."""
-        for _ in range(room + room // 4 + 1 - flying if room else 0):
-            if self.again:
-                numbers = [self.again.popleft()]
-            elif self.waiting:
-                size = max(1, min(MOST_TASKS, len(self.waiting) // (2 * room)))
-                numbers = [self.waiting.popleft() for _ in range(size)]
-            else:
-                return
-            yield _Batch(numbers, again=bool(self.tries[numbers[0]]), left=list(numbers))
-
-    def take(self, batch: _Batch, answer: Any) -> Iterator[TaskResult]:
-        """What an answer of a batch says of its tasks; those that it leaves open go out again."""
-        if isinstance(answer, _Begun):
-            batch.host = answer.host
-            _check_version(answer)
-        elif isinstance(answer, TaskResult):
-            number = batch.numbers[answer.task]
-            batch.left.remove(number)
-            self.worked[batch.host] += 1
-            yield replace(answer, task=number)
-        elif isinstance(answer, _Failed):
-            batch.failed = True
-            if answer.error is not None:
-                yield from self._wrong(batch, answer.error, hopeless=not answer.ran_out)
-        elif isinstance(answer, _Ended):
-            if answer.died and not batch.failed and batch.left:
-                yield from self._wrong(batch, f"the process on {batch.host} died, twice", hopeless=False)
-            self.waiting.extendleft(reversed(batch.left))
-
-    def _wrong(self, batch: _Batch, error: str, hopeless: bool) -> Iterator[TaskResult]:
-        """The task that the batch was at goes out once more, or that is its error."""
-        number = batch.left.pop(0)
-        self.tries[number] += 1
-        if hopeless or self.tries[number] > 1:
-            yield TaskResult(number, error=error)
-        else:
-            self.again.append(number)
-
-
-def _check_version(begun: _Begun) -> None:
-    if begun.version != version("lim-gpu"):
-        own = version("lim-gpu")
-        raise LimGpuError(f"{begun.host}: has lim-gpu {begun.version}, {own} runs here. Install the same on every host")
 
 
 def _next(ray: Any, stream: Any) -> Any:
@@ -323,11 +237,11 @@ def _next(ray: Any, stream: Any) -> Any:
     try:
         return ray.get(next(stream))
     except StopIteration:
-        return _Ended()
+        return Ended()
     except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError):
-        return _Ended(died=True)
+        return Ended(died=True)
     except (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.TaskCancelledError):
-        return _Ended()
+        return Ended()
     except exceptions.RayError as error:  # the task never began: nothing of it can be loaded there
         raise LimGpuError(f"ray: {one_line(str(error).strip().splitlines()[-1])}") from error
 
@@ -359,40 +273,3 @@ class _Hosts:
 
     def _of(self, node: dict[str, Any]) -> int:
         return int(min(node["Resources"].get(name, 0) // count for name, count in self._wanted.items()))
-
-
-def _work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
-    """In a process of a host: what becomes of each task of a batch."""
-    yield _Begun(socket.gethostname(), version("lim-gpu"))
-    failed = _Failed(None, ran_out=True) if _has_another_gpu() else None
-    try:
-        if failed is None:
-            yield from function(batch)
-            return
-    except Exception as error:
-        text = str(error) if isinstance(error, LimGpuError) else f"{type(error).__name__}: {error}"
-        failed = _Failed(one_line(text), _ran_out(error))
-    yield failed
-    if failed.ran_out:  # what it holds on the GPU goes with it
-        raise SystemExit
-
-
-def _given_gpu() -> str:
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
-
-
-_first_gpu = cache(_given_gpu)  # of this process
-
-
-def _has_another_gpu() -> bool:
-    """Whether Ray gives a process that began on one GPU another: CUDA would not notice."""
-    return _first_gpu() != _given_gpu()
-
-
-def _ran_out(error: BaseException | None) -> bool:
-    """Whether the memory of a GPU did, as torch or CuPy call it."""
-    while error is not None:
-        if type(error).__name__ == "OutOfMemoryError":
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ import pytest
 
 import clustered
 import lim_gpu
-from lim_gpu import cluster
+from lim_gpu import cluster, sharing
 from lim_gpu.cluster import connect, run_batches, run_on_cluster
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
+from lim_gpu.ingest import ingest
+from lim_gpu.ingest.convert import convert
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction import hosts as reduction_hosts
@@ -30,7 +33,7 @@ from lim_gpu.reduction.request import Request
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.store.slices import SliceStore
 from reductions import cut_short
-from stores import make_store
+from stores import make_sources, make_store
 
 TESTS = Path(__file__).parent
 NODE = {"object_store_memory": 80 << 20, "include_dashboard": False}
@@ -110,9 +113,9 @@ def test_no_tasks_ask_no_host(connected):
 
 def test_it_takes_the_place_of_children(connected):
     """Whose exceptions, crashes and time-outs are as on one machine."""
-    found = {one.task: one for one in run_on_cluster(math.factorial, [(n,) for n in range(9)])}
+    found = {one.task: one for one in run_on_cluster(math.factorial, [(n,) for n in range(9)], workers=1)}
     assert {number: one.value for number, one in found.items()} == {n: math.factorial(n) for n in range(9)}
-    [died] = run_on_cluster(os._exit, [(7,)])
+    [died] = run_on_cluster(os._exit, [(7,)], workers=1)
     assert died.error == "the child process ended (exit code 7)"
 
 
@@ -163,7 +166,7 @@ def test_no_host_with_room_is_said(connected, monkeypatch):
 
 
 def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster, "version", lambda name: "0.0.1")
+    monkeypatch.setattr(sharing, "version", lambda name: "0.0.1")
     with pytest.raises(LimGpuError, match=r"has lim-gpu .*, 0\.0\.1 runs here"):
         list(run_batches(partial(clustered.squares, tmp_path), [1]))
 
@@ -298,3 +301,41 @@ def test_one_that_is_ended_goes_on_and_leaves_nothing_running(hosts, connected, 
     made = on_hosts(slices, tmp_path / "s.csv")
     assert 1 <= made.record["hosts"][os.uname().nodename] == 4 - standing < 4
     assert contents(tmp_path / "s.csv") == contents(alone)
+
+
+def test_hosts_ingest_what_child_processes_ingest(connected, tmp_path):
+    sources = make_sources(tmp_path / "sources")
+    ingest(sources, tmp_path / "here", keep_identifiers=True, workers=1)
+    report = ingest(sources, tmp_path / "there", keep_identifiers=True, ray="auto")
+    assert report.values()["hosts"] == {os.uname().nodename: 4}
+    here, there = (
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("[!.]*.*")}
+        for name in ("here", "there")
+    )
+    assert len(here) == 5
+    assert there == here
+    again = ingest(sources, tmp_path / "there", keep_identifiers=True, ray="auto")
+    assert again.unchanged
+    assert again.hosts == {}
+
+
+def test_the_key_and_the_identities_stay_with_who_shares_out(connected, tmp_path, monkeypatch):
+    """Where files lie has to be told; who they are of does not."""
+    sent = []
+
+    def noted(function, tasks, **how):
+        sent.extend(pickle.dumps([function, task]) for task in tasks)
+        return run_on_cluster(function, tasks, **how)
+
+    monkeypatch.setattr("lim_gpu.ingest.run_on_cluster", noted)
+    report = ingest(make_sources(tmp_path / "s"), tmp_path / "slices", patient_pattern=r"(p\d+)v", ray="auto")
+    key = bytes.fromhex((tmp_path / "slices.private" / "key").read_text())
+    assert report.written == 4
+    plans = [task[0] for function, task in map(pickle.loads, sent) if function is convert]
+    assert [(plan.identity, plan.patient_identity, plan.name) for plan in plans] == [("", "", "")] * 4
+    assert not any(key in message or key.hex().encode() in message for message in sent)
+
+
+def test_a_host_that_does_not_see_the_files_is_named(connected):
+    with pytest.raises(LimGpuError, match=f"{os.uname().nodename}: /nowhere: is not there"):
+        list(run_on_cluster(math.factorial, [(1,)], workers=1, sees=["/nowhere"]))

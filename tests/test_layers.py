@@ -26,6 +26,7 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "store pruning",
     "labelled similarity phantom",
     "intensity cluster",
+    "sharing",
     "files workers augment cuda pictures",
     "errors progress compiled spread natural strip",
 )

@@ -15,8 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lim_gpu.cluster import Cluster, connect, gpus_for, run_batches
-from lim_gpu.errors import LimGpuError
+from lim_gpu.cluster import Cluster, check_seen, connect, gpus_for, run_batches
 from lim_gpu.files import write_bytes
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.criterion import Criterion
@@ -24,6 +23,7 @@ from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.request import BASELINES, Request
 from lim_gpu.reduction.share import Done, Finished, reduce_units
 from lim_gpu.reduction.unit import Unit
+from lim_gpu.sharing import HostError
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import TaskResult
 
@@ -87,11 +87,12 @@ def reduce_batch(
     parameters: those of `request` where it was made; weights of that name may have other contents here. parts: what was
     measured before is used where this host sees it.
     """
+    check_seen([store / "volumes"])
     engine = _engine(request.criterion, device)
     if engine is not None:
         request = replace(request, criterion=engine.criterion)  # which remembers the digest of its weights
     if request.parameters() != parameters:
-        raise LimGpuError(f"{request.criterion.weights}: has other contents here. Give the same file to every host")
+        raise HostError(f"{request.criterion.weights}: has other contents here. Give the same file to every host")
     entries = tuple(entry for unit in units for entry in unit.volumes)
     with _Volumes(store, entries) as volumes, TemporaryDirectory(prefix="lim-gpu-") as folder:
         own = Path(folder)
