@@ -198,7 +198,8 @@ def run_batches(
 ) -> Outcomes:
     """What becomes of every task, in any order. Within `connect`.
 
-    function  importable by name; takes some of the tasks and yields a `TaskResult` of each, numbered by its place there
+    function  importable by name, or a partial of one; takes some of the tasks and yields a `TaskResult` of each,
+              numbered by its place there
     cpus      of a batch, which is a process; gpus: 0 or 1, which is the only one that it sees
     worked    gets the number of tasks that each host did
 
@@ -211,12 +212,12 @@ def run_batches(
     sharing = Sharing(deque(range(len(tasks))), Counter() if worked is None else worked)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(work)
     flying: dict[Any, Batch] = {}
-    hosts = _Hosts(ray, cpus, gpus)
+    hosts, shared = _Hosts(ray, cpus, gpus), ray.put(function)  # which may hold arrays: once to each host
     try:
         while sharing.left or flying:
             for batch in sharing.batches(len(flying), hosts.room()):
                 how = {"runtime_env": {"env_vars": {"LIM_GPU_AGAIN": secrets.token_hex(8)}}} if batch.again else {}
-                flying[remote.options(**how).remote(function, [tasks[number] for number in batch.numbers])] = batch
+                flying[remote.options(**how).remote(shared, [tasks[number] for number in batch.numbers])] = batch
             ready, _others = ray.wait(list(flying), num_returns=1, timeout=LONGEST_WAIT) if flying else ([], [])
             for stream in ready:
                 batch = flying.pop(stream)

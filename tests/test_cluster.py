@@ -15,6 +15,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import clustered
@@ -26,7 +27,9 @@ from lim_gpu.ingest import ingest
 from lim_gpu.ingest.convert import convert
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
+from lim_gpu.pruning.hashes import nearest_kept, rank_hashes
 from lim_gpu.reduction import hosts as reduction_hosts
+from lim_gpu.reduction import whole
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.reader import Reader
 from lim_gpu.reduction.request import Request
@@ -339,3 +342,44 @@ def test_the_key_and_the_identities_stay_with_who_shares_out(connected, tmp_path
 def test_a_host_that_does_not_see_the_files_is_named(connected):
     with pytest.raises(LimGpuError, match=f"{os.uname().nodename}: /nowhere: is not there"):
         list(run_on_cluster(math.factorial, [(1,)], workers=1, sees=["/nowhere"]))
+
+
+def test_hosts_compare_hashes_in_runs_of_equal_area(connected, monkeypatch):
+    """Random hashes, and a walk of few bits a step, which has ties and chains."""
+    monkeypatch.setattr(whole, "AREA", 1 << 17)
+    rng = np.random.default_rng(0)
+    steps = np.uint64(1) << rng.integers(0, 64, 900, dtype=np.uint64)
+    hashes = np.concatenate([rng.integers(0, 2**63, 600, dtype=np.uint64), np.bitwise_xor.accumulate(steps)])
+    here, there = rank_hashes(hashes), rank_hashes(hashes, whole.SearchOnHosts(1, 0))
+    np.testing.assert_array_equal(there.dropped, here.dropped)
+    np.testing.assert_array_equal(there.covered_by, here.covered_by)
+    kept = here.keep(0.2)
+    for found, expected in zip(
+        nearest_kept(hashes, kept, whole.SearchOnHosts(1, 0)), nearest_kept(hashes, kept), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 700, 3000])
+def test_runs_cover_all_queries_once_and_are_of_one_size(n, monkeypatch):
+    monkeypatch.setattr(whole, "AREA", 100_000)
+    runs = whole.runs_of(np.arange(n))
+    assert [q for first, last in runs for q in range(first, last)] == list(range(n))
+    areas = [sum(range(first, last)) for first, last in runs]
+    assert max(areas) <= 100_000 + n
+    assert all(area > 100_000 - n for area in areas[:-1])
+
+
+def test_a_whole_data_set_is_hashed_volume_by_volume(connected, tmp_path, monkeypatch):
+    slices = make_store(tmp_path)
+    with SliceStore(slices) as store:
+        cut_short(store, 1)
+    here, there = (
+        lim_gpu.reduce(
+            slices, "hash", keep=0.4, scope="dataset", device="cpu", output=tmp_path / f"{name}.csv", ray=ray
+        )
+        for name, ray in (("here", None), ("there", "auto"))
+    )
+    assert contents(tmp_path / "there.csv") == contents(tmp_path / "here.csv")
+    assert there.record["failures"] == here.record["failures"] != []
+    assert there.record["hosts"] == {os.uname().nodename: 4}
