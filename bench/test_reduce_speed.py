@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import lim_gpu
 from bench import inputs
@@ -44,7 +45,12 @@ def stores(tmp_path_factory):
 
 def write_volume(folder: Path, number: int, device: str) -> VolumeEntry:
     """As ingest writes a CT. Mapped by its minimum..maximum, a slice is that of inputs.volume again."""
-    pixels = (inputs.volume(N[device], device, seed=number).short() * 8 - 1024).cpu().numpy()
+    return write_pixels(
+        folder, number, (inputs.volume(N[device], device, seed=number).short() * 8 - 1024).cpu().numpy()
+    )
+
+
+def write_pixels(folder: Path, number: int, pixels: NDArray[np.int16]) -> VolumeEntry:
     key, spacing = f"{number:016x}", (1.0, 1.0, 1.0)
     header = VolumeHeader(
         key, key, "", "dicom", "CT", pixels.shape, "int16", "HU", spacing, np.eye(4).tolist(), "axial", "MONOCHROME2",

@@ -55,6 +55,12 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one step."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON that a person can read, in one step. ValueError for NaN and infinities."""
     write_text(path, json_text(value))

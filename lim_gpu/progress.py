@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -38,6 +38,11 @@ def one_line(text: object) -> str:
 def counted(number: int, noun: str) -> str:
     """`number` of `noun`: "1 slice", "1,200 slices"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def hosts_in_words(hosts: Mapping[str, int]) -> str:
+    """How many units each host did: "node1 12, node2 9"."""
+    return ", ".join(f"{host} {units:,}" for host, units in hosts.items()) or "none was needed"
 
 
 def few(lines: Sequence[str], rest: str) -> list[str]:

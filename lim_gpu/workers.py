@@ -37,6 +37,9 @@ class TaskResult:
     error: str | None = None
 
 
+Runner = Callable[..., Iterator[TaskResult]]  # `run_in_children`, or what takes its place
+
+
 @dataclass
 class _Child:
     process: Any

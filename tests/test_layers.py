@@ -25,7 +25,8 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "selection",
     "store pruning",
     "labelled similarity phantom",
-    "intensity",
+    "intensity cluster",
+    "sharing",
     "files workers augment cuda pictures",
     "errors progress compiled spread natural strip",
 )
@@ -105,9 +106,14 @@ LIGHT = (
 
 @pytest.mark.parametrize("program", LIGHT)
 def test_light_commands_load_nothing_heavy(program):
-    heavy = {"torch", "numba", "cupy", "matplotlib", "pydicom", "nibabel", "sklearn", "lightning"}
+    heavy = {"torch", "numba", "cupy", "matplotlib", "pydicom", "nibabel", "sklearn", "lightning", "ray"}
     check = f"import sys; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_one_module_alone_knows_ray():
+    knowing = [path.name for path in MODULES if re.search(r"^\s*(import|from) ray\b", path.read_text(), re.MULTILINE)]
+    assert knowing == ["cluster.py"]
 
 
 def test_the_public_names_exist_and_are_few():
@@ -142,7 +148,7 @@ def test_the_base_imports_what_it_installs():
     modules = [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
     modules += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
     used = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names)
-    assert installed == used - {"lim_gpu", "cupy", "wandb"} | USED_BY_OTHERS  # those two are extras
+    assert installed == used - {"lim_gpu", "cupy", "ray", "wandb"} | USED_BY_OTHERS  # those three are extras
 
 
 def test_hooks_and_checks_use_the_same_versions():

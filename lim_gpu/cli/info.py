@@ -9,7 +9,7 @@ from typing import Any
 
 from lim_gpu.errors import InputError
 from lim_gpu.ingest.defects import of_header
-from lim_gpu.progress import Outcome, Reporter, counted, few
+from lim_gpu.progress import Outcome, Reporter, counted, few, hosts_in_words
 from lim_gpu.report.shown import in_a_word
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
@@ -150,6 +150,8 @@ def _describe_selection(path: Path) -> Outcome:
         f"{record['seconds']} s on {record['device']}",
         f"store {record['store']['path']} {record['store']['fingerprint']}",
     ]
+    if "hosts" in record:
+        lines.append(f"hosts: {hosts_in_words(record['hosts'])}")
     lines += few([_unit_line(unit) for unit in record["units"]], "units. --json lists all")
     lines += few(record.get("edits", []), "edits. --json lists all")
     lines += [f"left out: {failure['cause']}" for failure in record["failures"]]

@@ -80,6 +80,25 @@ CRITERION = (
 )
 
 
+CLUSTER = (
+    click.option("--cpus-per-task", type=click.IntRange(min=1), metavar="N", help="CPUs of a process there (1)."),
+    click.option(
+        "--ray",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[ADDRESS]",
+        help="The hosts of a Ray cluster do the work: auto (of this machine or RAY_ADDRESS), local or HOST:PORT.",
+    ),
+)
+
+
+def cluster_options(function: Any) -> Any:
+    """The options that say which hosts do the work."""
+    for option in CLUSTER:
+        option(function)
+    return function
+
+
 def criterion_options(function: Any) -> Any:
     """The options that say how slices are compared."""
     for option in CRITERION:

@@ -19,6 +19,7 @@ from lim_gpu.cli.options import (
     Fraction,
     OneOf,
     Threshold,
+    cluster_options,
     criterion_of,
     criterion_options,
     reduction_request,
@@ -79,6 +80,7 @@ from lim_gpu.cli.options import (
     metavar="FILE",
     help="Also list source files and SOP UIDs of kept slices (private, mode 0600).",
 )
+@cluster_options
 @click.option("--dry-run", is_flag=True, help="Print volumes, pairs, memory and an estimate; compute nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise.")
 @common
@@ -88,6 +90,8 @@ def reduce(
     output: Path,
     write_to: Path | None,
     kept_list: Path | None,
+    ray: str | None,
+    cpus_per_task: int | None,
     dry_run: bool,
     overwrite: bool,
     **options: Any,
@@ -101,12 +105,14 @@ def reduce(
     Examples: lim-gpu reduce --method ssim --keep 0.1
               lim-gpu reduce slices --method hash --threshold 6 --rule leader -o hash6.csv
     """
+    from lim_gpu.reduction.run import cluster_for
     from lim_gpu.reduction.verb import Targets, reduce_verb
     from lim_gpu.selection import selection_paths
 
     request, automatic = reduction_request(options, run.seed)
     targets = Targets(selection_paths(output)[0], write_to, kept_list, overwrite)
     how: dict[str, Any] = {"device": run.device, "dry_run": dry_run, "reporter": run.reporter}
+    how["cluster"] = cluster_for(ray, cpus_per_task, run.device)
     run.done(reduce_verb(store, request, targets, automatic=automatic, **how))
 
 

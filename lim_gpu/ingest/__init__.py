@@ -11,11 +11,15 @@ convert     one planned volume into the store, in a child process (convert_all: 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from lim_gpu.cluster import Cluster, connect, run_on_cluster
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked
 from lim_gpu.ingest.assemble import Planned, plan_volumes
@@ -31,7 +35,7 @@ from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
 from lim_gpu.progress import Reporter
 from lim_gpu.store.private import private_key
 from lim_gpu.store.slices import Index, read_index, remove_unlisted, write_index
-from lim_gpu.workers import CONTEXT, run_in_children
+from lim_gpu.workers import CONTEXT, Runner, run_in_children
 
 __all__ = ["Failure", "IngestReport", "ingest"]
 
@@ -52,6 +56,8 @@ def ingest(
     workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    ray: str | None = None,
+    cpus_per_task: int | None = None,
     reporter: Reporter | None = None,
 ) -> IngestReport:
     """Read images below `sources` into the store at `output`: HU as int16, 8-bit images as uint8, slices in order.
@@ -63,6 +69,8 @@ def ingest(
     compression       None, "deflate", "zstd" or "lz4"
     patient_pattern   regular expression that finds the patient in a NIfTI or picture name
     workers           child processes; default: one a core, at most 16
+    ray               the hosts of a Ray cluster read and convert: "auto", "local" or "HOST:PORT"; all see the sources
+                      and `output` at the same place. cpus_per_task: child processes of each process there, 1 by default
 
     The same call again changes nothing, and goes on where an interrupted one stopped. Failures and defects are said
     through `reporter` as well. Raises UsageError for a contradiction or another store at `output` without `overwrite`,
@@ -84,23 +92,58 @@ def ingest(
     settings.check()
     CONTEXT.set_forkserver_preload(PRELOADED)
     reporter = reporter or Reporter(quiet=True)
-    planned = _read(sources, settings, reporter)
-    report = IngestReport(Path(output), counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
+    cluster = Cluster.at(ray, cpus_per_task)
+    if cluster is None:
+        return _ingest(sources, Path(output), settings, overwrite, dry_run, reporter, None)
+    if workers is not None:
+        raise UsageError("`workers` are of this machine. Give `cpus_per_task` with `ray`")
+    with connect(cluster.address) as hosts:
+        reporter.note(f"ray: {hosts}")
+        there = replace(settings, workers=cluster.cpus)
+        return _ingest(sources, Path(output), there, overwrite, dry_run, reporter, Counter())
+
+
+def _ingest(
+    sources: Sequence[str | Path],
+    output: Path,
+    settings: Settings,
+    overwrite: bool,
+    dry_run: bool,
+    reporter: Reporter,
+    worked: Counter[str] | None,
+) -> IngestReport:
+    """worked: gets the number of volumes that each host converts; None where this machine does all."""
+    where = [os.path.abspath(source) for source in sources]
+    run = run_in_children if worked is None else partial(run_on_cluster, sees=where)
+    planned = _read(sources, settings, reporter, run)
+    report = IngestReport(output, counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
+    report.hosts = worked
     if dry_run:
         _preview(planned.volumes, report)
-    else:
-        with _alone_in(settings.store):
-            _write(planned.volumes, settings, overwrite, report, reporter)
+        return report
+    with _alone_in(settings.store), _elsewhere(where, settings.store, worked) as converting:
+        _write(planned.volumes, settings, overwrite, report, reporter, converting)
     return report
 
 
-def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter) -> Planned:
+@contextmanager
+def _elsewhere(sources: Sequence[str], store: Path, worked: Counter[str] | None) -> Iterator[Runner | None]:
+    """What converts on the hosts of a cluster, which `worked` counts; None where this machine does."""
+    if worked is None:
+        yield None
+        return
+    # A name that no host has looked for before: network disks remember what was not there.
+    with tempfile.NamedTemporaryFile(dir=store, prefix=".hosts") as seen:
+        yield partial(run_on_cluster, sees=[*sources, seen.name], worked=worked)
+
+
+def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter, run: Runner) -> Planned:
     """Walk, scan and plan. Raises InputError when there is no volume in it."""
     private = Path(f"{settings.store.resolve()}.private")
     walked = walk(sources, leave_out=[settings.store, private])
     with reporter.track("read headers", len(walked.files), "files") as advance:
-        scanned = read_headers(walked.files, settings.modality, settings.assume_hu, settings.workers, advance)
-    planned = plan_volumes(scanned, settings, partial(_digests, settings=settings))
+        scanned = read_headers(walked.files, settings.modality, settings.assume_hu, settings.workers, advance, run)
+    planned = plan_volumes(scanned, settings, partial(_digests, settings=settings, run=run))
     planned.counted += walked.counted
     planned.failures[:0] = walked.failures
     for failure in planned.failures:
@@ -114,14 +157,14 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter)
     return planned
 
 
-def _digests(frames: Sequence[Frame], settings: Settings) -> dict[FrameId, str]:
+def _digests(frames: Sequence[Frame], settings: Settings, run: Runner) -> dict[FrameId, str]:
     """Digests of the pixels of colliding frames; a frame that cannot be decoded has none."""
     chunks = [frames[i : i + CHUNK] for i in range(0, len(frames), CHUNK)]
     sources = [[SliceSource(f.instance.found.path, f.index, f.instance.sop) for f in chunk] for chunk in chunks]
     tasks = [(chunk, settings.assume_hu) for chunk in sources]
     limits = {"workers": settings.workers, "timeout": SECONDS, "memory_limit": MEMORY}
     result: dict[FrameId, str] = {}
-    for outcome in run_in_children(pixel_digests, tasks, **limits):
+    for outcome in run(pixel_digests, tasks, **limits):
         for frame, digest in zip(chunks[outcome.task], outcome.value or [], strict=False):
             result[frame_id(frame)] = digest
     return result
@@ -146,7 +189,12 @@ def _alone_in(store: Path) -> Iterator[None]:
 
 
 def _write(
-    volumes: Sequence[VolumePlan], settings: Settings, overwrite: bool, report: IngestReport, reporter: Reporter
+    volumes: Sequence[VolumePlan],
+    settings: Settings,
+    overwrite: bool,
+    report: IngestReport,
+    reporter: Reporter,
+    run: Runner | None,
 ) -> None:
     """Bring the planned volumes into the store, and its index up to date."""
     store = settings.store
@@ -154,7 +202,7 @@ def _write(
     plans = keys.complete(volumes, settings.parameters() | {"patient_pattern": settings.patient_pattern})
     origin = keys.digest("store", *(part for plan in plans for part in (plan.key, plan.fingerprint)))
     before = _index_before(store, origin, overwrite)
-    stored = store_volumes(plans, settings, reporter)
+    stored = store_volumes(plans, settings, reporter, run)
     for failure in stored.failures:
         reporter.error(failure)
     _say_defects(stored.defects, reporter)

@@ -40,11 +40,12 @@ class Converted:
     failures: list[Failure]
 
 
-def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
+def convert(plan: VolumePlan, settings: Settings, ticks: Path | None) -> Converted:
     """Write the volume, its slices one at a time, and the private list of its sources.
 
-    `ticks` is a file that grows by a byte with every slice, for the parent's progress bar. The volume fails on a bad
-    slice; with `skip_bad_slices` it goes on without and records the loss. Either way all bad slices are found.
+    `ticks` is a file that grows by a byte with every slice, for the progress bar of a parent on this machine. The
+    volume fails on a bad slice; with `skip_bad_slices` it goes on without and records the loss. Either way all bad
+    slices are found.
     """
     silence()
     counts: Counter[str] = Counter()
@@ -54,7 +55,8 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
         folder = settings.store / "volumes"
         with VolumeWriter(folder, plan.key, *plan.shape, plan.dtype, settings.compression) as writer:
             for index, decoded in enumerate(_slices(plan, settings)):
-                _tick(ticks)
+                if ticks is not None:
+                    _tick(ticks)
                 error = decoded if isinstance(decoded, SourceError) else _contradiction(decoded, plan)
                 if error is not None:
                     bad.append((index, error))

@@ -26,7 +26,7 @@ from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.private import private_folder
 from lim_gpu.store.slices import volume_path
 from lim_gpu.store.volume import VolumeEntry
-from lim_gpu.workers import run_in_children
+from lim_gpu.workers import Runner, run_in_children
 
 SECONDS_A_SLICE = 2.0  # a decoder needs 0.1 at most; slow network disks need more
 MOST_THREADS = 2  # of one child; more wait for each other
@@ -55,10 +55,13 @@ class Stored:
         self.defects += [(plan.label, kind, text) for kind, text in sentences(header.defects, clamped).items()]
 
 
-def store_volumes(plans: Sequence[VolumePlan], settings: Settings, reporter: Reporter) -> Stored:
+def store_volumes(
+    plans: Sequence[VolumePlan], settings: Settings, reporter: Reporter, run: Runner | None = None
+) -> Stored:
     """Bring every planned volume into the store. A volume that cannot be converted is a failure; the others go on.
 
-    Raises LimGpuError when the disk is full: the next volume would fail too.
+    run: what converts them elsewhere, in place of child processes. Raises LimGpuError when the disk is full: the next
+    volume would fail too.
     """
     _remove_temporaries(settings.store)
     standing = {plan.key: _standing(plan, settings.store) for plan in plans}
@@ -67,13 +70,13 @@ def store_volumes(plans: Sequence[VolumePlan], settings: Settings, reporter: Rep
     waiting.sort(key=lambda plan: -plan.size)  # the longest first, so that none is left alone at the end
     slices = sum(len(plan.slices) for plan in waiting)
     threads = max(1, min(MOST_THREADS, settings.workers // max(1, len(waiting))))
-    with (
-        tempfile.NamedTemporaryFile() as ticks,
-        reporter.track("convert", slices, "slices") as advance,
-        _following(ticks.name, advance),
-    ):
+    settings = replace(settings, threads=threads)
+    with reporter.track("convert", slices, "slices") as advance:
         try:
-            new = _convert_all(waiting, replace(settings, threads=threads), Path(ticks.name))
+            if run is None:
+                new = _convert_here(waiting, settings, advance)
+            else:
+                new = _convert_all(waiting, settings, None, advance, run)
         finally:
             _remove_temporaries(settings.store)  # of children that were killed
     stored = Stored()
@@ -91,18 +94,27 @@ def _remove_temporaries(store: Path) -> None:
         remove_stale(folder, OURS.fullmatch)
 
 
-def _convert_all(waiting: Sequence[VolumePlan], settings: Settings, ticks: Path) -> dict[str, Converted]:
-    """What became of each volume, by key."""
+def _convert_here(waiting: Sequence[VolumePlan], settings: Settings, advance: Advance) -> dict[str, Converted]:
+    """In child processes, which tell of every slice."""
+    with tempfile.NamedTemporaryFile() as ticks, _following(ticks.name, advance):
+        return _convert_all(waiting, settings, Path(ticks.name), lambda _count: None, run_in_children)
+
+
+def _convert_all(
+    waiting: Sequence[VolumePlan], settings: Settings, ticks: Path | None, advance: Advance, run: Runner
+) -> dict[str, Converted]:
+    """What became of each volume, by key. Who converts a volume is not told whose it is, but where it lies."""
     timeout = SECONDS + SECONDS_A_SLICE * max((len(plan.slices) for plan in waiting), default=0)
     memory = MEMORY + 8 * max((plan.size for plan in waiting if plan.nifti), default=0)  # it is mapped as a whole
-    tasks = [(plan, settings, ticks) for plan in waiting]
+    tasks = [(plan.unnamed(settings.keep_identifiers), settings, ticks) for plan in waiting]
     done: dict[str, Converted] = {}
-    for outcome in run_in_children(convert, tasks, workers=settings.workers, timeout=timeout, memory_limit=memory):
+    for outcome in run(convert, tasks, workers=settings.workers, timeout=timeout, memory_limit=memory):
         if outcome.error and _disk_is_full(outcome.error, settings.store):
             raise LimGpuError(f"{settings.store}: {outcome.error}")
         plan = waiting[outcome.task]
         died = Converted(None, "", [Failure(plan.path, f"{outcome.error} (at a volume of {len(plan.slices)} slices)")])
         done[plan.key] = died if outcome.error else outcome.value
+        advance(len(plan.slices))
     return done
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.ingest.failures import Failure
-from lim_gpu.progress import Outcome, counted, few
+from lim_gpu.progress import Outcome, counted, few, hosts_in_words
 
 MANY = 10  # volumes of one slice, from which on a hint is worth a line
 SINGLE = (
@@ -21,7 +21,8 @@ class IngestReport:
     """`written` and `reused` are volumes; `slices` are those of both. `counted`: files that are no input, by kind.
 
     `failures` did not reach the store, whole or in part; `defects` are (volume, what is wrong with it), `planned` the
-    volumes of a dry run as (source, (slices, rows, columns)). `single`: volumes of one slice.
+    volumes of a dry run as (source, (slices, rows, columns)). `single`: volumes of one slice. `hosts`: how many each
+    converted, None where this machine did.
     """
 
     store: Path
@@ -35,6 +36,7 @@ class IngestReport:
     planned: list[tuple[str, tuple[int, int, int]]] = field(default_factory=list)
     unchanged: bool = False
     dry_run: bool = False
+    hosts: dict[str, int] | None = None
 
     def outcome(self) -> Outcome:
         """For the command line."""
@@ -42,7 +44,7 @@ class IngestReport:
 
     def values(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
-        return {
+        return ({} if self.hosts is None else {"hosts": dict(self.hosts)}) | {
             "store": str(self.store),
             "written": self.written,
             "reused": self.reused,
@@ -67,6 +69,8 @@ class IngestReport:
         else:
             again = f", {self.reused} of them from before" if self.reused else ""
             lines = [f"{counted(self.written + self.reused, 'volume')}, {slices}{again} -> {self.store}"]
+        if self.hosts:
+            lines.append(f"hosts: {hosts_in_words(self.hosts)}")
         if self.single >= MANY and 2 * self.single > self.slices:
             lines.append(f"{self.single} volumes have one slice. {SINGLE}")
         if self.counted:

@@ -19,7 +19,7 @@ from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Counted, Found, Scanned, SourceError
 from lim_gpu.natural import natural_key
 from lim_gpu.pictures import ENDINGS, SIGNATURES
-from lim_gpu.workers import TaskResult, run_in_children
+from lim_gpu.workers import Runner, TaskResult, run_in_children
 
 CHUNK = 32  # files a task
 SECONDS = 120  # for a chunk
@@ -101,21 +101,26 @@ def _add(result: Walk, path: str, name: str) -> None:
 
 
 def read_headers(
-    files: Sequence[Found], modality: str, assume_hu: bool, workers: int, advance: Callable[[int], None]
+    files: Sequence[Found],
+    modality: str,
+    assume_hu: bool,
+    workers: int,
+    advance: Callable[[int], None],
+    run: Runner = run_in_children,
 ) -> list[Scanned]:
     """What is in each file, in the order of `files`. A file that kills its reader is scanned alone, and named."""
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     done: dict[str, Scanned] = {}
     alone: list[Found] = []
     tasks = [(chunk, modality, assume_hu) for chunk in chunks]
-    for outcome in _scanning(tasks, workers):
+    for outcome in _scanning(tasks, workers, run):
         if outcome.error is None:
             done.update((scanned.found.path, scanned) for scanned in outcome.value)
             advance(len(outcome.value))
         else:
             alone += chunks[outcome.task]
     tasks = [([found], modality, assume_hu) for found in alone]
-    for outcome in _scanning(tasks, workers):
+    for outcome in _scanning(tasks, workers, run):
         found = alone[outcome.task]
         error = SourceError("cannot be read", outcome.error or "")
         done[found.path] = outcome.value[0] if outcome.error is None else Scanned(found, error)
@@ -123,8 +128,8 @@ def read_headers(
     return [done[found.path] for found in files]
 
 
-def _scanning(tasks: Sequence[tuple[Sequence[Found], str, bool]], workers: int) -> Iterator[TaskResult]:
-    return run_in_children(scan_files, tasks, workers=workers, timeout=SECONDS, memory_limit=MEMORY)
+def _scanning(tasks: Sequence[tuple[Sequence[Found], str, bool]], workers: int, run: Runner) -> Iterator[TaskResult]:
+    return run(scan_files, tasks, workers=workers, timeout=SECONDS, memory_limit=MEMORY)
 
 
 def scan_files(files: Sequence[Found], modality: str, assume_hu: bool) -> list[Scanned]:

@@ -88,6 +88,10 @@ class VolumePlan:
             limit = f"at most {MAX_SLICES} slices and {MAX_BYTES >> 30} GiB are read"
             raise SourceError("impossible size", f"{len(self.slices)} slices, {self.size / 2**30:.1f} GiB; {limit}")
 
+    def unnamed(self, keep_name: bool) -> VolumePlan:
+        """The volume without its identities, and without its name unless that stands in the store."""
+        return replace(self, identity="", patient_identity="", name=self.name if keep_name else "")
+
     def without(self, lost: Sequence[tuple[int, str]]) -> VolumePlan:
         """The volume without the slices (index, cause) in `lost`; the causes are recorded as defects."""
         gone = {index for index, _ in lost}

@@ -38,12 +38,13 @@ NO_BITS = 255  # where there is nothing to be near to
 Hashes = NDArray[np.uint64] | torch.Tensor  # a tensor holds the same bits as int64
 
 
-def rank_hashes(hashes: Hashes) -> Ranking:
+def rank_hashes(hashes: Hashes, search: Search | SearchOnGpu | None = None) -> Ranking:
     """The whole removal sequence of hashes (n,), n >= 1; equal to `lim_gpu.rank(1 - distances / 64)`.
 
-    hashes: uint64, or the same bits in a torch tensor int64, on whose device the work is done.
+    hashes: uint64, or the same bits in a torch tensor int64, on whose device the work is done. search: what compares
+    them, in place of that device.
     """
-    values, search = _as_tensor(hashes), _search(hashes)
+    values, search = _as_tensor(hashes), search or search_for(hashes)
     n = len(values)
     left = torch.arange(n, device=values.device)
     nearest, bits = search.nearest(values, values, left)  # of the earlier ones: no farther than it is now
@@ -113,15 +114,20 @@ def leader_hashes(hashes: Hashes, bits: float) -> Indices:
     values = _as_tensor(hashes)
     numbers = torch.arange(len(values), dtype=torch.int32, device=values.device)
     remover = torch.full_like(numbers, NOBODY)
-    _search(hashes).sweep(values, numbers, remover, int(np.floor(bits)))
+    search_for(hashes).sweep(values, numbers, remover, int(np.floor(bits)))
     return _where(remover == NOBODY).cpu().numpy()
 
 
-def nearest_kept(hashes: Hashes, kept: Indices) -> tuple[Indices, NDArray[np.uint8]]:
-    """The kept slice nearest to each of n hashes, ties to the lowest index, and its distance in bits. Kept: itself."""
+def nearest_kept(
+    hashes: Hashes, kept: Indices, search: Search | SearchOnGpu | None = None
+) -> tuple[Indices, NDArray[np.uint8]]:
+    """The kept slice nearest to each of n hashes, ties to the lowest index, and its distance in bits. Kept: itself.
+
+    search: as of `rank_hashes`.
+    """
     values = _as_tensor(hashes)
     pool = values[torch.from_numpy(kept).to(values.device)]
-    nearest, bits = _search(hashes).nearest(values, pool, torch.full_like(values, len(kept)))
+    nearest, bits = (search or search_for(hashes)).nearest(values, pool, torch.full_like(values, len(kept)))
     covered_by = kept[nearest.cpu().numpy()]
     covered_by[kept] = kept
     return covered_by, bits.cpu().numpy()
@@ -137,7 +143,8 @@ def _as_tensor(hashes: Hashes) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(hashes).view(np.int64))
 
 
-def _search(hashes: Hashes) -> Search | SearchOnGpu:
+def search_for(hashes: Hashes) -> Search | SearchOnGpu:
+    """What compares hashes where they lie."""
     if isinstance(hashes, torch.Tensor) and hashes.is_cuda:
         from lim_gpu.similarity.cuda.hash import Search as SearchOnGpu
 

@@ -23,6 +23,7 @@ from lim_gpu.reduction.unit import Unit
 if TYPE_CHECKING:
     import torch
 
+    from lim_gpu.pruning.hashes import Search
     from lim_gpu.store.volume import Volume
 
 
@@ -141,16 +142,17 @@ class _Matrix:
 class _Hashes:
     """The same from hashes, of which no matrix is ever needed."""
 
-    def __init__(self, hashes: torch.Tensor) -> None:
+    def __init__(self, hashes: torch.Tensor, search: Search | None = None) -> None:
         from lim_gpu.pruning import hashes as pruning  # compiled code: not for a plan or a help text
 
         self.hashes = hashes
+        self.search = search
         self.pruning = pruning
 
     def rank(self, order: Indices | None) -> Ranking:
         if order is None:
-            return self.pruning.rank_hashes(self.hashes)
-        return self.pruning.rank_hashes(self.hashes[order]).renamed(order)
+            return self.pruning.rank_hashes(self.hashes, self.search)
+        return self.pruning.rank_hashes(self.hashes[order], self.search).renamed(order)
 
     def leader(self, threshold: float, order: Indices | None) -> Indices:
         bits = HASH_BITS * (1 - threshold)
@@ -159,7 +161,7 @@ class _Hashes:
         return np.sort(order[self.pruning.leader_hashes(self.hashes[order], bits)])
 
     def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
-        covered_by, distance = self.pruning.nearest_kept(self.hashes, kept)
+        covered_by, distance = self.pruning.nearest_kept(self.hashes, kept, self.search)
         return covered_by, [1 - bits / HASH_BITS for bits in distance.tolist()]
 
     def picture(self) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _by_similarity(
     measured = measure_unit(unit, volumes, request, engine, parts)
     pairs: _Matrix | _Hashes
     if request.method == "hash":
-        pairs = _Hashes(measured)
+        pairs = _Hashes(measured, engine.search)
     else:
         matrix, borderline = engine.refined(measured, volumes, threshold)
         pairs = _Matrix(matrix)

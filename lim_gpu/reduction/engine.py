@@ -19,6 +19,7 @@ from lim_gpu.reduction.reader import Reader
 if TYPE_CHECKING:
     import torch
 
+    from lim_gpu.pruning.hashes import Search
     from lim_gpu.store.volume import Volume
 
 
@@ -29,6 +30,7 @@ class StoredMatrix:
         self.criterion = criterion
         self.device = device
         self._reader = Reader(criterion, device)
+        self.search: Search | None = None  # what compares hashes, in place of the device
         self._model: Any = None
         self._coming: deque[Volume] = deque()  # whose features are asked for next
         self._features: dict[str, torch.Tensor | UnreadableVolumeError] = {}  # of the last batch of small volumes

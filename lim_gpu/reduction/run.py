@@ -7,13 +7,15 @@ files alone.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.cluster import Cluster
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
@@ -24,7 +26,7 @@ from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.parts import UnitResult, load_part
 from lim_gpu.reduction.record import record_of, run_fingerprint
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request, request_for
-from lim_gpu.reduction.share import Done, engines_for, reduce_units
+from lim_gpu.reduction.share import Done, Finished, engines_for, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
 from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
 from lim_gpu.store.slices import SliceStore
@@ -54,6 +56,8 @@ def reduce(
     output: str | Path | None = None,
     overwrite: bool = False,
     threshold_rule: dict[str, Any] | None = None,
+    ray: str | None = None,
+    cpus_per_task: int | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
     """Select the slices of every volume of `store`, a store or its folder, that stay.
@@ -74,6 +78,8 @@ def reduce(
     device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine
     output      NAME.csv: the selection is written there, with NAME.json, and NAME.parts from which a run resumes
     threshold_rule   how the threshold was found, for the record alone
+    ray         the hosts of a Ray cluster do the work: "auto", "local" or "HOST:PORT"; all see `store` at its path
+    cpus_per_task    of each process there, 1 by default; one with a GPU reads with as many threads
 
     Returns the selection. Volumes that cannot be read are left out and listed in `record["failures"]`.
     Raises UsageError for a contradictory call, limits in HU on values that are no HU, or an existing output of other
@@ -88,19 +94,20 @@ def reduce(
     criterion = Criterion(method, seen, bins, features, weights, precision)
     request, automatic = request_for(criterion, threshold=threshold, seed=seed, **asked)
     reporter = reporter or Reporter(quiet=True)
+    cluster = cluster_for(ray, cpus_per_task, device)
     with nullcontext(store) if isinstance(store, SliceStore) else SliceStore(store) as opened:
         check_units(opened, request)
         if automatic:
             request, threshold_rule = with_threshold(opened, request, device, reporter)
         if output is None:
-            selection = _run(opened, request, device, None, reporter)
+            selection = _run(opened, request, device, None, reporter, cluster)
             selection.record["threshold_rule"] = threshold_rule
             return selection
         csv_path, _ = selection_paths(output)
         if (found := standing_selection(opened, request, csv_path, overwrite)) is not None:
             reporter.note(f"unchanged: {csv_path}")
             return found
-        return write_selection(opened, request, csv_path, device, reporter, threshold_rule)
+        return write_selection(opened, request, csv_path, device, reporter, threshold_rule, cluster)
 
 
 def write_selection(
@@ -110,6 +117,7 @@ def write_selection(
     device: str,
     reporter: Reporter,
     threshold_rule: dict[str, Any] | None = None,
+    cluster: Cluster | None = None,
 ) -> Selection:
     """Reduce as asked and write `csv_path`, with NAME.json and NAME.parts, from which an interrupted run goes on.
 
@@ -119,7 +127,7 @@ def write_selection(
     parts = parts_folder(csv_path)
     with locked(parts):
         remove_stale(parts)
-        selection = _run(store, request, device, parts, reporter)
+        selection = _run(store, request, device, parts, reporter, cluster)
         selection.record["store"]["path"] = relative_path(store.path, csv_path.parent)
         selection.record["threshold_rule"] = threshold_rule
         selection.save(csv_path)
@@ -140,9 +148,36 @@ def standing_selection(store: SliceStore, request: Request, csv_path: Path, over
     return None if selection is None or selection.record["failures"] else selection
 
 
-def _run(store: SliceStore, request: Request, device: str, parts: Path | None, reporter: Reporter) -> Selection:
-    start = time.perf_counter()
-    engines = engines_for(request, device)  # first: a device that is not there ends it all
+def cluster_for(ray: str | None, cpus_per_task: int | None, device: str) -> Cluster | None:
+    """Where a reduction is shared among hosts; None on this machine. Raises UsageError for what contradicts itself."""
+    cluster = Cluster.at(ray, cpus_per_task)
+    if cluster is not None and device.startswith("cuda:"):
+        raise UsageError(f"`device` {device} is of one machine. Give auto, cpu or cuda with `ray`")
+    return cluster
+
+
+Filler = Callable[[deque[Unit], SliceStore, Request, Path | None, Reporter], Finished]
+
+
+def _filler(request: Request, device: str, cluster: Cluster | None, worked: Counter[str]) -> Filler:
+    """What reduces the units that are left: the devices of this machine, or hosts, which `worked` counts."""
+    if cluster is None:
+        return partial(reduce_units, engines=engines_for(request, device))
+    from lim_gpu.reduction.hosts import reduce_on_hosts
+
+    return partial(reduce_on_hosts, cluster=cluster, device=device, worked=worked)
+
+
+def _run(
+    store: SliceStore,
+    request: Request,
+    device: str,
+    parts: Path | None,
+    reporter: Reporter,
+    cluster: Cluster | None,
+) -> Selection:
+    start, worked = time.perf_counter(), Counter[str]()
+    fill = _filler(request, device, cluster, worked)  # first: a device that is not there ends it all
     units = units_of(store.volumes, request.scope)
     if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
         wider = "Give --scope dataset" if request.scope != "dataset" else "Give --method hash"
@@ -153,7 +188,7 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
         advance(sum(one.unit.slices for one in done))
         if done:
             reporter.note(f"done already: {len(done)} of {counted(len(units), 'unit')}")
-        with closing(reduce_units(left, store, request, engines, parts, reporter)) as finished:
+        with closing(fill(left, store, request, parts, reporter)) as finished:
             for one in finished:
                 done.append(one)
                 advance(one.unit.slices)
@@ -170,6 +205,8 @@ def _run(store: SliceStore, request: Request, device: str, parts: Path | None, r
         reporter.warn(f"{what}: all slices count as equal. {remedy}")
     failures = [failure for one in done for failure in one.failures]
     record = record_of(store, request, results, failures, time.perf_counter() - start)
+    if cluster is not None:
+        record["hosts"] = dict(sorted(worked.items()))
     return Selection(_in_store_order(store, results), record)
 
 

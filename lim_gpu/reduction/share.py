@@ -51,9 +51,10 @@ def reduce_units(
     left: deque[Unit],
     store: SliceStore,
     request: Request,
-    engines: Sequence[StoredMatrix | None],
     parts: Path | None,
     reporter: Reporter,
+    *,
+    engines: Sequence[StoredMatrix | None],
 ) -> Finished:
     """Reduce the units that are `left`, which empties it, by all `engines`; they finish in any order."""
     working = list(engines[: max(1, len(left))])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lim_gpu.cluster import Cluster
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
-from lim_gpu.progress import Outcome, Reporter, counted
+from lim_gpu.progress import Outcome, Reporter, counted, hosts_in_words
 from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
@@ -43,15 +44,18 @@ def reduce_verb(
     *,
     automatic: bool = False,
     device: str,
+    cluster: Cluster | None = None,
     dry_run: bool,
     reporter: Reporter,
 ) -> Outcome:
     """Reduce as asked, or say what it would cost; a standing selection of the same request is left as it is.
 
-    automatic: the threshold is found from the data, and that of `request` stands for it until then. Raises as
-    `lim_gpu.reduce`, and UsageError for targets that could not be written.
+    automatic: the threshold is found from the data, and that of `request` stands for it until then. cluster: whose
+    hosts do the work. Raises as `lim_gpu.reduce`, and UsageError for targets that could not be written.
     """
-    if device.startswith("cuda") and request.method in SIMILARITIES:  # asked for: what is not there is said first
+    if (
+        cluster is None and device.startswith("cuda") and request.method in SIMILARITIES
+    ):  # asked for: what is not there is said first
         from lim_gpu.similarity import resolve_device
 
         resolve_device(device)
@@ -66,7 +70,7 @@ def reduce_verb(
         _check_targets(store, standing, targets)
         if standing is not None:
             reporter.note(f"unchanged: {targets.csv}")
-        selection = standing or write_selection(store, request, targets.csv, device, reporter, rule)
+        selection = standing or write_selection(store, request, targets.csv, device, reporter, rule, cluster)
         unread = _write_kept(store, selection, targets, reporter)
     values = {"csv": str(targets.csv), "json": str(selection_paths(targets.csv)[1])} | selection.record
     return Outcome(values, _summary(selection, targets), bool(selection.record["failures"] or unread))
@@ -127,6 +131,8 @@ def _summary(selection: Selection, targets: Targets) -> list[str]:
     ]
     if counts["failed_volumes"]:
         lines.append(f"left out: {counted(counts['failed_volumes'], 'volume')} that cannot be read")
+    if "hosts" in record:
+        lines.append(f"hosts: {hosts_in_words(record['hosts'])}")
     if targets.store is not None:
         lines.append(f"kept slices copied to {targets.store}")
     if targets.private_list is not None:

@@ -1,0 +1,164 @@
+"""Tasks that go out in batches to processes which may die: what such a process does, and which tasks are left."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from lim_gpu.errors import LimGpuError
+from lim_gpu.progress import one_line
+from lim_gpu.workers import TaskResult
+
+MOST_TASKS = 64  # of a batch
+Batched = Callable[[Sequence[Any]], Iterator[TaskResult]]
+
+
+class HostError(LimGpuError):
+    """For what works on a batch: this host can do none of the tasks. Ends them all, as it would try one after another.
+
+    Its text is preceded by the host's name.
+    """
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The first that a batch sends: where it is, and of which version."""
+
+    host: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last that a batch sends where an exception ended it. ran_out: of the memory of a GPU; the process ends, too.
+
+    No error: the process can do nothing here, and had begun nothing. unfit: no process of this host can.
+    """
+
+    error: str | None
+    ran_out: bool = False
+    unfit: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """No more comes of a batch; died: its process did."""
+
+    died: bool = False
+
+
+@dataclass
+class Batch:
+    """Tasks that went out together; `left`, by their numbers, has those that have not come back, in order."""
+
+    numbers: list[int]
+    again: bool = False
+    host: str = "a host"
+    failed: bool = False
+    left: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Sharing:
+    """Which tasks are left to go out, and how often each went wrong."""
+
+    waiting: deque[int]
+    worked: Counter[str]
+    again: deque[int] = field(default_factory=deque)  # alone
+    tries: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def left(self) -> bool:
+        """Whether any is."""
+        return bool(self.waiting or self.again)
+
+    def batches(self, flying: int, room: int) -> Iterator[Batch]:
+        """As many as there is room for, and some more, which wait where a process ends its own."""
+        for _ in range(room + room // 4 + 1 - flying if room else 0):
+            if self.again:
+                numbers = [self.again.popleft()]
+            elif self.waiting:
+                size = max(1, min(MOST_TASKS, len(self.waiting) // (2 * room)))
+                numbers = [self.waiting.popleft() for _ in range(size)]
+            else:
+                return
+            yield Batch(numbers, again=bool(self.tries[numbers[0]]), left=list(numbers))
+
+    def take(self, batch: Batch, answer: Any) -> Iterator[TaskResult]:
+        """What an answer of a batch says of its tasks; those that it leaves open go out again."""
+        if isinstance(answer, Begun):
+            batch.host = answer.host
+            _check_version(answer)
+        elif isinstance(answer, TaskResult):
+            number = batch.numbers[answer.task]
+            batch.left.remove(number)
+            self.worked[batch.host] += 1
+            yield replace(answer, task=number)
+        elif isinstance(answer, Failed):
+            batch.failed = True
+            if answer.unfit:
+                raise LimGpuError(f"{batch.host}: {answer.error}")
+            if answer.error is not None:
+                yield from self._wrong(batch, answer.error, hopeless=not answer.ran_out)
+        elif isinstance(answer, Ended):
+            if answer.died and not batch.failed and batch.left:
+                yield from self._wrong(batch, f"the process on {batch.host} died, twice", hopeless=False)
+            self.waiting.extendleft(reversed(batch.left))
+
+    def _wrong(self, batch: Batch, error: str, hopeless: bool) -> Iterator[TaskResult]:
+        """The task that the batch was at goes out once more, or that is its error."""
+        number = batch.left.pop(0)
+        self.tries[number] += 1
+        if hopeless or self.tries[number] > 1:
+            yield TaskResult(number, error=error)
+        else:
+            self.again.append(number)
+
+
+def _check_version(begun: Begun) -> None:
+    if begun.version != version("lim-gpu"):
+        own = version("lim-gpu")
+        raise LimGpuError(f"{begun.host}: has lim-gpu {begun.version}, {own} runs here. Install the same on every host")
+
+
+def work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
+    """In a process of a host: what becomes of each task of a batch."""
+    yield Begun(socket.gethostname(), version("lim-gpu"))
+    failed = Failed(None, ran_out=True) if _has_another_gpu() else None
+    try:
+        if failed is None:
+            yield from function(batch)
+            return
+    except Exception as error:
+        text = str(error) if isinstance(error, LimGpuError) else f"{type(error).__name__}: {error}"
+        failed = Failed(one_line(text), _ran_out(error), isinstance(error, HostError))
+    yield failed
+    if failed.ran_out:  # what it holds on the GPU goes with it
+        raise SystemExit
+
+
+def _given_gpu() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+_first_gpu = cache(_given_gpu)  # of this process
+
+
+def _has_another_gpu() -> bool:
+    """Whether Ray gives a process that began on one GPU another: CUDA would not notice."""
+    return _first_gpu() != _given_gpu()
+
+
+def _ran_out(error: BaseException | None) -> bool:
+    """Whether the memory of a GPU did, as torch or CuPy call it."""
+    while error is not None:
+        if type(error).__name__ == "OutOfMemoryError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False

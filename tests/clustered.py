@@ -1,0 +1,103 @@
+"""What tests have the processes of a cluster do: importable there, and told by files what happened before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lim_gpu import cli
+from lim_gpu.reduction import hosts
+from lim_gpu.workers import TaskResult
+
+BEGINS = 3  # the number that goes wrong
+
+
+def squares(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    """One of each number. Every attempt leaves a file in `folder`."""
+    for place, number in enumerate(batch):
+        attempt = sum(1 for _ in folder.glob(f"{number}.*"))
+        (folder / f"{number}.{attempt}.{os.getpid()}").touch()
+        yield TaskResult(place, number**2)
+
+
+def _attempts(folder: Path) -> int:
+    return len(list(folder.glob(f"{BEGINS}.*")))
+
+
+def dying_once(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    for result in squares(folder, batch):
+        if batch[result.task] == BEGINS and _attempts(folder) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+
+def poisoned(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    for result in squares(folder, batch):
+        if batch[result.task] == BEGINS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+
+def losing_the_host(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    """The first time, Ray's own process of the host ends, too, which is the parent of this one; then this one alone."""
+    for result in squares(folder, batch):
+        if batch[result.task] == BEGINS and _attempts(folder) == 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+        if batch[result.task] == BEGINS and _attempts(folder) <= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+
+class OutOfMemoryError(RuntimeError):
+    """Has the name of torch's and CuPy's."""
+
+
+def out_of_memory(times: int, folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    for result in squares(folder, batch):
+        if batch[result.task] == BEGINS and _attempts(folder) <= times:
+            raise OutOfMemoryError("CUDA out of memory")
+        yield result
+
+
+def raising(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    for result in squares(folder, batch):
+        if batch[result.task] == BEGINS:
+            raise ValueError("two\nlines")
+        yield result
+
+
+reduce_batch = hosts.reduce_batch
+
+
+def reduce_or_die(key: str, once: Path | None, *arguments: Any) -> Iterator[TaskResult]:
+    """`reduce_batch`, whose process is killed at volume `key`; only if `once` is not there yet."""
+    *how, units = arguments
+    for place, unit in enumerate(units):
+        if unit.name == key and not (once and once.exists()):
+            if once:
+                once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        [result] = reduce_batch(*how, [unit])
+        yield replace(result, task=place)
+
+
+def reduce_then_wait(begun: Path, *arguments: Any) -> Iterator[TaskResult]:
+    """`reduce_batch`, of which the second unit never comes; `begun` then names the process."""
+    for result in reduce_batch(*arguments):
+        if begun.exists() or list(begun.parent.glob("*.parts/*.json")):
+            begun.write_text(str(os.getpid()))
+            time.sleep(600)
+        yield result
+
+
+if __name__ == "__main__":  # lim-gpu ARGUMENTS, whose second unit never comes
+    import clustered
+
+    hosts.reduce_batch = partial(clustered.reduce_then_wait, Path(os.environ["BEGUN"]))
+    cli.main()
