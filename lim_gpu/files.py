@@ -61,6 +61,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_once(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write `text` where nothing stands; what another process has written there meanwhile stays."""
+    temporary = temporary_of(path)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+        sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        raise LimGpuError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON that a person can read, in one step. ValueError for NaN and infinities."""
     write_text(path, json_text(value))
@@ -117,20 +138,22 @@ def _here() -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold `folder/.lock`, so that two runs never write the same output. The lock ends with the process.
+
+    shared: with others that share it, who each write files of their own; one that does not share has to be alone.
 
     By fcntl's lock of an open file (OFD) where the system has it, which cluster file systems keep for all hosts; a
     flock is the host's own on GPFS.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / ".lock", "w")  # noqa: SIM115  (closed below)
+        handle = open(folder / ".lock", "a+")  # noqa: SIM115  (closed below; read and written, for either lock)
     except OSError as error:
         raise LimGpuError(f"{folder}: cannot be written: {error.strerror}. Choose another -o") from None
     with handle:
         try:
-            _lock(handle)
+            _lock(handle, shared)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as POSIX lets a system choose
             raise LimGpuError(f"{folder}: another run is writing here. Wait for it, or choose another -o") from None
         except OSError as error:
@@ -138,12 +161,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock(handle: IO[str]) -> None:
+def _lock(handle: IO[str], shared: bool = False) -> None:
     command = getattr(fcntl, "F_OFD_SETLK", None)
     if command is None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     else:  # struct flock of 64-bit Linux: type, whence, start, length (0: all), pid (0: of an open file)
-        fcntl.fcntl(handle, command, struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        fcntl.fcntl(handle, command, struct.pack("hhqqi0q", kind, os.SEEK_SET, 0, 0, 0))
 
 
 def csv_text(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

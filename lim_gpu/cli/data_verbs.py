@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, OneOf, cluster_options
+from lim_gpu.cli.options import PATH, SHARD, OneOf, cluster_options
 
 
 @click.command(short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
@@ -58,6 +58,7 @@ from lim_gpu.cli.options import PATH, OneOf, cluster_options
 @click.option("--workers", type=click.IntRange(min=1), help="Child processes that decode; default: one a core.")
 @cluster_options
 @click.option("--dry-run", is_flag=True, help="List the volumes; write nothing.")
+@SHARD
 @click.option(
     "--overwrite", is_flag=True, help="Replace a store that was made from other sources or with other options."
 )

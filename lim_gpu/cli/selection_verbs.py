@@ -15,6 +15,7 @@ from lim_gpu.cli.options import (
     METHOD,
     METHOD_HELP,
     PATH,
+    SHARD,
     SIMILARITY,
     Fraction,
     OneOf,
@@ -23,6 +24,7 @@ from lim_gpu.cli.options import (
     criterion_of,
     criterion_options,
     reduction_request,
+    shard_of,
     store_or_selections,
 )
 
@@ -81,6 +83,7 @@ from lim_gpu.cli.options import (
     help="Also list source files and SOP UIDs of kept slices (private, mode 0600).",
 )
 @cluster_options
+@SHARD
 @click.option("--dry-run", is_flag=True, help="Print volumes, pairs, memory and an estimate; compute nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that was made otherwise.")
 @common
@@ -92,6 +95,7 @@ def reduce(
     kept_list: Path | None,
     ray: str | None,
     cpus_per_task: int | None,
+    shard: str | None,
     dry_run: bool,
     overwrite: bool,
     **options: Any,
@@ -113,6 +117,7 @@ def reduce(
     targets = Targets(selection_paths(output)[0], write_to, kept_list, overwrite)
     how: dict[str, Any] = {"device": run.device, "dry_run": dry_run, "reporter": run.reporter}
     how["cluster"] = cluster_for(ray, cpus_per_task, run.device)
+    how["shard"] = shard_of(shard, ray=ray, write=write_to, kept_list=kept_list)
     run.done(reduce_verb(store, request, targets, automatic=automatic, **how))
 
 

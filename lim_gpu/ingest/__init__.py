@@ -33,6 +33,7 @@ from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.ingest.settings import Settings, default_workers
 from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
 from lim_gpu.progress import Reporter
+from lim_gpu.shard import Shard
 from lim_gpu.store.private import private_key
 from lim_gpu.store.slices import Index, read_index, remove_unlisted, write_index
 from lim_gpu.workers import CONTEXT, Runner, run_in_children
@@ -58,6 +59,7 @@ def ingest(
     dry_run: bool = False,
     ray: str | None = None,
     cpus_per_task: int | None = None,
+    shard: str | None = None,
     reporter: Reporter | None = None,
 ) -> IngestReport:
     """Read images below `sources` into the store at `output`: HU as int16, 8-bit images as uint8, slices in order.
@@ -71,6 +73,8 @@ def ingest(
     workers           child processes; default: one a core, at most 16
     ray               the hosts of a Ray cluster read and convert: "auto", "local" or "HOST:PORT"; all see the sources
                       and `output` at the same place. cpus_per_task: child processes of each process there, 1 by default
+    shard             "I/N": only every N-th volume, as others convert the rest at the same time; the same call without
+                      it then makes the store of what they have written
 
     The same call again changes nothing, and goes on where an interrupted one stopped. Failures and defects are said
     through `reporter` as well. Raises UsageError for a contradiction or another store at `output` without `overwrite`,
@@ -93,8 +97,11 @@ def ingest(
     CONTEXT.set_forkserver_preload(PRELOADED)
     reporter = reporter or Reporter(quiet=True)
     cluster = Cluster.at(ray, cpus_per_task)
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and (cluster is not None or overwrite):
+        raise UsageError("`shard` does a part; `ray` and `overwrite` are of the whole. Give them without `shard`")
     if cluster is None:
-        return _ingest(sources, Path(output), settings, overwrite, dry_run, reporter, None)
+        return _ingest(sources, Path(output), settings, overwrite, dry_run, reporter, None, part)
     if workers is not None:
         raise UsageError("`workers` are of this machine. Give `cpus_per_task` with `ray`")
     with connect(cluster.address) as hosts:
@@ -111,6 +118,7 @@ def _ingest(
     dry_run: bool,
     reporter: Reporter,
     worked: Counter[str] | None,
+    shard: Shard | None = None,
 ) -> IngestReport:
     """worked: gets the number of volumes that each host converts; None where this machine does all."""
     where = [os.path.abspath(source) for source in sources]
@@ -121,8 +129,8 @@ def _ingest(
     if dry_run:
         _preview(planned.volumes, report)
         return report
-    with _alone_in(settings.store), _elsewhere(where, settings.store, worked) as converting:
-        _write(planned.volumes, settings, overwrite, report, reporter, converting)
+    with _alone_in(settings.store, shard), _elsewhere(where, settings.store, worked) as converting:
+        _write(planned.volumes, settings, overwrite, report, reporter, converting, shard)
     return report
 
 
@@ -179,10 +187,10 @@ def _preview(volumes: Sequence[VolumePlan], report: IngestReport) -> None:
 
 
 @contextmanager
-def _alone_in(store: Path) -> Iterator[None]:
-    """Raises LimGpuError where another run writes to `store`, or where the disk refuses."""
+def _alone_in(store: Path, shard: Shard | None) -> Iterator[None]:
+    """Raises LimGpuError where another run writes to `store`, other shards aside, or where the disk refuses."""
     try:
-        with locked(store):
+        with locked(store, shared=shard is not None):
             yield
     except OSError as error:
         raise LimGpuError(f"{error.filename or store}: cannot be written: {error.strerror}") from error
@@ -195,25 +203,30 @@ def _write(
     report: IngestReport,
     reporter: Reporter,
     run: Runner | None,
+    shard: Shard | None,
 ) -> None:
-    """Bring the planned volumes into the store, and its index up to date."""
+    """Bring the planned volumes into the store, and its index up to date; of a shard its volumes alone."""
     store = settings.store
     keys = Keys(None if settings.keep_identifiers else private_key(store))
     plans = keys.complete(volumes, settings.parameters() | {"patient_pattern": settings.patient_pattern})
     origin = keys.digest("store", *(part for plan in plans for part in (plan.key, plan.fingerprint)))
     before = _index_before(store, origin, overwrite)
+    plans = plans if shard is None else shard.of(plans)
     stored = store_volumes(plans, settings, reporter, run)
     for failure in stored.failures:
         reporter.error(failure)
     _say_defects(stored.defects, reporter)
     report.failures += stored.failures
     report.defects = [(volume, text) for volume, _kind, text in stored.defects]
-    if not stored.entries:
+    if not stored.entries and (plans or shard is None):
         raise InputError(f"{store}: no volume could be read, {len(report.failures)} failed")
     entries = tuple(stored.entries[plan.key] for plan in plans if plan.key in stored.entries)
     report.written, report.reused = stored.written, len(entries) - stored.written
     report.slices = sum(entry.shape[0] for entry in entries)
     report.single = sum(entry.shape[0] == 1 for entry in entries)
+    if shard is not None:
+        report.shard = str(shard)
+        return
     skipped = report.counted | ({"failed": len(report.failures)} if report.failures else {})
     report.unchanged = not stored.written and before == Index(entries, settings.parameters(), skipped, origin)
     if not report.unchanged:

@@ -37,6 +37,7 @@ class IngestReport:
     unchanged: bool = False
     dry_run: bool = False
     hosts: dict[str, int] | None = None
+    shard: str | None = None  # I/N, where this was a part of the work
 
     def outcome(self) -> Outcome:
         """For the command line."""
@@ -44,7 +45,8 @@ class IngestReport:
 
     def values(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
-        return ({} if self.hosts is None else {"hosts": dict(self.hosts)}) | {
+        parts = {"hosts": None if self.hosts is None else dict(self.hosts), "shard": self.shard}
+        return {name: value for name, value in parts.items() if value is not None} | {
             "store": str(self.store),
             "written": self.written,
             "reused": self.reused,
@@ -68,7 +70,10 @@ class IngestReport:
             lines = [f"unchanged: {self.store}, {counted(self.reused, 'volume')}, {slices}"]
         else:
             again = f", {self.reused} of them from before" if self.reused else ""
-            lines = [f"{counted(self.written + self.reused, 'volume')}, {slices}{again} -> {self.store}"]
+            part = "" if self.shard is None else f"shard {self.shard}: "
+            lines = [f"{part}{counted(self.written + self.reused, 'volume')}, {slices}{again} -> {self.store}"]
+        if self.shard is not None:
+            lines.append("when all shards have ended, the same command without --shard makes the store")
         if self.hosts:
             lines.append(f"hosts: {hosts_in_words(self.hosts)}")
         if self.single >= MANY and 2 * self.single > self.slices:

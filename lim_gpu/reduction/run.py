@@ -29,6 +29,7 @@ from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request, request_
 from lim_gpu.reduction.share import Done, Finished, engines_for, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
 from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
+from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.units import check_limits
 
@@ -178,21 +179,9 @@ def _run(
 ) -> Selection:
     start, worked = time.perf_counter(), Counter[str]()
     fill = _filler(request, device, cluster, worked)  # first: a device that is not there ends it all
-    units = units_of(store.volumes, request.scope)
-    if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
-        wider = "Give --scope dataset" if request.scope != "dataset" else "Give --method hash"
-        raise InputError(f"{store.path}: no {request.scope} has two slices that {request.method} can compare. {wider}")
+    units = _comparable(store, request)
     _say_once(store, units, request, reporter)
-    with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
-        done, left = _standing_units(units, request, parts)
-        advance(sum(one.unit.slices for one in done))
-        if done:
-            reporter.note(f"done already: {len(done)} of {counted(len(units), 'unit')}")
-        with closing(fill(left, store, request, parts, reporter)) as finished:
-            for one in finished:
-                done.append(one)
-                advance(one.unit.slices)
-    done.sort(key=lambda one: one.unit.place)  # several engines finish in any order
+    done = _reduced(units, fill, store, request, parts, reporter)
     results = [one.result for one in done if one.result is not None]
     if not results:
         raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
@@ -208,6 +197,46 @@ def _run(
     if cluster is not None:
         record["hosts"] = dict(sorted(worked.items()))
     return Selection(_in_store_order(store, results), record)
+
+
+def reduce_shard(
+    store: SliceStore, request: Request, csv_path: Path, device: str, shard: Shard, reporter: Reporter
+) -> list[Done]:
+    """Reduce one share of the units into NAME.parts, beside other shares at once; `reduce` then finds them there.
+
+    Returns its units. Raises as `reduce`.
+    """
+    parts = parts_folder(csv_path)
+    fill = _filler(request, device, None, Counter())
+    units = _comparable(store, request)
+    with locked(parts, shared=True):
+        remove_stale(parts)
+        return _reduced(shard.of(units), fill, store, request, parts, reporter)
+
+
+def _comparable(store: SliceStore, request: Request) -> list[Unit]:
+    """The units of a request. Raises InputError where there is nothing to compare in any."""
+    units = units_of(store.volumes, request.scope)
+    if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
+        wider = "Give --scope dataset" if request.scope != "dataset" else "Give --method hash"
+        raise InputError(f"{store.path}: no {request.scope} has two slices that {request.method} can compare. {wider}")
+    return list(units)
+
+
+def _reduced(
+    units: Sequence[Unit], fill: Filler, store: SliceStore, request: Request, parts: Path | None, reporter: Reporter
+) -> list[Done]:
+    """The results of units in their order: those that stand in `parts`, and those that `fill` makes."""
+    with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
+        done, left = _standing_units(units, request, parts)
+        advance(sum(one.unit.slices for one in done))
+        if done:
+            reporter.note(f"done already: {len(done)} of {counted(len(units), 'unit')}")
+        with closing(fill(left, store, request, parts, reporter)) as finished:
+            for one in finished:
+                done.append(one)
+                advance(one.unit.slices)
+    return sorted(done, key=lambda one: one.unit.place)  # several engines finish in any order
 
 
 def _standing_units(units: Sequence[Unit], request: Request, parts: Path | None) -> tuple[list[Done], deque[Unit]]:

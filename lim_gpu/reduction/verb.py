@@ -13,10 +13,11 @@ from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
 from lim_gpu.reduction.request import SIMILARITIES, Request
-from lim_gpu.reduction.run import check_units, parts_folder, standing_selection, write_selection
+from lim_gpu.reduction.run import check_units, parts_folder, reduce_shard, standing_selection, write_selection
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection, selection_paths
 from lim_gpu.selection.files import kept_list, source_rows
+from lim_gpu.shard import Shard
 from lim_gpu.store.private import read_sources
 from lim_gpu.store.slices import SliceStore
 
@@ -45,13 +46,15 @@ def reduce_verb(
     automatic: bool = False,
     device: str,
     cluster: Cluster | None = None,
+    shard: Shard | None = None,
     dry_run: bool,
     reporter: Reporter,
 ) -> Outcome:
     """Reduce as asked, or say what it would cost; a standing selection of the same request is left as it is.
 
     automatic: the threshold is found from the data, and that of `request` stands for it until then. cluster: whose
-    hosts do the work. Raises as `lim_gpu.reduce`, and UsageError for targets that could not be written.
+    hosts do the work; shard: which share of the units is reduced, and no selection made. Raises as `lim_gpu.reduce`,
+    and UsageError for targets that could not be written.
     """
     if (
         cluster is None and device.startswith("cuda") and request.method in SIMILARITIES
@@ -68,12 +71,27 @@ def reduce_verb(
             request, rule = with_threshold(store, request, device, reporter)
         standing = standing_selection(store, request, targets.csv, targets.overwrite)
         _check_targets(store, standing, targets)
+        if shard is not None and standing is None:
+            return _share(store, request, targets, device, shard, reporter)
         if standing is not None:
             reporter.note(f"unchanged: {targets.csv}")
         selection = standing or write_selection(store, request, targets.csv, device, reporter, rule, cluster)
         unread = _write_kept(store, selection, targets, reporter)
     values = {"csv": str(targets.csv), "json": str(selection_paths(targets.csv)[1])} | selection.record
     return Outcome(values, _summary(selection, targets), bool(selection.record["failures"] or unread))
+
+
+def _share(
+    store: SliceStore, request: Request, targets: Targets, device: str, shard: Shard, reporter: Reporter
+) -> Outcome:
+    done = reduce_shard(store, request, targets.csv, device, shard, reporter)
+    failures = [failure for one in done for failure in one.failures]
+    units = counted(sum(one.result is not None for one in done), "unit")
+    parts = parts_folder(targets.csv)
+    line = f"shard {shard}: {units} -> {parts}. When all shards have ended, the same command without --shard selects"
+    lines = [line, *([f"failed: {len(failures)}"] if failures else [])]
+    values = {"shard": str(shard), "parts": str(parts), "units": len(done), "failures": failures}
+    return Outcome(values, lines, bool(failures))
 
 
 def _planned(store: SliceStore, request: Request, targets: Targets, unknown: bool) -> Outcome:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, LimGpuError
-from lim_gpu.files import parse_json, write_text
+from lim_gpu.files import parse_json, write_once, write_text
 from lim_gpu.store.volume import AGAIN
 from lim_gpu.store.volume import Volume as Volume
 from lim_gpu.store.volume import VolumeEntry as VolumeEntry
@@ -32,8 +32,8 @@ def _private_path(store: Path) -> Path:
 def private_key(store: Path) -> bytes:
     """The random key (32 bytes) of the store's hashes, made once, mode 0600."""
     path = private_folder(store) / "key"
-    if not path.exists():
-        write_text(path, secrets.token_hex(32) + "\n", mode=0o600)
+    if not path.exists():  # of several that begin at once the first makes it
+        write_once(path, secrets.token_hex(32) + "\n", mode=0o600)
     try:
         key = bytes.fromhex(path.read_text().strip())
     except (OSError, ValueError):
