@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lim_gpu.errors import InputError, LimGpuError
@@ -29,7 +29,6 @@ from lim_gpu.store.volume import VolumeEntry
 from lim_gpu.workers import Runner, run_in_children
 
 SECONDS_A_SLICE = 2.0  # a decoder needs 0.1 at most; slow network disks need more
-MOST_THREADS = 2  # of one child; more wait for each other
 OURS = re.compile(r"store\.json|key|[0-9a-f]{16}\.(h5|jsonl)")  # what is written in a store and beside it
 SPARE = 16 * 2**20  # bytes free below which a disk counts as full
 
@@ -69,8 +68,6 @@ def store_volumes(
     _check_space(waiting, settings)
     waiting.sort(key=lambda plan: -plan.size)  # the longest first, so that none is left alone at the end
     slices = sum(len(plan.slices) for plan in waiting)
-    threads = max(1, min(MOST_THREADS, settings.workers // max(1, len(waiting))))
-    settings = replace(settings, threads=threads)
     with reporter.track("convert", slices, "slices") as advance:
         try:
             if run is None:

@@ -17,10 +17,7 @@ MOST_WORKERS = 16  # a child takes some 100 MB
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `ingest`. `store` is absolute: child processes have a working directory of their own.
-
-    `threads` decode ahead of the writing, in each child.
-    """
+    """The options of `ingest`. `store` is absolute: child processes have a working directory of their own."""
 
     store: Path
     modality: str = "CT"
@@ -30,7 +27,6 @@ class Settings:
     compression: str | None = None
     patient_pattern: str | None = None
     workers: int = 1
-    threads: int = 1
 
     def check(self) -> None:
         """Raise UsageError for a value that does not exist, or an output that is something else."""
