@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import Batch, Batched, Ended, HostError, Sharing, work
+from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Ended, HostError, Sharing, work
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -194,7 +194,13 @@ def check_seen(paths: Sequence[str | Path]) -> None:
 
 
 def run_batches(
-    function: Batched, tasks: Sequence[Any], *, cpus: int = 1, gpus: int = 0, worked: Counter[str] | None = None
+    function: Batched,
+    tasks: Sequence[Any],
+    *,
+    cpus: int = 1,
+    gpus: int = 0,
+    worked: Counter[str] | None = None,
+    most: int = MOST_TASKS,
 ) -> Outcomes:
     """What becomes of every task, in any order. Within `connect`.
 
@@ -202,6 +208,7 @@ def run_batches(
               numbered by its place there
     cpus      of a batch, which is a process; gpus: 0 or 1, which is the only one that it sees
     worked    gets the number of tasks that each host did
+    tasks     may grow at its end while they are done; most: of a batch
 
     A task whose process died goes out again, alone and to a new process; the second death is its error. So is a GPU
     out of memory. What a lost host was at goes out again. Another exception of `function` is the error of the task that
@@ -209,12 +216,12 @@ def run_batches(
     a task, where a host has another version of this package, and for a HostError.
     """
     ray = _import_ray()
-    sharing = Sharing(deque(range(len(tasks))), Counter() if worked is None else worked)
+    sharing = Sharing(Counter() if worked is None else worked, most)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(work)
     flying: dict[Any, Batch] = {}
     hosts, shared = _Hosts(ray, cpus, gpus), ray.put(function)  # which may hold arrays: once to each host
     try:
-        while sharing.left or flying:
+        while sharing.know(len(tasks)) or flying:
             for batch in sharing.batches(len(flying), hosts.room()):
                 how = {"runtime_env": {"env_vars": {"LIM_GPU_AGAIN": secrets.token_hex(8)}}} if batch.again else {}
                 flying[remote.options(**how).remote(shared, [tasks[number] for number in batch.numbers])] = batch

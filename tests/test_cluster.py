@@ -21,8 +21,10 @@ import pytest
 import clustered
 import lim_gpu
 from lim_gpu import cluster, sharing
-from lim_gpu.cluster import connect, run_batches, run_on_cluster
+from lim_gpu.cluster import Cluster, connect, run_batches, run_on_cluster
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
+from lim_gpu.evaluate.grid import Grid, Task, jobs, needs
+from lim_gpu.evaluate.hosts import do_on_hosts
 from lim_gpu.ingest import ingest
 from lim_gpu.ingest.convert import convert
 from lim_gpu.intensity import Intensity
@@ -383,3 +385,19 @@ def test_a_whole_data_set_is_hashed_volume_by_volume(connected, tmp_path, monkey
     assert contents(tmp_path / "there.csv") == contents(tmp_path / "here.csv")
     assert there.record["failures"] == here.record["failures"] != []
     assert there.record["hosts"] == {os.uname().nodename: 4}
+
+
+FAILING = ("reduce/LIDC/hash-6", "pretrain/LIDC/ssim-0.1/swav")
+
+
+@pytest.mark.parametrize("failing", [(), FAILING], ids=["all", "some"])
+def test_jobs_of_the_evaluations_come_after_what_they_need(connected, hosts, tmp_path, failing):
+    todo = jobs(("0", "B", "D"), Grid({"LIDC": tmp_path}, (Task("COVID", tmp_path),)))
+    worker = clustered.Noting(tmp_path, failing)
+    failed = do_on_hosts(todo, lambda place: worker, tmp_path, "cpu", Cluster(hosts.address), Reporter(quiet=True))
+    done = [job for job in todo if job not in failed]
+    assert all(worker.file(job).read_text() == "" for job in done)
+    after = [job for job in todo if job.folder in failing or any(needed in failed for needed in needs(job))]
+    assert set(failed) == set(after)
+    assert all("is bad" in failed[job] or "which failed" in failed[job] for job in failed)
+    assert len(done) == len(todo) - len(after) > 5
