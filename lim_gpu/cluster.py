@@ -25,7 +25,7 @@ from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Ended, HostError, Sharing, work
+from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Ended, HostError, Sharing, this_host, work
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -147,9 +147,25 @@ def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
 
 
 def _described(ray: Any) -> str:
-    has = ray.cluster_resources()
     hosts = counted(len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}), "host")
-    return f"{hosts}, {counted(int(has.get('CPU', 0)), 'CPU')}, {counted(int(has.get('GPU', 0)), 'GPU')}"
+    return f"{hosts}, {_in_words(ray.cluster_resources())}"
+
+
+def _in_words(resources: dict[str, float]) -> str:
+    return f"{counted(int(resources.get('CPU', 0)), 'CPU')}, {counted(int(resources.get('GPU', 0)), 'GPU')}"
+
+
+def described_hosts(address: str) -> list[tuple[str, str, str]]:
+    """Of each host of a cluster: its name, its version of this package, what it has. Raises as `connect`."""
+    with connect(address):
+        ray = _import_ray()
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        ask = ray.remote(num_cpus=0)(this_host)
+        told = ray.get([ask.options(scheduling_strategy=one).remote() for one in where])
+        return [(one.host, one.version, _in_words(node["Resources"])) for one, node in zip(told, nodes, strict=True)]
 
 
 def gpus_for(device: str) -> int:

@@ -130,9 +130,14 @@ def _check_version(begun: Begun) -> None:
         raise LimGpuError(f"{begun.host}: has lim-gpu {begun.version}, {own} runs here. Install the same on every host")
 
 
+def this_host() -> Begun:
+    """Where this is."""
+    return Begun(socket.gethostname(), version("lim-gpu"))
+
+
 def work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
     """In a process of a host: what becomes of each task of a batch."""
-    yield Begun(socket.gethostname(), version("lim-gpu"))
+    yield this_host()
     failed = Failed(None, ran_out=True) if _has_another_gpu() else None
     try:
         if failed is None:
