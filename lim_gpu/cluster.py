@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import Batch, Batched, Ended, HostError, Sharing, work
+from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Ended, HostError, Sharing, this_host, work
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -147,9 +147,25 @@ def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
 
 
 def _described(ray: Any) -> str:
-    has = ray.cluster_resources()
     hosts = counted(len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}), "host")
-    return f"{hosts}, {counted(int(has.get('CPU', 0)), 'CPU')}, {counted(int(has.get('GPU', 0)), 'GPU')}"
+    return f"{hosts}, {_in_words(ray.cluster_resources())}"
+
+
+def _in_words(resources: dict[str, float]) -> str:
+    return f"{counted(int(resources.get('CPU', 0)), 'CPU')}, {counted(int(resources.get('GPU', 0)), 'GPU')}"
+
+
+def described_hosts(address: str) -> list[tuple[str, str, str]]:
+    """Of each host of a cluster: its name, its version of this package, what it has. Raises as `connect`."""
+    with connect(address):
+        ray = _import_ray()
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        ask = ray.remote(num_cpus=0)(this_host)
+        told = ray.get([ask.options(scheduling_strategy=one).remote() for one in where])
+        return [(one.host, one.version, _in_words(node["Resources"])) for one, node in zip(told, nodes, strict=True)]
 
 
 def gpus_for(device: str) -> int:
@@ -194,7 +210,13 @@ def check_seen(paths: Sequence[str | Path]) -> None:
 
 
 def run_batches(
-    function: Batched, tasks: Sequence[Any], *, cpus: int = 1, gpus: int = 0, worked: Counter[str] | None = None
+    function: Batched,
+    tasks: Sequence[Any],
+    *,
+    cpus: int = 1,
+    gpus: int = 0,
+    worked: Counter[str] | None = None,
+    most: int = MOST_TASKS,
 ) -> Outcomes:
     """What becomes of every task, in any order. Within `connect`.
 
@@ -202,6 +224,7 @@ def run_batches(
               numbered by its place there
     cpus      of a batch, which is a process; gpus: 0 or 1, which is the only one that it sees
     worked    gets the number of tasks that each host did
+    tasks     may grow at its end while they are done; most: of a batch
 
     A task whose process died goes out again, alone and to a new process; the second death is its error. So is a GPU
     out of memory. What a lost host was at goes out again. Another exception of `function` is the error of the task that
@@ -209,12 +232,12 @@ def run_batches(
     a task, where a host has another version of this package, and for a HostError.
     """
     ray = _import_ray()
-    sharing = Sharing(deque(range(len(tasks))), Counter() if worked is None else worked)
+    sharing = Sharing(Counter() if worked is None else worked, most)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(work)
     flying: dict[Any, Batch] = {}
     hosts, shared = _Hosts(ray, cpus, gpus), ray.put(function)  # which may hold arrays: once to each host
     try:
-        while sharing.left or flying:
+        while sharing.know(len(tasks)) or flying:
             for batch in sharing.batches(len(flying), hosts.room()):
                 how = {"runtime_env": {"env_vars": {"LIM_GPU_AGAIN": secrets.token_hex(8)}}} if batch.again else {}
                 flying[remote.options(**how).remote(shared, [tasks[number] for number in batch.numbers])] = batch

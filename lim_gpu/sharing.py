@@ -68,14 +68,17 @@ class Batch:
 class Sharing:
     """Which tasks are left to go out, and how often each went wrong."""
 
-    waiting: deque[int]
     worked: Counter[str]
+    most: int = MOST_TASKS
+    known: int = 0
+    waiting: deque[int] = field(default_factory=deque)
     again: deque[int] = field(default_factory=deque)  # alone
     tries: Counter[int] = field(default_factory=Counter)
 
-    @property
-    def left(self) -> bool:
-        """Whether any is."""
+    def know(self, tasks: int) -> bool:
+        """Of how many there are by now; whether any is left."""
+        self.waiting.extend(range(self.known, tasks))
+        self.known = tasks
         return bool(self.waiting or self.again)
 
     def batches(self, flying: int, room: int) -> Iterator[Batch]:
@@ -84,7 +87,7 @@ class Sharing:
             if self.again:
                 numbers = [self.again.popleft()]
             elif self.waiting:
-                size = max(1, min(MOST_TASKS, len(self.waiting) // (2 * room)))
+                size = max(1, min(self.most, len(self.waiting) // (2 * room)))
                 numbers = [self.waiting.popleft() for _ in range(size)]
             else:
                 return
@@ -127,9 +130,14 @@ def _check_version(begun: Begun) -> None:
         raise LimGpuError(f"{begun.host}: has lim-gpu {begun.version}, {own} runs here. Install the same on every host")
 
 
+def this_host() -> Begun:
+    """Where this is."""
+    return Begun(socket.gethostname(), version("lim-gpu"))
+
+
 def work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
     """In a process of a host: what becomes of each task of a batch."""
-    yield Begun(socket.gethostname(), version("lim-gpu"))
+    yield this_host()
     failed = Failed(None, ran_out=True) if _has_another_gpu() else None
     try:
         if failed is None:

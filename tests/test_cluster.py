@@ -6,9 +6,11 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from functools import partial
@@ -21,8 +23,12 @@ import pytest
 import clustered
 import lim_gpu
 from lim_gpu import cluster, sharing
-from lim_gpu.cluster import connect, run_batches, run_on_cluster
+from lim_gpu.cli import doctor
+from lim_gpu.cli.doctor import examine_hosts
+from lim_gpu.cluster import Cluster, connect, run_batches, run_on_cluster
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
+from lim_gpu.evaluate.grid import Grid, Task, jobs, needs
+from lim_gpu.evaluate.hosts import do_on_hosts
 from lim_gpu.ingest import ingest
 from lim_gpu.ingest.convert import convert
 from lim_gpu.intensity import Intensity
@@ -48,8 +54,10 @@ class Hosts:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
+        self._folder = tempfile.mkdtemp(dir="/tmp")  # a short path, for the sockets in it
         with cluster._own_signals():
-            self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
+            head = {"num_cpus": 0, "temp_dir": self._folder, **NODE}
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
         for _ in range(2):
             self._add()
@@ -67,6 +75,7 @@ class Hosts:
 
     def close(self) -> None:
         self._cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +181,15 @@ def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
     monkeypatch.setattr(sharing, "version", lambda name: "0.0.1")
     with pytest.raises(LimGpuError, match=r"has lim-gpu .*, 0\.0\.1 runs here"):
         list(run_batches(partial(clustered.squares, tmp_path), [1]))
+
+
+def test_doctor_asks_every_host(connected, monkeypatch):
+    name = os.uname().nodename
+    assert sorted(check.line() for check in examine_hosts("auto")) == [
+        f"ok      host      {name}, {cpus} CPU{'' if cpus == 1 else 's'}, 0 GPUs" for cpus in (0, 1, 1)
+    ]
+    monkeypatch.setattr(doctor, "version", lambda name: "0.0.1")
+    assert {check.state for check in examine_hosts("auto")} == {doctor.BROKEN}
 
 
 def test_signals_stay_with_who_had_them(connected):
@@ -383,3 +401,19 @@ def test_a_whole_data_set_is_hashed_volume_by_volume(connected, tmp_path, monkey
     assert contents(tmp_path / "there.csv") == contents(tmp_path / "here.csv")
     assert there.record["failures"] == here.record["failures"] != []
     assert there.record["hosts"] == {os.uname().nodename: 4}
+
+
+FAILING = ("reduce/LIDC/hash-6", "pretrain/LIDC/ssim-0.1/swav")
+
+
+@pytest.mark.parametrize("failing", [(), FAILING], ids=["all", "some"])
+def test_jobs_of_the_evaluations_come_after_what_they_need(connected, hosts, tmp_path, failing):
+    todo = jobs(("0", "B", "D"), Grid({"LIDC": tmp_path}, (Task("COVID", tmp_path),)))
+    worker = clustered.Noting(tmp_path, failing)
+    failed = do_on_hosts(todo, lambda place: worker, tmp_path, "cpu", Cluster(hosts.address), Reporter(quiet=True))
+    done = [job for job in todo if job not in failed]
+    assert all(worker.file(job).read_text() == "" for job in done)
+    after = [job for job in todo if job.folder in failing or any(needed in failed for needed in needs(job))]
+    assert set(failed) == set(after)
+    assert all("is bad" in failed[job] or "which failed" in failed[job] for job in failed)
+    assert len(done) == len(todo) - len(after) > 5

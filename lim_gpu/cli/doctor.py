@@ -25,11 +25,24 @@ class Check:
         return f"{self.state:7s} {self.name:9s} {self.seen}" + (f"  -> {self.remedy}" if self.remedy else "")
 
 
+def examine_hosts(address: str) -> list[Check]:
+    """Each host of a Ray cluster. Raises as `lim_gpu.cluster.connect`."""
+    from lim_gpu.cluster import described_hosts
+
+    own = version("lim-gpu")
+    return [
+        Check("host", OK, f"{host}, {has}")
+        if there == own
+        else Check("host", BROKEN, f"{host}, {has}", f"install lim-gpu {own} there, which runs here")
+        for host, there, has in described_hosts(address)
+    ]
+
+
 def examine(device: str) -> list[Check]:
     """All checks, in the order in which one rests on the other. `device` names the GPU to try (auto: the first)."""
     checks = [Check("python", OK, f"{platform.python_version()} on {platform.platform()}"), _torch(), *_decoders()]
     gpu = _gpu(device)
-    checks.append(gpu)
+    checks += [_ray(), gpu]
     if gpu.state == OK:
         checks += [_cupy(), _attempt("nvrtc", _nvrtc), _attempt("kernel", lambda: _kernel(device))]
     return checks
@@ -44,6 +57,12 @@ def _torch() -> Check:
     import torch
 
     return Check("torch", OK, f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")
+
+
+def _ray() -> Check:
+    if _installed("ray"):
+        return Check("ray", OK, version("ray"))
+    return Check("ray", ABSENT, "not installed", "for several hosts: pip install 'lim-gpu[ray]'")
 
 
 def _gpu(device: str) -> Check:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH
+from lim_gpu.cli.options import PATH, cluster_options
 
 
 @click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
@@ -86,9 +86,17 @@ def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: 
     is_flag=True,
     help="List jobs, hours estimated from a measured step, and disk; run and write nothing.",
 )
+@cluster_options
 @partial(common, config=False)
 def evaluate(
-    run: Run, evaluations: tuple[str, ...], config: Path | None, preset: str | None, output: Path, plan: bool
+    run: Run,
+    evaluations: tuple[str, ...],
+    config: Path | None,
+    preset: str | None,
+    output: Path,
+    plan: bool,
+    ray: str | None,
+    cpus_per_task: int | None,
 ) -> None:
     """Run the paper's evaluations on your data: reduce, pretrain and finetune, one folder a job, resumable.
 
@@ -123,6 +131,8 @@ def evaluate(
         plan=plan,
         device=run.device,
         seed=run.seed,
+        ray=ray,
+        cpus_per_task=cpus_per_task,
         reporter=run.reporter,
     )
     run.done(result)

@@ -11,7 +11,7 @@ import click
 
 from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH
-from lim_gpu.errors import NoGpuError
+from lim_gpu.errors import InputError, NoGpuError
 from lim_gpu.progress import Outcome
 
 
@@ -37,17 +37,25 @@ def demo(run: Run, output: Path, dry_run: bool, overwrite: bool) -> None:
 
 
 @click.command(short_help="Is this machine ready? If not, what to do.")
+@click.option(
+    "--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS]", help="Also ask every host of a Ray cluster."
+)
 @common
-def doctor(run: Run) -> None:
+def doctor(run: Run, ray: str | None) -> None:
     """Check GPU, driver, CUDA, CuPy, NVRTC and decoders; compile and run a kernel; print the remedy for what is broken.
 
     \b
-    Example: lim-gpu doctor --device cuda
+    Examples: lim-gpu doctor --device cuda
+              lim-gpu doctor --ray head:6379
     """
-    from lim_gpu.cli.doctor import BROKEN, examine, gpu_usable
+    from lim_gpu.cli.doctor import BROKEN, examine, examine_hosts, gpu_usable
 
     checks = examine(run.device)
     wanted = run.device.startswith("cuda") or any(check.state == BROKEN for check in checks)
     code = NoGpuError.exit_code if wanted and not gpu_usable(checks) else 0
+    if ray is not None:
+        hosts = examine_hosts(ray)
+        checks += hosts
+        code = code or (InputError.exit_code if any(check.state == BROKEN for check in hosts) else 0)
     values = {"gpu_usable": gpu_usable(checks), "checks": [vars(check) for check in checks]}
     run.done(Outcome(values, [check.line() for check in checks]), code)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from lim_gpu.cluster import Cluster
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
 from lim_gpu.evaluate.page import write_evaluation
@@ -29,12 +30,16 @@ def evaluate(
     plan: bool = False,
     device: str = "auto",
     seed: int = 0,
+    ray: str | None = None,
+    cpus_per_task: int | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Run evaluations "0", "A".."E" into the folder `output`: one folder a job, resumable, nothing done twice.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
     plan    only list the jobs, with hours estimated from a measured training step, and disk
+    ray     jobs whose needs stand run at once, in processes of a Ray cluster with a GPU each: "auto", "local" or
+            "HOST:PORT"; cpus_per_task: of each process. All hosts see the data and `output` at the same place
 
     A job that fails is reported, what needs it is left out, and the rest goes on. Raises UsageError for a contradictory
     call, InputError for a configuration that cannot be read or names data that are not there.
@@ -56,7 +61,11 @@ def evaluate(
             values, lines = estimate(todo, grid, output, device, seed)
             return Outcome(values, lines, bool(values["refused"]))
     with locked(output):
-        failures = _do(todo, grid, output, device, seed, reporter)
+        cluster = Cluster.at(ray, cpus_per_task)
+        if cluster is None:
+            failures = _do(todo, grid, output, device, seed, reporter)
+        else:
+            failures = _do_on_hosts(todo, grid, output, device, seed, reporter, cluster)
     return _written(asked, grid, output, seed, failures)
 
 
@@ -117,3 +126,17 @@ def _do(
                 reporter.error(error)
             advance(1)
     return [(job.folder, cause) for job, cause in failed.items()]
+
+
+def _do_on_hosts(
+    todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, reporter: Reporter, cluster: Cluster
+) -> list[tuple[str, str]]:
+    """The same on the hosts of a cluster, in the order of what they need."""
+    from lim_gpu.evaluate.hosts import do_on_hosts, with_absolute_paths
+    from lim_gpu.evaluate.work import Worker
+
+    def make(place: str) -> Worker:
+        return Worker(with_absolute_paths(grid), output.absolute(), place, seed, Reporter(quiet=True))
+
+    failed = do_on_hosts(todo, make, output, device, cluster, reporter)
+    return [(job.folder, failed[job]) for job in todo if job in failed]

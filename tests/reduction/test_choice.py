@@ -39,7 +39,7 @@ def as_on_a_gpu(monkeypatch):
     for module in (pruning, picture, choice):
         monkeypatch.setattr(module, "on_gpu", lambda matrix: isinstance(matrix, torch.Tensor))
     monkeypatch.setattr(prune, "load", emulate)
-    monkeypatch.setattr(hash_rules, "_search", lambda hashes: Search(emulate("hash")))
+    monkeypatch.setattr(hash_rules, "search_for", lambda hashes: Search(emulate("hash")))
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ SETS = {
 @pytest.fixture
 def on_engine(engine, monkeypatch):
     """Hashes as a tensor, which the kernels take."""
-    monkeypatch.setattr(hash_rules, "_search", lambda hashes: Search(engine.module("hash")))
+    monkeypatch.setattr(hash_rules, "search_for", lambda hashes: Search(engine.module("hash")))
     return lambda values: engine.tensor(values.view(np.int64))
 
 

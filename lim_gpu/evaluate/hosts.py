@@ -1,0 +1,112 @@
+"""The jobs of the evaluations on hosts: those whose needs stand at once, each in a process with a GPU of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Protocol
+
+from lim_gpu.cluster import Cluster, check_seen, connect, gpus_for, run_batches
+from lim_gpu.errors import LimGpuError
+from lim_gpu.evaluate.grid import Grid, Job, needs
+from lim_gpu.progress import Reporter
+from lim_gpu.workers import TaskResult
+
+
+class Doing(Protocol):
+    """`lim_gpu.evaluate.work.Worker`, or what takes its place."""
+
+    def do(self, job: Job) -> None:
+        """Run a job. Raises LimGpuError for what goes wrong in it."""
+
+
+class Queue:
+    """Jobs that wait for what they need. `ready` grows by those that need wait no longer; `failed`: with the cause."""
+
+    def __init__(self, todo: Sequence[Job]) -> None:
+        self._waiting = list(todo)
+        self._done: set[Job] = set()
+        self.ready: list[Job] = []
+        self.failed: dict[Job, str] = {}
+        self._release()
+
+    def finish(self, job: Job, error: str | None) -> None:
+        """Say what became of a job that was ready."""
+        if error is None:
+            self._done.add(job)
+        else:
+            self.failed[job] = error
+        self._release()
+
+    def _release(self) -> None:
+        """In order, so that what a job needs has been looked at before it."""
+        waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            missing = [needed for needed in needs(job) if needed in self.failed]
+            if missing:
+                self.failed[job] = f"{job.folder}: needs {missing[0].folder}, which failed"
+            elif self._done.issuperset(needs(job)):
+                self.ready.append(job)
+            else:
+                self._waiting.append(job)
+
+
+def do_on_hosts(
+    todo: Sequence[Job],
+    make: Callable[[str], Doing],
+    output: Path,
+    device: str,
+    cluster: Cluster,
+    reporter: Reporter,
+) -> dict[Job, str]:
+    """Do the jobs, those whose needs stand at once; returns those that could not be done, with the cause.
+
+    make: gives what does them on the device of a process, "cuda" or "cpu", with absolute paths. output: what every host
+    has to see at the same place. Raises as `cluster.run_batches`.
+    """
+    queue = Queue(todo)
+    with (
+        connect(cluster.address) as hosts,
+        reporter.track("evaluate", len(todo), "jobs") as advance,
+        NamedTemporaryFile(dir=output, prefix=".hosts") as seen,  # a name that no host has looked for before
+    ):
+        reporter.note(f"ray: {hosts}")
+        gpus = gpus_for(device)
+        batched = partial(do_batch, make("cuda" if gpus else "cpu"), Path(seen.name).absolute())
+        how: dict[str, Any] = {"cpus": cluster.cpus, "gpus": gpus, "most": 1}
+        with closing(run_batches(batched, queue.ready, **how)) as outcomes:
+            for outcome in outcomes:
+                job, failed = queue.ready[outcome.task], len(queue.failed)
+                reporter.note(f"{'done' if outcome.error is None else 'failed'}: {job.folder}")
+                queue.finish(job, outcome.error)
+                new = list(queue.failed.values())[failed:]
+                for error in new:
+                    reporter.error(error)
+                advance(max(1, len(new)))
+    return queue.failed
+
+
+def do_batch(worker: Doing, seen: Path, jobs: Sequence[Job]) -> Iterator[TaskResult]:
+    """In a process of a host: some jobs, one after another."""
+    check_seen([seen])
+    for place, job in enumerate(jobs):
+        try:
+            worker.do(job)
+        except LimGpuError as error:
+            yield TaskResult(place, error=str(error))
+        else:
+            yield TaskResult(place)
+
+
+def with_absolute_paths(grid: Grid) -> Grid:
+    """The same for a process in another folder."""
+    return replace(
+        grid,
+        stores={name: path.absolute() for name, path in grid.stores.items()},
+        tasks=tuple(replace(task, data=task.data.absolute()) for task in grid.tasks),
+        weights=grid.weights and grid.weights.absolute(),
+    )
