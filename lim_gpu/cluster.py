@@ -25,7 +25,7 @@ from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Ended, HostError, Sharing, this_host, work
+from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Begun, Ended, HostError, Sharing, this_host, work
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -164,8 +164,17 @@ def described_hosts(address: str) -> list[tuple[str, str, str]]:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         ask = ray.remote(num_cpus=0)(this_host)
-        told = ray.get([ask.options(scheduling_strategy=one).remote() for one in where])
+        asked = [ask.options(scheduling_strategy=one).remote() for one in where]
+        told = [_told(ray, one, node["NodeManagerHostname"]) for one, node in zip(asked, nodes, strict=True)]
         return [(one.host, one.version, _in_words(node["Resources"])) for one, node in zip(told, nodes, strict=True)]
+
+
+def _told(ray: Any, asked: Any, host: str) -> Begun:
+    try:
+        told: Begun = ray.get(asked, timeout=PATIENCE)
+        return told
+    except ray.exceptions.RayError:  # it has just been lost
+        return Begun(host, "that does not answer")
 
 
 def gpus_for(device: str) -> int:

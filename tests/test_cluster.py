@@ -123,6 +123,15 @@ def test_no_tasks_ask_no_host(connected):
     assert list(run_batches(clustered.squares, [])) == []
 
 
+def test_doctor_asks_every_host(connected, monkeypatch):
+    name = os.uname().nodename
+    assert sorted(check.line() for check in examine_hosts("auto")) == [
+        f"ok      host      {name}, {cpus} CPU{'' if cpus == 1 else 's'}, 0 GPUs" for cpus in (0, 1, 1)
+    ]
+    monkeypatch.setattr(doctor, "version", lambda name: "0.0.1")
+    assert {check.state for check in examine_hosts("auto")} == {doctor.BROKEN}
+
+
 def test_it_takes_the_place_of_children(connected):
     """Whose exceptions, crashes and time-outs are as on one machine."""
     found = {one.task: one for one in run_on_cluster(math.factorial, [(n,) for n in range(9)], workers=1)}
@@ -181,15 +190,6 @@ def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
     monkeypatch.setattr(sharing, "version", lambda name: "0.0.1")
     with pytest.raises(LimGpuError, match=r"has lim-gpu .*, 0\.0\.1 runs here"):
         list(run_batches(partial(clustered.squares, tmp_path), [1]))
-
-
-def test_doctor_asks_every_host(connected, monkeypatch):
-    name = os.uname().nodename
-    assert sorted(check.line() for check in examine_hosts("auto")) == [
-        f"ok      host      {name}, {cpus} CPU{'' if cpus == 1 else 's'}, 0 GPUs" for cpus in (0, 1, 1)
-    ]
-    monkeypatch.setattr(doctor, "version", lambda name: "0.0.1")
-    assert {check.state for check in examine_hosts("auto")} == {doctor.BROKEN}
 
 
 def test_signals_stay_with_who_had_them(connected):
