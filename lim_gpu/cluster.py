@@ -25,7 +25,7 @@ from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Begun, Ended, HostError, Sharing, this_host, work
+from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Begun, Ended, Sharing, check_seen, this_host, work
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -171,8 +171,7 @@ def described_hosts(address: str) -> list[tuple[str, str, str]]:
 
 def _told(ray: Any, asked: Any, host: str) -> Begun:
     try:
-        told: Begun = ray.get(asked, timeout=PATIENCE)
-        return told
+        return ray.get(asked, timeout=PATIENCE)
     except ray.exceptions.RayError:  # it has just been lost
         return Begun(host, "that does not answer")
 
@@ -209,13 +208,6 @@ def _in_children(
     check_seen(sees)
     CONTEXT.set_forkserver_preload([function.__module__])
     return run_in_children(function, batch, **limits)
-
-
-def check_seen(paths: Sequence[str | Path]) -> None:
-    """On a host: raise HostError for a path that is not there."""
-    for path in paths:
-        if not os.path.exists(path):
-            raise HostError(f"{path}: is not there. Every host has to see the files at the same place")
 
 
 def run_batches(

@@ -6,11 +6,9 @@ import json
 import math
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from functools import partial
@@ -54,10 +52,8 @@ class Hosts:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._folder = tempfile.mkdtemp(dir="/tmp")  # a short path, for the sockets in it
         with cluster._own_signals():
-            head = {"num_cpus": 0, "temp_dir": self._folder, **NODE}
-            self._cluster = Cluster(initialize_head=True, head_node_args=head)
+            self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
         self.address = self._cluster.address
         for _ in range(2):
             self._add()
@@ -75,7 +71,6 @@ class Hosts:
 
     def close(self) -> None:
         self._cluster.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
