@@ -25,7 +25,7 @@ from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Ended, HostError, Sharing, this_host, work
+from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Begun, Ended, Sharing, check_seen, this_host, work
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
@@ -164,8 +164,16 @@ def described_hosts(address: str) -> list[tuple[str, str, str]]:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         ask = ray.remote(num_cpus=0)(this_host)
-        told = ray.get([ask.options(scheduling_strategy=one).remote() for one in where])
+        asked = [ask.options(scheduling_strategy=one).remote() for one in where]
+        told = [_told(ray, one, node["NodeManagerHostname"]) for one, node in zip(asked, nodes, strict=True)]
         return [(one.host, one.version, _in_words(node["Resources"])) for one, node in zip(told, nodes, strict=True)]
+
+
+def _told(ray: Any, asked: Any, host: str) -> Begun:
+    try:
+        return ray.get(asked, timeout=PATIENCE)
+    except ray.exceptions.RayError:  # it has just been lost
+        return Begun(host, "that does not answer")
 
 
 def gpus_for(device: str) -> int:
@@ -200,13 +208,6 @@ def _in_children(
     check_seen(sees)
     CONTEXT.set_forkserver_preload([function.__module__])
     return run_in_children(function, batch, **limits)
-
-
-def check_seen(paths: Sequence[str | Path]) -> None:
-    """On a host: raise HostError for a path that is not there."""
-    for path in paths:
-        if not os.path.exists(path):
-            raise HostError(f"{path}: is not there. Every host has to see the files at the same place")
 
 
 def run_batches(

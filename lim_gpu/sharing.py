@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import LimGpuError
@@ -24,6 +25,13 @@ class HostError(LimGpuError):
 
     Its text is preceded by the host's name.
     """
+
+
+def check_seen(paths: Sequence[str | Path]) -> None:
+    """On a host: raise HostError for a path that is not there."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise HostError(f"{path}: is not there. Every host has to see the files at the same place")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ import json
 import math
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from functools import partial
@@ -54,10 +52,8 @@ class Hosts:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self._folder = tempfile.mkdtemp(dir="/tmp")  # a short path, for the sockets in it
         with cluster._own_signals():
-            head = {"num_cpus": 0, "temp_dir": self._folder, **NODE}
-            self._cluster = Cluster(initialize_head=True, head_node_args=head)
+            self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
         self.address = self._cluster.address
         for _ in range(2):
             self._add()
@@ -75,7 +71,6 @@ class Hosts:
 
     def close(self) -> None:
         self._cluster.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +116,15 @@ def test_every_task_is_answered_once(connected, tmp_path):
 
 def test_no_tasks_ask_no_host(connected):
     assert list(run_batches(clustered.squares, [])) == []
+
+
+def test_doctor_asks_every_host(connected, monkeypatch):
+    name = os.uname().nodename
+    assert sorted(check.line() for check in examine_hosts("auto")) == [
+        f"ok      host      {name}, {cpus} CPU{'' if cpus == 1 else 's'}, 0 GPUs" for cpus in (0, 1, 1)
+    ]
+    monkeypatch.setattr(doctor, "version", lambda name: "0.0.1")
+    assert {check.state for check in examine_hosts("auto")} == {doctor.BROKEN}
 
 
 def test_it_takes_the_place_of_children(connected):
@@ -181,15 +185,6 @@ def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
     monkeypatch.setattr(sharing, "version", lambda name: "0.0.1")
     with pytest.raises(LimGpuError, match=r"has lim-gpu .*, 0\.0\.1 runs here"):
         list(run_batches(partial(clustered.squares, tmp_path), [1]))
-
-
-def test_doctor_asks_every_host(connected, monkeypatch):
-    name = os.uname().nodename
-    assert sorted(check.line() for check in examine_hosts("auto")) == [
-        f"ok      host      {name}, {cpus} CPU{'' if cpus == 1 else 's'}, 0 GPUs" for cpus in (0, 1, 1)
-    ]
-    monkeypatch.setattr(doctor, "version", lambda name: "0.0.1")
-    assert {check.state for check in examine_hosts("auto")} == {doctor.BROKEN}
 
 
 def test_signals_stay_with_who_had_them(connected):

@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
-from lim_gpu.cluster import Cluster, check_seen, connect, gpus_for, run_batches
+from lim_gpu.cluster import Cluster, connect, gpus_for, run_batches
 from lim_gpu.errors import LimGpuError
 from lim_gpu.evaluate.grid import Grid, Job, needs
 from lim_gpu.progress import Reporter
+from lim_gpu.sharing import check_seen
 from lim_gpu.workers import TaskResult
 
 
