@@ -65,10 +65,13 @@ def test_lightning_loads_the_checkpoint_too(finished):
     assert torch.equal(module.state_dict()["encoder.conv1.weight"], state["state_dict"]["encoder.conv1.weight"])
 
 
-GOLDEN = {"swav": (3.626702, 3.987371), "moco": (0.0, 2.396264), "spark": (1.71273, 1.629034)}
+GOLDEN = {"swav": (3.626702, 3.987371), "moco": (0.0, 2.396264), "spark": (1.71273, 1.629034)} | {
+    "rotation": (1.581496, 1.767311),
+    "flip": (1.40826, 1.467929),
+}
 
 
-@pytest.mark.parametrize("method", GOLDEN)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_losses_before_and_after_the_first_update_are_the_golden_ones(finished, method):
     """Instruction sets are 3e-5 apart here, and 8e-3 a step later; `test_golden.py` goes further, in float64.
 
