@@ -26,6 +26,8 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "moco": {"moco.size": 32, "moco.output": 16, "lr": 0.03},
     "spark": {"spark.size": 64, "spark.decoder_width": 32, "lr": 1e-3},
+    "rotation": {"orientation.size": 32},
+    "flip": {"orientation.size": 32},
 }
 METHODS = tuple(TINY)
 EPOCHS, STEPS = 3, 4  # of 35 slices, 8 a step

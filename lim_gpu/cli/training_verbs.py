@@ -22,7 +22,7 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
     type=OneOf("lim_gpu.pretrain.presets", "METHODS"),
     required=True,
     metavar="METHOD",
-    help="swav, moco or spark.",
+    help="swav, moco or spark; rotation or flip: which way was a slice turned?",
 )
 @click.option(
     "--preset",
@@ -79,7 +79,7 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     Presets:
       recommended     bf16-mixed on GPUs, learning rates scaled with the batch; swav with a queue and one frozen
                       epoch, moco with an MLP head, split-BN and a queue that suits the data, spark with a floor of
-                      the variance
+                      the variance; rotation and flip have this one alone
       wolf2024-paper  as the tables of Wolf et al. 2024 say
       wolf2024-code   as the published code really ran: swav's learning rate swings to the end, its prototypes stay
                       frozen for 313 epochs

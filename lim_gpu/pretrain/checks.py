@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lim_gpu.errors import UsageError, unknown
-from lim_gpu.pretrain.presets import METHODS, PRESETS
+from lim_gpu.pretrain.presets import METHODS, SECTIONS, presets_of
 from lim_gpu.weights.names import RESNETS
 
 if TYPE_CHECKING:
@@ -25,12 +25,13 @@ def check(config: PretrainConfig) -> None:
     _check_normalisation(config)
     for name in ("momentum", "trust_coefficient"):
         _within(name, getattr(config, name), 0, 1)
-    {"swav": _check_swav, "moco": _check_moco, "spark": _check_spark}[config.method](config)
+    _CHECKS[SECTIONS[config.method]](config)
 
 
 def _check_names(config: PretrainConfig) -> None:
-    for name, known in (("method", METHODS), ("preset", PRESETS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+    for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         check_known(name, getattr(config, name), known)
+    check_known("preset", config.preset, presets_of(config.method))
     check_known("backbone", config.backbone, RESNETS)
     if config.precision in ("16-true", "bf16-true", "16", "bf16", "half"):
         raise UsageError(
@@ -121,6 +122,14 @@ def _check_spark(config: PretrainConfig) -> None:
     if c.decoder_width < 32 or c.decoder_width % 32:
         raise UsageError(f"spark.decoder_width {c.decoder_width} is no multiple of 32: it is halved five times")
     _at_least("spark.variance_floor", c.variance_floor, 0)
+
+
+def _check_orientation(config: PretrainConfig) -> None:
+    _ranges("orientation", config.orientation, ("scale",))
+    _at_least("orientation.size", config.orientation.size, 32)
+
+
+_CHECKS = {"swav": _check_swav, "moco": _check_moco, "spark": _check_spark, "orientation": _check_orientation}
 
 
 def check_known(name: str, value: str, known: tuple[str, ...]) -> None:

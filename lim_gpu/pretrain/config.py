@@ -11,7 +11,7 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.checks import check, check_known
-from lim_gpu.pretrain.presets import METHODS, PRESETS, VALUES
+from lim_gpu.pretrain.presets import METHODS, SECTIONS, VALUES, presets_of
 from lim_gpu.pretrain.settings import build, coerce, flatten
 from lim_gpu.reduction.views import SWAV
 
@@ -93,11 +93,20 @@ class SparkConfig:
 
 
 @dataclass(frozen=True)
+class OrientationConfig:
+    """Rotation and flip: which way a square crop was turned (Gidaris et al. 2018)."""
+
+    size: int = 224
+    scale: Range = (0.67, 1.0)
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """A whole pre-training. Made by `resolve`, which checks it; JSON by `to_dict`, back by `from_dict`.
 
     batch_size is what one optimizer step sees over all processes. An epoch has slices // batch_size steps.
-    Exactly the part of the method (swav, moco, spark) is used; the others keep their defaults.
+    Exactly the part of the method (swav, moco, spark; orientation for rotation and flip) is used; the others keep
+    their defaults.
     """
 
     method: str
@@ -132,6 +141,7 @@ class PretrainConfig:
     swav: SwavConfig = field(default_factory=SwavConfig)
     moco: MocoConfig = field(default_factory=MocoConfig)
     spark: SparkConfig = field(default_factory=SparkConfig)
+    orientation: OrientationConfig = field(default_factory=OrientationConfig)
 
     def __post_init__(self) -> None:
         check(self)
@@ -152,7 +162,7 @@ class PretrainConfig:
     @property
     def view_size(self) -> int:
         """Pixels a side of the method's largest views."""
-        return {"swav": self.swav.large_size, "moco": self.moco.size, "spark": self.spark.size}[self.method]
+        return self.swav.large_size if self.method == "swav" else int(getattr(self, SECTIONS[self.method]).size)
 
     def queue_length(self, slices: int) -> int:
         """Places of the method's queue: as configured, but at most queue_share of the `slices`, in whole batches.
@@ -173,9 +183,8 @@ class PretrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: lists for tuples, the parts of other methods left out."""
         values = asdict(self)
-        for method in METHODS:
-            if method != self.method:
-                del values[method]
+        for section in set(SECTIONS.values()) - {SECTIONS[self.method]}:
+            del values[section]
         return dict(json.loads(json.dumps(values, allow_nan=False)))
 
     @classmethod
@@ -193,12 +202,13 @@ def resolve(method: str, preset: str = "recommended", overrides: Mapping[str, An
     Raises UsageError, naming the option, for what is unknown, ill-typed or contradictory.
     """
     check_known("method", method, METHODS)
-    check_known("preset", preset, PRESETS)
+    check_known("preset", preset, presets_of(method))
     values: dict[str, Any] = {"method": method, "preset": preset} | VALUES[method, preset]
     flat = flatten(overrides or {})
     if fixed := {"method", "preset"} & set(flat):
         raise UsageError(f"--set {min(fixed)} is no override. Give --{min(fixed)}")
-    other = [name for name in flat if name.split(".")[0] in METHODS and name.split(".")[0] != method]
+    others = set(SECTIONS.values()) - {SECTIONS[method]}
+    other = [name for name in flat if name.split(".")[0] in others]
     if other:
         raise UsageError(f"--set {other[0]} belongs to another method than {method}")
     base = PretrainConfig.from_dict(values)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.plan import Plan
+from lim_gpu.pretrain.presets import TURNS
 from lim_gpu.progress import Reporter
 
 COLLAPSED_STD = 0.1  # of 1 / sqrt(d), the deviation of embeddings spread over the whole sphere
@@ -23,12 +24,12 @@ SWAV_ADVICE = (
     "try --set swav.epsilon=0.03, a longer swav.freeze_epochs, fewer swav.prototypes, softer augmentation or a lower lr"
 )
 MOCO_ADVICE = "try a lower lr, a longer warm-up, or moco.temperature=0.2"
+TURNS_ADVICE = "try another lr, or slices whose orientation shows"
 
 
 def warnings_of(plan: Plan) -> list[str]:
     """What is worth a warning before the run begins, one line each."""
-    config = plan.config
-    found = [*filter(None, [plan.notice]), *_rate_warnings(plan), *_WARNINGS[config.method](plan)]
+    found = [*filter(None, [plan.notice]), *_rate_warnings(plan), *_method_warnings(plan)]
     if plan.total_steps < 100:
         found.append(f"{plan.total_steps} steps are few: useful weights take thousands. Give more --epochs")
     return found
@@ -102,6 +103,11 @@ def _spark_warnings(plan: Plan) -> list[str]:
 _WARNINGS = {"swav": _swav_warnings, "moco": _moco_warnings, "spark": _spark_warnings}
 
 
+def _method_warnings(plan: Plan) -> list[str]:
+    """Those of a method's own settings; rotation and flip have none that could contradict the data."""
+    return _WARNINGS[plan.config.method](plan) if plan.config.method in _WARNINGS else []
+
+
 def _multiple(value: int, of: int) -> int:
     """The least multiple of `of` that is at least `value`."""
     return -(-value // of) * of
@@ -127,6 +133,8 @@ def collapse_signs(config: PretrainConfig, means: Mapping[str, float]) -> dict[s
     """Kind and text of every sign of collapse in mean meters; meters that a method does not give are left out."""
     if config.method == "spark":
         return {}
+    if config.method in TURNS:
+        return _turn_signs(TURNS[config.method], means)
     dimension, advice = (
         (config.swav.output, SWAV_ADVICE) if config.method == "swav" else (config.moco.output, MOCO_ADVICE)
     )
@@ -138,6 +146,12 @@ def collapse_signs(config: PretrainConfig, means: Mapping[str, float]) -> dict[s
     if config.method == "swav":
         signs |= _prototype_signs(config, means)
     return signs
+
+
+def _turn_signs(turns: int, means: Mapping[str, float]) -> dict[str, str]:
+    if "loss" not in means or abs(means["loss"] - math.log(turns)) >= STUCK * math.log(turns):
+        return {}
+    return {"stuck": f"the loss {means['loss']:.4f} stays at ln {turns}, which is chance: {TURNS_ADVICE}"}
 
 
 def _prototype_signs(config: PretrainConfig, means: Mapping[str, float]) -> dict[str, str]:

@@ -1,14 +1,16 @@
 """The presets of every method, as what differs from the defaults of `lim_gpu.pretrain.config`.
 
 Sources: Wolf et al. 2024 (tables A.8 and B.9), the code that its authors published, and the papers of SwAV, MoCo v2 and
-SparK.
+SparK. Those of rotation and flip are MoCo's, and not tuned.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-METHODS = ("swav", "moco", "spark")
+METHODS = ("swav", "moco", "spark", "rotation", "flip")
+TURNS = {"rotation": 4, "flip": 3}  # what the methods of orientation tell apart
+SECTIONS = {method: "orientation" if method in TURNS else method for method in METHODS}  # of the configuration
 PRESETS = ("recommended", "wolf2024-paper", "wolf2024-code")
 
 # Both wolf2024 presets have no flip in SwAV and scale no learning rate.
@@ -87,4 +89,12 @@ VALUES: dict[tuple[str, str], dict[str, Any]] = {
         "weight_decay": 0.04,
         "final_weight_decay": 0.2,
     },
+} | {
+    (method, "recommended"): {"batch_size": 128, "optimizer": "sgd", "lr": 0.015, "weight_decay": 1e-4}
+    for method in TURNS
 }
+
+
+def presets_of(method: str) -> tuple[str, ...]:
+    """The presets that a method has: Wolf et al. published none for rotation and flip."""
+    return tuple(preset for preset in PRESETS if (method, preset) in VALUES)

@@ -48,7 +48,7 @@ def pretrain(
 ) -> Outcome:
     """Pre-train a backbone on the slices of `store` and write the run to the folder `output`.
 
-    method            "swav", "moco" or "spark"
+    method            "swav", "moco", "spark", "rotation" or "flip"
     selection         NAME.csv of `lim-gpu reduce` on that store; None: every slice
     preset            "recommended", "wolf2024-paper" or "wolf2024-code"; None elsewhere takes the preset's value
     batch_size        slices of an optimizer step, over all processes

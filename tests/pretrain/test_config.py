@@ -10,11 +10,10 @@ import pytest
 
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.config import PretrainConfig, resolve
-from lim_gpu.pretrain.presets import METHODS, PRESETS
+from lim_gpu.pretrain.presets import VALUES
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "preset"), VALUES)
 def test_every_preset_survives_json(method, preset):
     config = resolve(method, preset)
     assert PretrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -15,11 +15,12 @@ from batches import batch, slices
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.method import Pretraining, spread, step_generator
 from lim_gpu.pretrain.moco import MoCo
+from lim_gpu.pretrain.orientation import Orientation
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
 from lim_gpu.pretrain.spark import SparK
 from lim_gpu.pretrain.swav import SwAV
 
-METHODS = {"swav": SwAV, "moco": MoCo, "spark": SparK}
+METHODS = {"swav": SwAV, "moco": MoCo, "spark": SparK, "rotation": Orientation, "flip": Orientation}
 LAMB = {"optimizer": "lamb", "eps": 1e-6, "lr": 0.002}  # learns within a few dozen steps
 SMALL = {
     "swav": LAMB
@@ -49,6 +50,8 @@ SMALL = {
         "moco.key_momentum": 0.9,
     },
     "spark": {"spark.size": 64, "spark.decoder_width": 64, "lr": 0.01},
+    "rotation": {"orientation.size": 64},
+    "flip": {"orientation.size": 64},
 }
 STEPS = 6  # an epoch: 96 slices, 16 a step
 

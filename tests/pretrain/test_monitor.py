@@ -11,6 +11,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.monitor import PATIENCE, CollapseWatch, collapse_signs, warnings_of
 from lim_gpu.pretrain.plan import Plan
+from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.progress import Reporter
 
 
@@ -18,7 +19,7 @@ def plan(method="swav", preset="recommended", slices=20_000, **overrides):
     return Plan(resolve(method, preset, overrides), Path("slices"), None, Intensity(), slices, 100, {})
 
 
-@pytest.mark.parametrize("method", ["swav", "moco", "spark"])
+@pytest.mark.parametrize("method", METHODS)
 def test_recommended_presets_need_no_warning(method):
     assert warnings_of(plan(method)) == []
     assert warnings_of(plan(method, slices=1200)) == []  # the queues follow the data
@@ -60,6 +61,10 @@ HEALTHY = {"loss": 5.2, "embedding_std": 0.06, "effective_rank": 40.0, "usage_pe
         ("swav", {"loss": math.log(500) - 0.01}, "stuck"),
         ("moco", {"loss": math.log(500)}, None),
         ("spark", {"embedding_std": 0.0}, None),
+        ("rotation", {"loss": 1.0, "embedding_std": 0.0}, None),
+        ("rotation", {"loss": math.log(4)}, "stuck"),
+        ("flip", {"loss": math.log(3)}, "stuck"),
+        ("flip", {"loss": math.log(4)}, None),
     ],
 )
 def test_signs_of_collapse(method, change, kind):

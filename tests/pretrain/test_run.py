@@ -65,7 +65,10 @@ def test_lightning_loads_the_checkpoint_too(finished):
     assert torch.equal(module.state_dict()["encoder.conv1.weight"], state["state_dict"]["encoder.conv1.weight"])
 
 
-GOLDEN = {"swav": (3.821709, 3.707038), "moco": (0.0, 2.396264), "spark": (1.71273, 1.629034)}
+GOLDEN = {"swav": (3.821709, 3.707038), "moco": (0.0, 2.396264), "spark": (1.71273, 1.629034)} | {
+    "rotation": (1.581496, 1.767311),
+    "flip": (1.40826, 1.467929),
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
