@@ -59,6 +59,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 def commands() -> list[tuple[str, str]]:
     """(page, line) of every call of lim-gpu: in shell blocks, in README's indented blocks, and in the verbs' help."""
     lines = [(page, line) for page, body in blocks("shell") for line in body.replace("\\\n", " ").splitlines()]
+    scripts = [(page, line) for page, body in blocks("bash") for line in body.splitlines()]  # of which others are most
+    lines += [(page, line) for page, line in scripts if line.startswith("lim-gpu ")]
     lines += [(page, line[4:]) for page in READ_ON_GITHUB for line in indented(TEXTS[page])]
     for name, command in cli.commands.items():
         examples = re.findall(r"(?m)^\s*(?:Examples?: )?(lim-gpu .*)$", command.help or "")
