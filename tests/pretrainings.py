@@ -13,7 +13,7 @@ from preloaded import Preloaded
 
 TINY: dict[str, dict[str, Any]] = {
     "swav": {
-        "swav.large_size": 32,
+        "swav.large_size": 48,
         "swav.small_size": 32,
         "swav.small_crops": 2,
         "swav.prototypes": 8,

@@ -45,6 +45,8 @@ from stores import make_sources, make_store
 TESTS = Path(__file__).parent
 NODE = {"object_store_memory": 80 << 20, "include_dashboard": False}
 
+BEFORE = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # who had them
+
 
 class Hosts:
     """A cluster on this machine."""
@@ -188,8 +190,7 @@ def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
 
 
 def test_signals_stay_with_who_had_them(connected):
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert {number: signal.getsignal(number) for number in BEFORE} == BEFORE
 
 
 @pytest.mark.parametrize("address", ["slices", "host:", ":6379", "host:port", "ray://host:10001", ""])

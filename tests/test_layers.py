@@ -27,8 +27,8 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "labelled similarity phantom",
     "intensity cluster",
     "sharing",
-    "files workers augment cuda pictures",
-    "errors progress compiled spread natural strip shard",
+    "files workers augment cuda pictures shard",
+    "errors progress compiled spread natural strip",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))

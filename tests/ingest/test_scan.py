@@ -135,7 +135,7 @@ def test_a_name_that_is_no_text(tmp_path, run):
     assert run(keep_identifiers=True).only.entry.shape[0] == 1
 
 
-def test_a_file_that_kills_its_reader_is_scanned_alone_and_named(monkeypatch):
+def test_a_file_that_kills_its_reader_is_scanned_alone_and_named():
     files = [Found(f"/x/{i}", f"{i}", i, 0, 0) for i in range(70)]
 
     def children(function, tasks, **options):
@@ -145,9 +145,8 @@ def test_a_file_that_kills_its_reader_is_scanned_alone_and_named(monkeypatch):
             else:
                 yield TaskResult(number, [Scanned(found, Counted("ok")) for found in chunk])
 
-    monkeypatch.setattr("lim_gpu.ingest.scan.run_in_children", children)
     steps = []
-    scanned = read_headers(files, "CT", False, 1, steps.append)
+    scanned = read_headers(files, "CT", False, 1, steps.append, children)
     assert sum(steps) == 70
     assert [result.found for result in scanned] == files
     assert [str(r.content) for r in scanned if not isinstance(r.content, Counted)] == [
