@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -23,14 +22,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
+from lim_gpu.errors import LimGpuError, UsageError, go_on_interrupting
 from lim_gpu.progress import counted, one_line
-from lim_gpu.sharing import MOST_TASKS, Batch, Batched, Begun, Ended, Sharing, check_seen, this_host, work
+from lim_gpu.sharing import (
+    LONGEST_WAIT,
+    MOST_TASKS,
+    PATIENCE,
+    Batch,
+    Batched,
+    Begun,
+    Ended,
+    Hosts,
+    Sharing,
+    check_seen,
+    this_host,
+    work,
+)
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
-LONGEST_WAIT = 1.0  # seconds: an interruption is seen between two waits
-PATIENCE = 60.0  # seconds without a host that could take a task: hosts that start together come one by one
 OBJECT_STORE = 256 << 20  # bytes of shared memory: results alone pass through it, and what is more goes to the disk
 
 Outcomes = Generator[TaskResult, None, None]
@@ -143,6 +153,7 @@ def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
         remedy = f"Start one with ray start --head, or give HOST:PORT, or {LOCAL} for this machine alone"
         raise LimGpuError(f"ray: no cluster answers at {address}. {remedy}") from None
     except Exception as error:  # of its versions, tokens, ports
+        go_on_interrupting(error)
         raise LimGpuError(f"ray: {address}: {one_line(str(error).strip() or type(error).__name__)}") from error
 
 
@@ -236,7 +247,7 @@ def run_batches(
     sharing = Sharing(Counter() if worked is None else worked, most)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(work)
     flying: dict[Any, Batch] = {}
-    hosts, shared = _Hosts(ray, cpus, gpus), ray.put(function)  # which may hold arrays: once to each host
+    hosts, shared = Hosts(ray, cpus, gpus), ray.put(function)  # which may hold arrays: once to each host
     try:
         while sharing.know(len(tasks)) or flying:
             for batch in sharing.batches(len(flying), hosts.room()):
@@ -249,6 +260,9 @@ def run_batches(
                 yield from sharing.take(batch, answer)
                 if not isinstance(answer, Ended):
                     flying[stream] = batch  # behind the others
+    except SystemError as error:
+        go_on_interrupting(error)
+        raise
     finally:
         for stream in flying:
             with suppress(Exception):
@@ -269,32 +283,3 @@ def _next(ray: Any, stream: Any) -> Any:
         return Ended()
     except exceptions.RayError as error:  # the task never began: nothing of it can be loaded there
         raise LimGpuError(f"ray: {one_line(str(error).strip().splitlines()[-1])}") from error
-
-
-class _Hosts:
-    """How many batches the hosts can work on at once, asked now and then: they come and go."""
-
-    def __init__(self, ray: Any, cpus: int, gpus: int) -> None:
-        self._ray = ray
-        self._wanted = {name: count for name, count in (("CPU", cpus), ("GPU", gpus)) if count}
-        self._asked = self._had_room = time.monotonic() - LONGEST_WAIT
-        self._room = 0
-
-    def room(self) -> int:
-        """Raises LimGpuError when there has been none for a while."""
-        now = time.monotonic()
-        if now - self._asked >= LONGEST_WAIT:
-            self._asked, self._room = now, sum(self._of(node) for node in self._ray.nodes() if node["Alive"])
-        if self._room:
-            self._had_room = now
-        elif now - self._had_room > PATIENCE:
-            needs = " and ".join(f"{count} {name}" for name, count in self._wanted.items())
-            raise (NoGpuError if "GPU" in self._wanted else LimGpuError)(
-                f"ray: no host with {needs} is there. What is done stands: run the same command again when one is"
-            )
-        else:
-            time.sleep(LONGEST_WAIT / 10)
-        return self._room
-
-    def _of(self, node: dict[str, Any]) -> int:
-        return int(min(node["Resources"].get(name, 0) // count for name, count in self._wanted.items()))

@@ -58,5 +58,12 @@ def unreadable(path: object, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read: {error.strerror}. {remedy}")
 
 
+def go_on_interrupting(error: Exception) -> None:
+    """Raise the Ctrl-C or SIGTERM that came while h5py or Ray was at work: Cython makes a SystemError of it."""
+    interruption = error.__cause__ or error.__context__
+    if interruption is not None and not isinstance(interruption, Exception):
+        raise interruption
+
+
 # Not an error but an exit code: finished, and some items were skipped and listed.
 EXIT_SKIPPED = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import LimGpuError
+from lim_gpu.errors import LimGpuError, NoGpuError
 from lim_gpu.progress import one_line
 from lim_gpu.workers import TaskResult
 
 MOST_TASKS = 64  # of a batch
+LONGEST_WAIT = 1.0  # seconds: an interruption is seen between two waits
+PATIENCE = 60.0  # seconds without a host that could take a task: hosts that start together come one by one
 Batched = Callable[[Sequence[Any]], Iterator[TaskResult]]
 
 
@@ -130,6 +133,35 @@ class Sharing:
             yield TaskResult(number, error=error)
         else:
             self.again.append(number)
+
+
+class Hosts:
+    """How many batches the hosts can work on at once, asked now and then: they come and go."""
+
+    def __init__(self, ray: Any, cpus: int, gpus: int) -> None:
+        self._ray = ray
+        self._wanted = {name: count for name, count in (("CPU", cpus), ("GPU", gpus)) if count}
+        self._asked = self._had_room = time.monotonic() - LONGEST_WAIT
+        self._room = 0
+
+    def room(self) -> int:
+        """Raises LimGpuError when there has been none for a while."""
+        now = time.monotonic()
+        if now - self._asked >= LONGEST_WAIT:
+            self._asked, self._room = now, sum(self._of(node) for node in self._ray.nodes() if node["Alive"])
+        if self._room:
+            self._had_room = now
+        elif now - self._had_room > PATIENCE:
+            needs = " and ".join(f"{count} {name}" for name, count in self._wanted.items())
+            raise (NoGpuError if "GPU" in self._wanted else LimGpuError)(
+                f"ray: no host with {needs} is there. What is done stands: run the same command again when one is"
+            )
+        else:
+            time.sleep(LONGEST_WAIT / 10)
+        return self._room
+
+    def _of(self, node: dict[str, Any]) -> int:
+        return int(min(node["Resources"].get(name, 0) // count for name, count in self._wanted.items()))
 
 
 def _check_version(begun: Begun) -> None:

@@ -176,7 +176,7 @@ def test_what_a_lost_host_was_at_goes_out_again(hosts, squared):
 
 
 def test_no_host_with_room_is_said(connected, monkeypatch):
-    monkeypatch.setattr(cluster, "PATIENCE", 0.1)
+    monkeypatch.setattr("lim_gpu.sharing.PATIENCE", 0.1)
     with pytest.raises(NoGpuError, match="no host with 1 CPU and 1 GPU is there"):
         list(run_batches(clustered.squares, [1], gpus=1))
     with pytest.raises(LimGpuError, match="no host with 2 CPU is there"):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import LimGpuError
+from lim_gpu.errors import LimGpuError, go_on_interrupting
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -67,10 +67,3 @@ def writing(path: Path, failures: Sequence[OSError]) -> Iterator[None]:
     cause = os.strerror(number) if number else str(error).split("\n", 1)[0]
     remedy = "Free some disk space" if number in DISK_FULL else "Check the folder"
     raise LimGpuError(f"{path}: cannot be written ({cause}). {remedy} and run again") from error
-
-
-def go_on_interrupting(error: Exception) -> None:
-    """Raise the Ctrl-C or SIGTERM that came while h5py was at work: Cython makes a SystemError of it."""
-    interruption = error.__cause__ or error.__context__
-    if interruption is not None and not isinstance(interruption, Exception):
-        raise interruption

@@ -23,9 +23,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, go_on_interrupting
 from lim_gpu.store.chunks import BLANK, Chunks, blank, compare
-from lim_gpu.store.disk import go_on_interrupting
 from lim_gpu.store.guards import Storage, check_attributes, check_decoded_size, check_members, check_storage, read_small
 from lim_gpu.store.header import DTYPES
 from lim_gpu.store.header import VolumeHeader as VolumeHeader  # writers need both
