@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hard_slices import STACKS, odd_sizes
-from lim_gpu.similarity.hash import dhash, hamming_matrix, matrix_of_hashes
+from lim_gpu.similarity.hash import dhash, dhash_of, hamming_matrix, matrix_of_hashes
 
 
 def reference(slices):
@@ -63,3 +63,8 @@ def test_real_ct(headneck_grey):
     assert as_text(hashes) == reference(headneck_grey)
     whole = [imagehash.hex_to_hash(text) for text in as_text(hashes)]
     assert hamming_matrix(hashes).tolist() == [[a - b for b in whole] for a in whole]
+
+
+def test_the_plain_reference_of_one_slice_is_what_a_block_gives():
+    slices = np.random.default_rng(7).integers(0, 256, (5, 61, 47), dtype=np.uint8)
+    assert [dhash_of(image) for image in slices] == dhash(slices).tolist()
