@@ -73,8 +73,9 @@ def test_the_command_line_finds_it_and_records_why(store, tmp_path):
 
     plan = run(dry_run=True)
     assert plan.lines[-1] == "threshold: from the data, when it runs"
-    run(dry_run=False)
+    said = run(dry_run=False).lines[0]
     record = json.loads((tmp_path / "s.json").read_text())
+    assert f", {record['seconds'] + record['threshold_rule']['seconds']:.1f} s on" in said
     assert record["parameters"]["threshold"] == record["threshold_rule"]["threshold"] == found(store, "hash").threshold
     assert record["threshold_rule"]["augmentation"] == "swav wolf2024-paper"
     before = (tmp_path / "s.csv").stat().st_mtime_ns

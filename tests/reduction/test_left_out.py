@@ -11,10 +11,15 @@ import lim_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
+from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.matrix_verb import find_volume
+from lim_gpu.reduction.plan import make_plan
+from lim_gpu.reduction.request import Request
+from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection
-from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.slices import SliceStore, write_index
 from reductions import cut_short, kept_of
-from volumes import pixels, write_store
+from volumes import pixels, write_store, write_volume
 
 
 def test_slices_of_unequal_shape_are_not_compared_and_that_is_said_once(store, capsys):
@@ -134,3 +139,24 @@ def test_a_store_without_a_readable_volume_is_an_error(copied):
         file.write_bytes(b"not hdf5")
     with SliceStore(copied) as store, pytest.raises(InputError, match="no volume can be read"):
         lim_gpu.reduce(store, "hash", keep=0.3, device="cpu")
+
+
+def test_a_short_number_is_a_position_and_never_the_beginning_of_a_key(tmp_path):
+    entries = [write_volume(tmp_path / "s" / "volumes", pixels(2, 12, 12), key) for key in ("2" * 16, "2a" * 8)]
+    write_index(tmp_path / "s", entries, {"modality": "CT"}, {}, "origin")
+    with SliceStore(tmp_path / "s") as store:
+        assert find_volume(store, "1") == find_volume(store, "2a") == "2a" * 8
+        assert find_volume(store, "2222") == "2" * 16
+        with pytest.raises(InputError, match="'2' names no volume"):
+            find_volume(store, "2")
+
+
+def test_a_plan_counts_what_the_intensity_asks_for(tmp_path):
+    with SliceStore(write_store(tmp_path / "s", [pixels(40, 64, 64)])) as store:
+        seconds = {}
+        for name, intensity in {"plain": Intensity(), "body": Intensity.parse(body=True)}.items():
+            request = Request(Criterion("hash", intensity))
+            plan = make_plan(units_of(store.volumes, "volume"), request, tmp_path / "none")
+            seconds[name] = plan.seconds
+            assert any("time: under a second" in line for line in plan.lines(request))
+    assert 0 < seconds["plain"] < seconds["body"]

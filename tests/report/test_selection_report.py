@@ -18,10 +18,13 @@ import nibabel
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest import ingest
 from lim_gpu.phantom import phantom
+from lim_gpu.reduction.edit import select_verb
 from lim_gpu.reduction.run import reduce
 from lim_gpu.report import write_report
 from lim_gpu.report.figures import knee, knee_left
+from lim_gpu.report.selection_report import FARTHER
 from lim_gpu.report.shown import read_selections
+from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from stores import make_sources, make_store
 from volumes import write_store
@@ -294,3 +297,20 @@ def test_slices_are_kept_and_dropped_by_a_click_and_saved_for_select(reduced, tm
         page.click(".enlarge >> nth=0")
         assert page.is_visible("dialog img")
         browser.close()
+
+
+def test_a_corrected_selection_names_what_it_was_corrected_from(reduced, tmp_path):
+    key = Selection.load(reduced / "ssim.csv").volumes[0].key
+    select_verb(reduced / "ssim.csv", [f"{key}:0-3"], [], None, tmp_path / "mine.csv", store=reduced / "slices")
+    write_report([tmp_path / "mine.csv"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert re.search(r"corrected from <code>\S*ssim\.csv</code>", text)
+
+
+def test_greedy_says_that_a_kept_slice_may_be_farther_and_leader_does_not(reduced, tmp_path):
+    with SliceStore(reduced / "slices") as store:
+        for rule in ("greedy", "leader"):
+            reduce(store, "ssim", threshold=0.5, rule=rule, output=tmp_path / f"{rule}.csv", device="cpu")
+            write_report([tmp_path / f"{rule}.csv"], tmp_path / f"{rule}.html")
+    found = {rule: FARTHER.strip() in (tmp_path / f"{rule}.html").read_text() for rule in ("greedy", "leader")}
+    assert found == {"greedy": True, "leader": False}
