@@ -26,7 +26,7 @@ from lim_gpu.store.slices import SliceStore
 FULL = 8  # volumes shown in full
 STEPS = 200  # of the threshold slider
 FARTHER = (
-    " The greedy rule took each by its likeness to one that may have gone later: some are farther than the threshold."
+    " Greedy took each by its likeness to one that may have gone later: a kept one may be farther than the threshold."
 )
 
 
