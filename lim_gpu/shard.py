@@ -23,6 +23,15 @@ class Shard:
     count: int
 
     @classmethod
+    def asked(cls, text: str | None, **whole: object) -> Shard | None:
+        """None without a text. Raises UsageError as `parse`, and beside an option of `whole`, of all of the work."""
+        if text is None:
+            return None
+        if given := [name for name, value in whole.items() if value]:
+            raise UsageError(f"`shard` does a part, and `{given[0]}` is of the whole. Give it without `shard`")
+        return cls.parse(text)
+
+    @classmethod
     def parse(cls, text: str) -> Shard:
         """From "I/N", 0 <= I <= N. Raises UsageError."""
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lim_gpu.intensity import Intensity
     from lim_gpu.reduction.criterion import Criterion
     from lim_gpu.reduction.request import Request
-    from lim_gpu.shard import Shard
 
 
 class Place(click.Path):
@@ -99,17 +98,6 @@ SHARD = click.option(
     help="Do every N-th part of the work, as one task of an array does (0/N to N-1/N, or 1/N to N/N); then the same "
     "command without --shard puts all together, and does what is missing.",
 )
-
-
-def shard_of(text: str | None, **alone: object) -> Shard | None:
-    """--shard as it is meant. Raises UsageError beside one of the options `alone`, which are of the whole."""
-    from lim_gpu.shard import Shard
-
-    if text is None:
-        return None
-    if given := [name for name, value in alone.items() if value]:
-        raise UsageError(f"`shard` does a part, and `{given[0]}` is of the whole. Give it without `shard`")
-    return Shard.parse(text)
 
 
 def cluster_options(function: Any) -> Any:

@@ -24,7 +24,6 @@ from lim_gpu.cli.options import (
     criterion_of,
     criterion_options,
     reduction_request,
-    shard_of,
     store_or_selections,
 )
 
@@ -112,12 +111,13 @@ def reduce(
     from lim_gpu.reduction.run import cluster_for
     from lim_gpu.reduction.verb import Targets, reduce_verb
     from lim_gpu.selection import selection_paths
+    from lim_gpu.shard import Shard
 
     request, automatic = reduction_request(options, run.seed)
     targets = Targets(selection_paths(output)[0], write_to, kept_list, overwrite)
     how: dict[str, Any] = {"device": run.device, "dry_run": dry_run, "reporter": run.reporter}
     how["cluster"] = cluster_for(ray, cpus_per_task, run.device)
-    how["shard"] = shard_of(shard, ray=ray, write=write_to, kept_list=kept_list)
+    how["shard"] = Shard.asked(shard, ray=ray, write=write_to, kept_list=kept_list)
     run.done(reduce_verb(store, request, targets, automatic=automatic, **how))
 
 

@@ -97,9 +97,7 @@ def ingest(
     CONTEXT.set_forkserver_preload(PRELOADED)
     reporter = reporter or Reporter(quiet=True)
     cluster = Cluster.at(ray, cpus_per_task)
-    part = None if shard is None else Shard.parse(shard)
-    if part is not None and (cluster is not None or overwrite):
-        raise UsageError("`shard` does a part; `ray` and `overwrite` are of the whole. Give them without `shard`")
+    part = Shard.asked(shard, ray=ray, overwrite=overwrite)
     if cluster is None:
         return _ingest(sources, Path(output), settings, overwrite, dry_run, reporter, None, part)
     if workers is not None:
