@@ -69,7 +69,8 @@ def _hashed(
                 reporter.error(outcome.error)
                 failures.append({"volume": entry.key, "cause": outcome.error})
             advance(entry.shape[0])
-    return hashes, sorted(failures, key=lambda failure: [e.key for e in unit.volumes].index(failure["volume"]))
+    places = {entry.key: place for place, entry in enumerate(unit.volumes)}
+    return hashes, sorted(failures, key=lambda failure: places[failure["volume"]])
 
 
 class SearchOnHosts(Search):
