@@ -16,6 +16,7 @@ from lim_gpu.files import sync, temporary_of
 from lim_gpu.store.checksum import stored
 from lim_gpu.store.disk import Disk, writing
 from lim_gpu.store.file import FORMAT, VERSION, VolumeFile, slice_digest, volume_digest
+from lim_gpu.store.guards import CHECKSUM
 from lim_gpu.store.header import DTYPES, VolumeHeader
 
 LIBVER = ("v110", "v110")  # readable by HDF5 1.10 and newer
@@ -38,6 +39,7 @@ class VolumeWriter:
         self._temporary = temporary_of(self.path)
         self._digests: list[bytes] = []
         self._checksums: list[bytes] = []  # of slices that are stored as they are
+        self._chunk = np.empty(height * width * DTYPES[dtype].itemsize + CHECKSUM, np.uint8)
         self._plain = compression is None
         self._dtype: np.dtype[Any] = DTYPES[dtype]
         self._shape = (n, height, width)
@@ -73,10 +75,11 @@ class VolumeWriter:
         self._digests.append(slice_digest(pixels))
 
     def _write_plain(self, pixels: NDArray[Any]) -> None:
-        """Past HDF5's filters, whose checksum takes longer than all the rest."""
-        pixels = np.asarray(pixels, self._dtype)
+        """Past HDF5's filters, whose checksum takes longer than all the rest; in memory that is asked for once."""
+        self._chunk[:-CHECKSUM].view(self._dtype)[:] = pixels.reshape(-1)
         self._checksums.append(stored(pixels))
-        self._slices.id.write_direct_chunk((len(self._digests), 0, 0), pixels.tobytes() + self._checksums[-1])
+        self._chunk[-CHECKSUM:] = np.frombuffer(self._checksums[-1], np.uint8)
+        self._slices.id.write_direct_chunk((len(self._digests), 0, 0), self._chunk)
 
     def finish(self, header: VolumeHeader, z: NDArray[np.float64]) -> str:
         """Write header and z (m,), close, read everything back, sync, rename. Returns the digest (hex)."""
