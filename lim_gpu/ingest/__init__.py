@@ -166,8 +166,7 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
 def _digests(frames: Sequence[Frame], settings: Settings, run: Runner) -> dict[FrameId, str]:
     """Digests of the pixels of colliding frames; a frame that cannot be decoded has none."""
     chunks = [frames[i : i + CHUNK] for i in range(0, len(frames), CHUNK)]
-    sources = [[SliceSource(f.instance.found.path, f.index, f.instance.sop) for f in chunk] for chunk in chunks]
-    tasks = [(chunk, settings.assume_hu) for chunk in sources]
+    tasks = [([SliceSource.of(frame) for frame in chunk],) for chunk in chunks]
     limits = {"workers": settings.workers, "timeout": SECONDS, "memory_limit": MEMORY}
     result: dict[FrameId, str] = {}
     for outcome in run(pixel_digests, tasks, **limits):

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +19,7 @@ from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
 from lim_gpu.ingest.nifti import nifti_slices
 from lim_gpu.ingest.quiet import silence
-from lim_gpu.ingest.records import AIR, Decoded, SourceError
+from lim_gpu.ingest.records import AIR, Decoded, SourceError, changed
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan
 from lim_gpu.pictures import decode_picture
@@ -108,7 +107,7 @@ def _finish(
 def _contradiction(decoded: Decoded, plan: VolumePlan) -> SourceError | None:
     if decoded.pixels.shape == (plan.rows, plan.columns) and decoded.pixels.dtype == plan.dtype:
         return None
-    return SourceError("changed while it was read", "run the command again")
+    return changed()
 
 
 def _tick(path: Path) -> None:
@@ -125,10 +124,10 @@ def _slices(plan: VolumePlan, settings: Settings) -> Iterator[Decoded | SourceEr
     elif plan.kind == "image":
         yield from map(_picture, _told(plan.slices))
     elif len(plan.files) == len(plan.slices):
-        yield from map(partial(_dicom_slice, assume_hu=settings.assume_hu), _told(plan.slices))
+        yield from map(_dicom_slice, _told(plan.slices))
     else:
-        for path, sources in groupby(plan.slices, key=lambda source: source.path):
-            yield from _dicom_frames(path, list(sources), settings.assume_hu)
+        for _path, sources in groupby(plan.slices, key=lambda source: source.path):
+            yield from _dicom_frames(list(sources))
 
 
 def _told(sources: Sequence[SliceSource]) -> Iterator[SliceSource]:
@@ -160,24 +159,22 @@ def _picture(source: SliceSource) -> Decoded | SourceError:
         return SourceError("damaged picture", str(error))
 
 
-def _dicom_slice(source: SliceSource, assume_hu: bool) -> Decoded | SourceError:
-    (decoded,) = _dicom_frames(source.path, [source], assume_hu)
+def _dicom_slice(source: SliceSource) -> Decoded | SourceError:
+    (decoded,) = _dicom_frames([source])
     return decoded
 
 
-def _dicom_frames(path: str, sources: list[SliceSource], assume_hu: bool) -> Iterator[Decoded | SourceError]:
-    """The wanted frames of one file, which is opened once."""
-    from lim_gpu.ingest.part10 import open_dicom, text
-    from lim_gpu.ingest.pixels import decode
+def _dicom_frames(sources: list[SliceSource]) -> Iterator[Decoded | SourceError]:
+    """Frames of one file, which is opened once."""
+    from lim_gpu.ingest.pixels import decode, open_pixels
 
-    done = 0
+    first, done = sources[0], 0
+    assert first.pixels is not None
     try:
-        with open_dicom(path) as file:
-            if text(file.header, "SOPInstanceUID") != sources[0].sop:
-                raise SourceError("changed while it was read", "run the command again")
+        with open_pixels(first.found, first.pixels) as pixels:
             for source in sources:
                 try:
-                    result: Decoded | SourceError = decode(file, source.frame, assume_hu)
+                    result: Decoded | SourceError = decode(pixels, source.frame, source.rescale)
                 except SourceError as error:
                     result = error
                 done += 1
@@ -212,10 +209,8 @@ def _header(plan: VolumePlan, counts: Counter[str], keep_identifiers: bool) -> t
     return header, np.array(placement.z, dtype=np.float64)
 
 
-def pixel_digests(sources: list[SliceSource], assume_hu: bool) -> list[str]:
+def pixel_digests(sources: list[SliceSource]) -> list[str]:
     """SHA-256 of the decoded pixels of DICOM frames, "" for what cannot be decoded (in a child process)."""
-    result = []
-    for source in sources:
-        decoded = _dicom_slice(source, assume_hu)
-        result.append(sha256(decoded.pixels.tobytes()).hexdigest() if isinstance(decoded, Decoded) else "")
-    return result
+    silence()
+    decoded = map(_dicom_slice, sources)
+    return [sha256(one.pixels.tobytes()).hexdigest() if isinstance(one, Decoded) else "" for one in decoded]

@@ -6,6 +6,7 @@ No pixel is decoded; but that the file holds all of them is checked, so that a c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -26,9 +27,20 @@ from lim_gpu.ingest.part10 import (
     texts,
     whole,
 )
-from lim_gpu.ingest.pixels import check_pixels, missing_decoder
+from lim_gpu.ingest.pixels import check_pixels, missing_decoder, pixel_format
 from lim_gpu.ingest.quiet import silence
-from lim_gpu.ingest.records import BrokenInstance, Content, Counted, Found, Frame, Instance, SeriesId, SourceError
+from lim_gpu.ingest.records import (
+    BrokenInstance,
+    Content,
+    Counted,
+    Found,
+    Frame,
+    Instance,
+    Rescale,
+    SeriesId,
+    SourceError,
+    StoredPixels,
+)
 from lim_gpu.ingest.splits import SPLITS, Split
 from lim_gpu.store.file import MAX_SIDE, MAX_SLICES
 
@@ -105,8 +117,9 @@ def _read_image(file: DicomFile, found: Found, assume_hu: bool) -> Content:
         if kind := _set_apart(file):
             return Counted(kind)
         frames = _check_frames(file)
-        instance = _instance(file, found, series, _marks(file, frames, assume_hu))
-        return tuple(_frame(file, instance, index) for index in range(frames))
+        scales = _rescales(file, frames, assume_hu)
+        instance = _instance(file, found, series, frames, _marks(file, scales))
+        return tuple(_frame(file, instance, index, scale) for index, scale in enumerate(scales))
     except RecursionError:
         return BrokenInstance(series, SourceError("damaged header", "sequences are nested too deeply"))
     except SourceError as error:
@@ -152,35 +165,35 @@ def _check_frames(file: DicomFile) -> int:
     return frames
 
 
-def _marks(file: DicomFile, frames: int, assume_hu: bool) -> frozenset[str]:
+def _rescales(file: DicomFile, frames: int, assume_hu: bool) -> list[Rescale | None]:
+    if text(file.header, "Modality") != "CT":
+        return [None] * frames
+    return [_shared(rescale(file, index, assume_hu)) for index in range(frames)]
+
+
+def _marks(file: DicomFile, scales: Sequence[Rescale | None]) -> frozenset[str]:
     marks = {"burned_in"} if text(file.header, "BurnedInAnnotation").upper() == "YES" else set()
-    if text(file.header, "Modality") == "CT":
-        marks.update(*(rescale(file, index, assume_hu).marks for index in range(frames)))
-    return frozenset(marks)
+    return frozenset(marks.union(*(scale.marks for scale in scales if scale)))
 
 
-def _instance(file: DicomFile, found: Found, series: SeriesId, marks: frozenset[str]) -> Instance:
+def _instance(file: DicomFile, found: Found, series: SeriesId, frames: int, marks: frozenset[str]) -> Instance:
     header = file.header
-    modality = text(header, "Modality")
-    grey8 = required(header, "BitsAllocated") == 8 and required(header, "PixelRepresentation") == 0
+    how = _shared(pixel_format(file, frames))
     return Instance(
         found=found,
         series=series,
         sop=text(header, "SOPInstanceUID"),
-        modality=modality,
-        rows=required(header, "Rows"),
-        columns=required(header, "Columns"),
-        eight_bit=grey8 and modality != "CT",
+        pixels=StoredPixels(file.pixels.start, file.pixels.length, how),
+        eight_bit=how.allocated == 8 and not how.signed and how.modality != "CT",
         derived="DERIVED" in texts(header, "ImageType")[:1],
-        photometric=text(header, "PhotometricInterpretation"),
         syntax=file.syntax.name,
-        missing_decoder=missing_decoder(file.syntax, required(header, "BitsStored")),
+        missing_decoder=missing_decoder(file.syntax, how.stored),
         number=if_usable(whole, header, "InstanceNumber"),
         marks=marks,
     )
 
 
-def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
+def _frame(file: DicomFile, instance: Instance, index: int, scale: Rescale | None) -> Frame:
     orientation = numbers(file.group("PlaneOrientationSequence", index), "ImageOrientationPatient", 6)
     if orientation and not orthonormal(orientation):
         raise SourceError("unusable ImageOrientationPatient", "its directions are not perpendicular unit vectors")
@@ -193,6 +206,7 @@ def _frame(file: DicomFile, instance: Instance, index: int) -> Frame:
         orientation=_shared(orientation),
         spacing=_shared(spacing if spacing and min(spacing) > 0 else None),
         thickness=if_usable(number, measures, "SliceThickness"),
+        rescale=scale,
         splits=_shared(tuple(_split_value(file, index, split) for split in SPLITS)),
     )
 

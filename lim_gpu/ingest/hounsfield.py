@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from lim_gpu.ingest.part10 import DicomFile, Header, number, texts, whole
-from lim_gpu.ingest.records import AIR, INT16, SourceError, to_int16
+from lim_gpu.ingest.part10 import DicomFile, Header, number, required, texts, whole
+from lim_gpu.ingest.records import AIR, INT16, Rescale, SourceError, to_int16
 
 EXACT = 1 << 20  # slopes and intercepts below give whole numbers that float64 holds exactly, of 32 bits too
+Ends = tuple[int, int]  # the lowest and the highest of some values
 LIDC_PADDING = -2000  # stored outside the field of view by scanners that write no padding tag
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """HU = slope * stored + intercept. `marks` says what is doubtful about it."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
-    marks: frozenset[str] = frozenset()
 
 
 def rescale(file: DicomFile, index: int, assume_hu: bool) -> Rescale:
@@ -45,9 +37,9 @@ def rescale(file: DicomFile, index: int, assume_hu: bool) -> Rescale:
     return Rescale(slope, intercept, frozenset({"not_hu"} if other_unit else ()))
 
 
-def hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]]:
+def hounsfield(used: np.ndarray, ends: Ends, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]]:
     """HU (H, W) int16 of stored values, -1024 where they are `padded`; and how many are so, and were clamped."""
-    pixels, counts = _whole_hounsfield(used, padded, scale) or _hounsfield(used, padded, scale)
+    pixels, counts = _whole_hounsfield(used, ends, padded, scale) or _hounsfield(used, padded, scale)
     counts["padding"] += int(np.count_nonzero(padded))
     return pixels, counts
 
@@ -59,7 +51,9 @@ def _hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[n
     return to_int16(values)
 
 
-def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> tuple[np.ndarray, Counter[str]] | None:
+def _whole_hounsfield(
+    used: np.ndarray, ends: Ends, padded: np.ndarray, scale: Rescale
+) -> tuple[np.ndarray, Counter[str]] | None:
     """The same in whole numbers, where slope and intercept are whole and no value leaves int16; else None.
 
     Modulo 2^16 then loses nothing. float64 takes 20 times as long.
@@ -69,8 +63,8 @@ def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> t
     slope, intercept = int(scale.slope), int(scale.intercept)
     if max(abs(slope), abs(intercept)) >= EXACT:
         return None
-    ends = [int(end) * slope + intercept for end in (used.min(), used.max())]
-    if min(ends) < INT16.min or max(ends) > INT16.max:
+    scaled = [end * slope + intercept for end in ends]
+    if min(scaled) < INT16.min or max(scaled) > INT16.max:
         return None
     pixels = used.astype(np.int16)
     if slope != 1:
@@ -81,19 +75,25 @@ def _whole_hounsfield(used: np.ndarray, padded: np.ndarray, scale: Rescale) -> t
     return pixels, Counter()
 
 
-def is_padding(values: np.ndarray, header: Header) -> np.ndarray:
-    """Pixels that hold PixelPaddingValue, lie in its range (PS3.3 C.7.5.1.1.2), or hold the untagged -2000.
-
-    Compared as bit patterns: -2000 in an unsigned image is 63536.
-    """
-    ends = [(LIDC_PADDING, LIDC_PADDING)] if values.dtype.itemsize > 1 else []
+def padding_ranges(header: Header) -> tuple[tuple[int, int], ...]:
+    """Stored values that are padding: PixelPaddingValue, or its range (PS3.3 C.7.5.1.1.2), and LIDC's -2000."""
+    ends = [(LIDC_PADDING, LIDC_PADDING)] if required(header, "BitsAllocated") > 8 else []
     first = whole(header, "PixelPaddingValue")
     if first is not None:
         limit = whole(header, "PixelPaddingRangeLimit")
         ends.append((first, first if limit is None else limit))
+    return tuple(ends)
+
+
+def ends_of(values: np.ndarray) -> Ends:
+    """The lowest and the highest value."""
+    return int(values.min()), int(values.max())
+
+
+def is_padding(values: np.ndarray, ends: Ends, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Pixels (H, W) whose bit pattern lies in a range: -2000 in an unsigned image is 63536."""
     found = np.zeros(values.shape, bool)
-    lowest, highest = values.min(), values.max()
-    for low, high in np.sort(np.array(ends, np.int64).reshape(-1, 2).astype(values.dtype)):
-        if low <= highest and lowest <= high:
+    for low, high in np.sort(np.array(ranges, np.int64).reshape(-1, 2).astype(values.dtype)):
+        if low <= ends[1] and ends[0] <= high:
             found |= (values >= low) & (values <= high)
     return found

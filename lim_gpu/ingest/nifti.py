@@ -162,9 +162,7 @@ def nifti_plan(volume: NiftiVolume, modality: str, patient_pattern: str | None) 
         path=found.path,
         order=(found.order,),
         files=(found,),
-        slices=tuple(
-            SliceSource(found.path, i, "", tuple((affine[:3, 3] + i * affine[:3, 2]).tolist())) for i in range(n)
-        ),
+        slices=tuple(SliceSource(found, i, "", tuple((affine[:3, 3] + i * affine[:3, 2]).tolist())) for i in range(n)),
         rows=rows,
         columns=columns,
         dtype="uint8" if eight_bit else "int16",

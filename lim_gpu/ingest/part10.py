@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, BinaryIO, TypeVar
 
 import pydicom.config
@@ -154,24 +153,24 @@ class DicomFile:
         """Bytes in the stream."""
         return self.stream.seek(0, io.SEEK_END)
 
-    @cached_property
-    def fragments(self) -> list[tuple[int, int]]:
-        """Position and length of each fragment of encapsulated pixel data, without the offset table (PS3.5 A.4).
 
-        Raises `SourceError` unless all of them and the delimiter are in the file.
-        """
-        size, position = self.size, self.pixels.start
-        found: list[tuple[int, int]] = []
-        while position + 8 <= size:
-            self.stream.seek(position)
-            group, element, length = struct.unpack("<HHL", self.stream.read(8))
-            if (group, element) == (0xFFFE, 0xE0DD):
-                return found[1:]
-            if (group, element) != (0xFFFE, 0xE000) or length == 0xFFFFFFFF:
-                raise SourceError("damaged pixel data", "its fragments are not in order")
-            found.append((position + 8, length))
-            position += 8 + length
-        raise SourceError("truncated", "the compressed pixel data end too early. Copy the file again")
+def fragments(stream: BinaryIO, start: int) -> list[tuple[int, int]]:
+    """Position and length of each fragment of encapsulated pixel data, without the offset table (PS3.5 A.4).
+
+    Raises `SourceError` unless all of them and the delimiter are in the stream.
+    """
+    size, position = stream.seek(0, io.SEEK_END), start
+    found: list[tuple[int, int]] = []
+    while position + 8 <= size:
+        stream.seek(position)
+        group, element, length = struct.unpack("<HHL", stream.read(8))
+        if (group, element) == (0xFFFE, 0xE0DD):
+            return found[1:]
+        if (group, element) != (0xFFFE, 0xE000) or length == 0xFFFFFFFF:
+            raise SourceError("damaged pixel data", "its fragments are not in order")
+        found.append((position + 8, length))
+        position += 8 + length
+    raise SourceError("truncated", "the compressed pixel data end too early. Copy the file again")
 
 
 @contextmanager
@@ -212,6 +211,11 @@ def _parse_stream(raw: BinaryIO) -> DicomFile:
     except Exception as error:  # pydicom raises many kinds on damaged headers, and their texts quote values
         raise SourceError("damaged header", f"{type(error).__name__} while reading it") from None
     return DicomFile(Header(header), syntax, text(meta, "MediaStorageSOPClassUID"), stream, pixels)
+
+
+def inflated(raw: BinaryIO) -> BinaryIO:
+    """What a deflated file holds behind its meta header."""
+    return _parse_stream(raw).stream
 
 
 def _at_pixels(tag: int, _vr: str | None, _length: int) -> bool:

@@ -99,7 +99,7 @@ def _plan(name: str, patient: str, group: list[Picture], assume_hu: bool) -> Vol
         path=volume_name(first.found.path),
         order=(first.found.order,),
         files=tuple(picture.found for picture in group),
-        slices=tuple(SliceSource(picture.found.path) for picture in group),
+        slices=tuple(SliceSource(picture.found) for picture in group),
         rows=first.rows,
         columns=first.columns,
         dtype="int16" if first.sixteen_bit else "uint8",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydicom.pixels.decoders.base import get_decoder
@@ -26,9 +31,18 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lim_gpu.ingest.hounsfield import hounsfield, is_padding, rescale
-from lim_gpu.ingest.part10 import DicomFile, required, text, whole
-from lim_gpu.ingest.records import Decoded, SourceError, to_int16
+from lim_gpu.ingest.hounsfield import Ends, ends_of, hounsfield, is_padding, padding_ranges
+from lim_gpu.ingest.part10 import DicomFile, fragments, inflated, required, text, whole
+from lim_gpu.ingest.records import (
+    Decoded,
+    Found,
+    PixelFormat,
+    Rescale,
+    SourceError,
+    StoredPixels,
+    changed,
+    to_int16,
+)
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 LITTLE = tuple(syntax for syntax in NATIVE if syntax != ExplicitVRBigEndian)  # as the store holds pixels
@@ -120,114 +134,154 @@ def _check_native(file: DicomFile, frame_bytes: int, frames: int) -> None:
 def _check_encapsulated(file: DicomFile, frames: int) -> None:
     if file.pixels.length is not None:
         raise SourceError("damaged header", "compressed PixelData with a length")
-    if len(file.fragments) < frames:
-        raise SourceError("truncated", f"{len(file.fragments)} of {frames} compressed frames. Copy the file again")
+    if (present := len(fragments(file.stream, file.pixels.start))) < frames:
+        raise SourceError("truncated", f"{present} of {frames} compressed frames. Copy the file again")
 
 
-def stored_values(file: DicomFile, index: int) -> np.ndarray:
-    """Frame `index` as it is stored: (rows, columns) integers, unused bits as they come. Raises `SourceError`."""
-    return _native_values(file, index) if file.syntax in LITTLE else _decoded_values(file, index)
-
-
-def _native_values(file: DicomFile, index: int) -> np.ndarray:
-    """A frame of uncompressed data, read where it will stay; the header is checked again, for it was read again."""
-    rows, columns = required(file.header, "Rows"), required(file.header, "Columns")
-    check_pixels(file, rows, columns, whole(file.header, "NumberOfFrames") or 1)
-    kind = "i" if required(file.header, "PixelRepresentation") else "u"
-    values = np.empty((rows, columns), f"<{kind}{required(file.header, 'BitsAllocated') // 8}")
-    file.stream.seek(file.pixels.start + index * values.nbytes)
-    if file.stream.readinto(values.data.cast("B")) != values.nbytes:  # type: ignore[attr-defined]
-        raise SourceError("truncated", f"frame {index} is not whole. Copy the file again")
-    return values
-
-
-def _decoded_values(file: DicomFile, index: int) -> np.ndarray:
-    """A frame as the first of pydicom's plugins decodes it that can; the error is that of the first."""
-    options = _decode_options(file)
-    errors: list[SourceError] = []
-    for name in plugins(file.syntax, options["bits_stored"]):
-        try:
-            return _decoded_by(name, file, index, options)
-        except SourceError as error:
-            errors.append(error)
-    raise errors[0] if errors else SourceError("pixels cannot be decoded", "no decoder")
-
-
-def _decoded_by(name: str, file: DicomFile, index: int, options: dict[str, Any]) -> np.ndarray:
-    file.stream.seek(file.pixels.start)
-    try:
-        values, _ = get_decoder(file.syntax).as_array(
-            file.stream, index=index, raw=True, decoding_plugin=name, **options
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a codec raises on a damaged stream
-        reason = " ".join(str(error).split()).rpartition("available plugins: ")[2][:120]
-        raise SourceError("pixels cannot be decoded", reason or type(error).__name__) from None
-    expected = options["rows"], options["columns"]
-    if values.shape != expected:
-        raise SourceError("pixels contradict the header", f"{values.shape} decoded where {expected} belongs")
-    return values
-
-
-def _decode_options(file: DicomFile) -> dict[str, Any]:
-    """What pydicom's decoders must be told of a stream (they are not given the header)."""
+def pixel_format(file: DicomFile, frames: int) -> PixelFormat:
+    """What `decode` has to know of a checked file."""
     header = file.header
-    frames = whole(header, "NumberOfFrames") or 1
-    options: dict[str, Any] = {
-        "rows": required(header, "Rows"),
-        "columns": required(header, "Columns"),
-        "samples_per_pixel": 1,
-        "photometric_interpretation": text(header, "PhotometricInterpretation"),
-        "bits_allocated": required(header, "BitsAllocated"),
-        "bits_stored": required(header, "BitsStored"),
-        "pixel_representation": required(header, "PixelRepresentation"),
-        "number_of_frames": frames,
-        "pixel_keyword": "PixelData",
-        "pixel_vr": file.pixels.vr,
-        "correct_unused_bits": False,
-    }
-    if file.syntax not in NATIVE and len(file.fragments) == frames > 1:
-        first = file.fragments[0][0]  # one fragment a frame: found without walking through the frames before
-        offsets = [position - first for position, _ in file.fragments]
-        options["extended_offsets"] = (offsets, [length for _, length in file.fragments])
-    return options
+    modality = text(header, "Modality")
+    return PixelFormat(
+        syntax=str(file.syntax),
+        frames=frames,
+        rows=required(header, "Rows"),
+        columns=required(header, "Columns"),
+        allocated=required(header, "BitsAllocated"),
+        stored=required(header, "BitsStored"),
+        signed=required(header, "PixelRepresentation") == 1,
+        photometric=text(header, "PhotometricInterpretation"),
+        vr=file.pixels.vr,
+        modality=modality,
+        padding=padding_ranges(header) if modality == "CT" else (),
+    )
 
 
-def decode(file: DicomFile, index: int, assume_hu: bool = False) -> Decoded:
-    """Frame `index` of a checked file: CT as int16 HU, 8-bit unsigned images as uint8, others as stored, in int16.
+@dataclass
+class OpenPixels:
+    """The pixels of an open DICOM file."""
+
+    stream: BinaryIO
+    place: StoredPixels
+
+    @property
+    def format(self) -> PixelFormat:
+        """How they are stored."""
+        return self.place.format
+
+    @cached_property
+    def fragments(self) -> list[tuple[int, int]]:
+        """As `part10.fragments`."""
+        return fragments(self.stream, self.place.start)
+
+    def stored_values(self, index: int) -> np.ndarray:
+        """Frame `index` as it is stored: (rows, columns) integers, unused bits as they come. Raises `SourceError`."""
+        return self._native_values(index) if self.format.syntax in LITTLE else self._decoded_values(index)
+
+    def _native_values(self, index: int) -> np.ndarray:
+        """A frame of uncompressed data, read where it will stay."""
+        how = self.format
+        values = np.empty((how.rows, how.columns), f"<{'i' if how.signed else 'u'}{how.allocated // 8}")
+        self.stream.seek(self.place.start + index * values.nbytes)
+        if self.stream.readinto(values.data.cast("B")) != values.nbytes:  # type: ignore[attr-defined]
+            raise SourceError("truncated", f"frame {index} is not whole. Copy the file again")
+        return values
+
+    def _decoded_values(self, index: int) -> np.ndarray:
+        """A frame as the first of pydicom's plugins decodes it that can; the error is that of the first."""
+        errors: list[SourceError] = []
+        for name in plugins(UID(self.format.syntax), self.format.stored):
+            try:
+                return self._decoded_by(name, index)
+            except SourceError as error:
+                errors.append(error)
+        raise errors[0] if errors else SourceError("pixels cannot be decoded", "no decoder")
+
+    def _decoded_by(self, name: str, index: int) -> np.ndarray:
+        decoder, options = get_decoder(UID(self.format.syntax)), self._decode_options()
+        self.stream.seek(self.place.start)
+        try:
+            values, _ = decoder.as_array(self.stream, index=index, raw=True, decoding_plugin=name, **options)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a codec raises on a damaged stream
+            reason = " ".join(str(error).split()).rpartition("available plugins: ")[2][:120]
+            raise SourceError("pixels cannot be decoded", reason or type(error).__name__) from None
+        expected = self.format.rows, self.format.columns
+        if values.shape != expected:
+            raise SourceError("pixels contradict the header", f"{values.shape} decoded where {expected} belongs")
+        return values
+
+    def _decode_options(self) -> dict[str, Any]:
+        """What pydicom's decoders must be told of a stream (they are not given the header)."""
+        how = self.format
+        options: dict[str, Any] = {
+            "rows": how.rows,
+            "columns": how.columns,
+            "samples_per_pixel": 1,
+            "photometric_interpretation": how.photometric,
+            "bits_allocated": how.allocated,
+            "bits_stored": how.stored,
+            "pixel_representation": int(how.signed),
+            "number_of_frames": how.frames,
+            "pixel_keyword": "PixelData",
+            "pixel_vr": how.vr,
+            "correct_unused_bits": False,
+        }
+        if how.syntax not in NATIVE and len(self.fragments) == how.frames > 1:
+            first = self.fragments[0][0]  # one fragment a frame: found without walking through the frames before
+            offsets = [position - first for position, _ in self.fragments]
+            options["extended_offsets"] = (offsets, [length for _, length in self.fragments])
+        return options
+
+
+@contextmanager
+def open_pixels(found: Found, place: StoredPixels) -> Iterator[OpenPixels]:
+    """Open the pixels of a file that was scanned. Raises `SourceError` where it has changed since, OSError."""
+    with open(found.path, "rb") as raw:
+        status = os.fstat(raw.fileno())
+        if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime_ns):
+            raise changed()
+        deflated = place.format.syntax == DeflatedExplicitVRLittleEndian
+        yield OpenPixels(inflated(raw) if deflated else raw, place)
+
+
+def decode(pixels: OpenPixels, index: int, scale: Rescale | None) -> Decoded:
+    """Frame `index`: CT as int16 HU, 8-bit unsigned images as uint8, others as stored, in int16.
 
     Counts what was set to -1024 HU as padding, and what had to be clamped to int16.
     """
-    values = stored_values(file, index)
-    used = used_bits(values, file)
-    if text(file.header, "Modality") != "CT":
+    values = pixels.stored_values(index)
+    ends = ends_of(values)
+    used = used_bits(values, ends, pixels.format)
+    if scale is None:
         return Decoded(used) if used.dtype == np.uint8 else Decoded(*to_int16(used))
-    padded = is_padding(values, file.header)
+    padded = is_padding(values, ends, pixels.format.padding)
     if used is not values:
-        padded |= is_padding(used, file.header)
-    return Decoded(*hounsfield(used, padded, rescale(file, index, assume_hu)))
+        ends = ends_of(used)
+        padded |= is_padding(used, ends, pixels.format.padding)
+    return Decoded(*hounsfield(used, ends, padded, scale))
 
 
-def used_bits(values: np.ndarray, file: DicomFile) -> np.ndarray:
+def used_bits(values: np.ndarray, ends: Ends, how: PixelFormat) -> np.ndarray:
     """Clear (unsigned) or sign-extend (signed) the bits above BitsStored, which may hold anything (PS3.5 8.1.1).
 
     A codestream of a greater precision than BitsStored carries them too. A lossy one has no bits of its own: what it
     decodes to may overshoot the range a little, and is kept. Raises `SourceError` for more.
     """
-    stored = required(file.header, "BitsStored")
-    shift = values.dtype.itemsize * 8 - stored
-    if shift == 0 or _within(values, stored):
+    signed = values.dtype.kind == "i"
+    shift = values.dtype.itemsize * 8 - how.stored
+    if shift == 0 or _within(ends, how.stored, signed):
         return values
-    if file.syntax not in LOSSY:
+    if how.syntax not in LOSSY:
         return np.right_shift(np.left_shift(values, shift), shift)
-    if _within(values, stored, OVERSHOOT):
+    if _within(ends, how.stored, signed, OVERSHOOT):
         return values
-    raise SourceError("pixels contradict the header", f"{values.min()}..{values.max()} with {stored} bits stored")
+    raise SourceError("pixels contradict the header", f"{ends[0]}..{ends[1]} with {how.stored} bits stored")
 
 
-def _within(values: np.ndarray, bits: int, beyond: float = 0) -> bool:
+def _within(ends: Ends, bits: int, signed: bool, beyond: float = 0) -> bool:
     """Whether `bits` bits hold all values already, as they do in nearly every file. `beyond`: and that much more."""
-    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if values.dtype.kind == "i" else (0, (1 << bits) - 1)
+    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     more = int(beyond * (high - low))
-    return bool(low - more <= values.min() and values.max() <= high + more)
+    return low - more <= ends[0] and ends[1] <= high + more

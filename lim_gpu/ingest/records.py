@@ -30,6 +30,11 @@ class SourceError(InputError):
         return type(self), (self.cause, self.detail)
 
 
+def changed() -> SourceError:
+    """Of a file that is not what it was when it was scanned."""
+    return SourceError("changed while it was read", "run the command again")
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A regular file met by the walk.
@@ -70,18 +75,50 @@ class BrokenInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """How a DICOM file stores its pixels: all of its header that decoding needs, so that it is read once."""
+
+    syntax: str  # transfer syntax, its UID
+    frames: int
+    rows: int
+    columns: int
+    allocated: int  # bits
+    stored: int
+    signed: bool
+    photometric: str
+    vr: str  # of PixelData
+    modality: str
+    padding: tuple[tuple[int, int], ...]  # stored values from..to that are padding, patterns of bits; CT only
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPixels:
+    """The value of PixelData: from which byte of the (inflated) file on, how long (None: encapsulated), and how."""
+
+    start: int
+    length: int | None
+    format: PixelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """HU = slope * stored + intercept. `marks` says what is doubtful about it."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    marks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """What the frames of one DICOM file share."""
 
     found: Found
     series: SeriesId
     sop: str
-    modality: str
-    rows: int
-    columns: int
+    pixels: StoredPixels
     eight_bit: bool  # unsigned, 8 bits, not CT: stored as uint8
     derived: bool
-    photometric: str
     syntax: str  # name of the transfer syntax
     missing_decoder: str  # how to install it, "" where there is one
     number: int | None  # InstanceNumber
@@ -98,6 +135,7 @@ class Frame:
     orientation: tuple[float, ...] | None  # 6: direction of a row, direction of a column
     spacing: tuple[float, ...] | None  # 2: between rows, between columns
     thickness: float | None
+    rescale: Rescale | None  # of CT
     splits: tuple[str, ...]  # see splits.SPLITS
 
 

@@ -53,8 +53,8 @@ def stacks(frames: Iterable[Frame], copies: Counter[FrameId]) -> tuple[list[Stac
     """
     families: dict[tuple[Any, ...], list[Frame]] = {}
     for frame in frames:
-        i = frame.instance
-        shape = (i.rows, i.columns, i.eight_bit, i.derived, i.photometric, i.modality)
+        i, how = frame.instance, frame.instance.pixels.format
+        shape = (how.rows, how.columns, i.eight_bit, i.derived, how.photometric, how.modality)
         families.setdefault((i.series, *shape), []).append(frame)
     result, broken = [], []
     for family in families.values():
@@ -134,11 +134,11 @@ def collisions(frames: Sequence[Frame]) -> list[list[Frame]]:
 def dicom_plan(stack: Stack) -> VolumePlan:
     """The plan of a resolved stack. The volume's identity is its series and geometry, wherever the files lie."""
     first = stack.frames[0]
-    instance, series = first.instance, first.instance.series
+    instance, series, how = first.instance, first.instance.series, first.instance.pixels.format
     files = {f.instance.found.path: f.instance.found for f in stack.frames}
     order = min(f.order for f in files.values())
     geometry = [[round(v, 2) + 0.0 for v in first.orientation or ()], [round(v, 3) for v in first.spacing or ()]]
-    look = (instance.rows, instance.columns, instance.eight_bit, instance.derived, instance.photometric)
+    look = (how.rows, how.columns, instance.eight_bit, instance.derived, how.photometric)
     patient = series.patient or series.study or series.series
     return VolumePlan(
         kind="dicom",
@@ -148,16 +148,14 @@ def dicom_plan(stack: Stack) -> VolumePlan:
         path=next(iter(files)) if len(files) == 1 else os.path.commonpath(files),
         order=(order, first.index),
         files=tuple(sorted(files.values(), key=lambda f: f.order)),
-        slices=tuple(
-            SliceSource(f.instance.found.path, f.index, f.instance.sop, f.position, f.thickness) for f in stack.frames
-        ),
-        rows=instance.rows,
-        columns=instance.columns,
+        slices=tuple(map(SliceSource.of, stack.frames)),
+        rows=how.rows,
+        columns=how.columns,
         dtype="uint8" if instance.eight_bit else "int16",
-        unit="HU" if instance.modality == "CT" else ("8-bit" if instance.eight_bit else "stored"),
+        unit="HU" if how.modality == "CT" else ("8-bit" if instance.eight_bit else "stored"),
         plane=Plane(first.orientation, first.spacing, first.thickness),
-        modality=instance.modality,
-        photometric=instance.photometric,
+        modality=how.modality,
+        photometric=how.photometric,
         transfer_syntax=", ".join(sorted({f.instance.syntax for f in stack.frames})),
         defects=_defects(stack),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from lim_gpu.files import canonical_json
 from lim_gpu.ingest.geometry import Plane, Vector
-from lim_gpu.ingest.records import Found, NiftiVolume, SourceError
+from lim_gpu.ingest.records import Found, Frame, NiftiVolume, Rescale, SourceError, StoredPixels
 from lim_gpu.store.file import MAX_BYTES, MAX_SLICES
 
 VERSION = 1  # of what ingest does to pixels; part of every fingerprint
@@ -22,14 +22,27 @@ VERSION = 1  # of what ingest does to pixels; part of every fingerprint
 class SliceSource:
     """Where one slice comes from: a file, a frame in it, its SOP Instance UID, the position of its first voxel.
 
-    thickness: mm, where it is known.
+    thickness: mm, where it is known. Of DICOM, pixels: where the file has them; rescale: to HU.
     """
 
-    path: str
+    found: Found
     frame: int = 0
     sop: str = ""
     position: Vector | None = None
     thickness: float | None = None
+    pixels: StoredPixels | None = None
+    rescale: Rescale | None = None
+
+    @staticmethod
+    def of(frame: Frame) -> SliceSource:
+        """The source of a DICOM slice."""
+        i = frame.instance
+        return SliceSource(i.found, frame.index, i.sop, frame.position, frame.thickness, i.pixels, frame.rescale)
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.found.path
 
     def row(self) -> dict[str, Any]:
         """The slice's row in the private list of sources."""

@@ -25,7 +25,7 @@ from pydicom.uid import (
 from dicom_files import ct, enhanced, item, save, series, stored_slice
 from lim_gpu.ingest import ingest
 from lim_gpu.ingest.dicom import MOSAIC
-from lim_gpu.ingest.part10 import open_dicom
+from lim_gpu.ingest.part10 import fragments, open_dicom
 from lim_gpu.ingest.scan import scan_files, walk
 
 STORED = stored_slice(1)
@@ -80,7 +80,7 @@ def broken_codestream(syntax):
     def make(path):
         save(ct(STORED, series=path.name), path, syntax)
         with open_dicom(str(path)) as file:
-            start = file.fragments[0][0]
+            start = fragments(file.stream, file.pixels.start)[0][0]
         data = bytearray(path.read_bytes())
         data[start : start + 64] = b"\7" * 64
         path.write_bytes(data)
@@ -238,9 +238,9 @@ def test_dicomdir_is_counted(tmp_path):
 def test_any_modality_takes_images_and_still_no_segmentations(tmp_path):
     mr = save(ct(STORED, Modality="MR", rescale=None), tmp_path / "mr")
     seg = save(ct(STORED, Modality="SEG"), tmp_path / "seg")
-    assert scan_one(mr, modality="any")[0].instance.modality == "MR"
+    assert scan_one(mr, modality="any")[0].instance.pixels.format.modality == "MR"
     assert scan_one(seg, modality="any").kind == "SEG"
-    assert scan_one(mr, modality="MR")[0].instance.modality == "MR"
+    assert scan_one(mr, modality="MR")[0].instance.pixels.format.modality == "MR"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
@@ -39,9 +40,10 @@ from pydicom.uid import (
 
 from dicom_files import ct, enhanced, save, stored_slice
 from lim_gpu.ingest import pixels
+from lim_gpu.ingest.hounsfield import rescale
 from lim_gpu.ingest.part10 import open_dicom, required, whole
-from lim_gpu.ingest.pixels import NATIVE, PLUGINS, check_pixels, decode, missing_decoder
-from lim_gpu.ingest.records import SourceError
+from lim_gpu.ingest.pixels import NATIVE, PLUGINS, check_pixels, decode, missing_decoder, open_pixels, pixel_format
+from lim_gpu.ingest.records import Found, PixelFormat, SourceError, StoredPixels
 
 LOSSLESS = [
     ImplicitVRLittleEndian,
@@ -71,10 +73,15 @@ HTJ2K_STREAM = base64.b64decode(
 
 
 def decoded(path: Path, index: int = 0, assume_hu: bool = False):
+    status = path.stat()
+    found = Found(str(path), path.name, 0, status.st_size, status.st_mtime_ns)
     with open_dicom(str(path)) as file:
-        rows, columns = required(file.header, "Rows"), required(file.header, "Columns")
-        check_pixels(file, rows, columns, whole(file.header, "NumberOfFrames") or 1)
-        return decode(file, index, assume_hu)
+        frames = whole(file.header, "NumberOfFrames") or 1
+        check_pixels(file, required(file.header, "Rows"), required(file.header, "Columns"), frames)
+        place = StoredPixels(file.pixels.start, file.pixels.length, pixel_format(file, frames))
+        scale = rescale(file, index, assume_hu) if place.format.modality == "CT" else None
+    with open_pixels(found, place) as opened:
+        return decode(opened, index, scale)
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
@@ -349,3 +356,18 @@ def test_padding_after_the_pixels_is_allowed_up_to_a_frame(tmp_path):
     dataset = ct(stored)
     dataset.PixelData += bytes(200)
     np.testing.assert_array_equal(decoded(save(dataset, tmp_path / "a.dcm")).pixels, stored)
+
+
+def test_a_file_that_has_changed_since_its_header_was_read_is_refused(tmp_path):
+    path = save(ct(stored_slice(16)), tmp_path / "a")
+    status = path.stat()
+    found = Found(str(path), path.name, 0, status.st_size, status.st_mtime_ns)
+    how = PixelFormat(str(ExplicitVRLittleEndian), 1, 16, 16, 16, 16, True, "MONOCHROME2", "OW", "CT", ())
+    with open_pixels(found, StoredPixels(status.st_size - 512, 512, how)) as opened:
+        assert opened.stored_values(0).shape == (16, 16)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with (
+        pytest.raises(SourceError, match="changed while it was read: run the command again"),
+        open_pixels(found, StoredPixels(status.st_size - 512, 512, how)),
+    ):
+        pass
