@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.forkserver import ensure_running as ensure_server
 from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
@@ -24,6 +25,7 @@ from lim_gpu.errors import LimGpuError
 from lim_gpu.progress import one_line
 
 CONTEXT = multiprocessing.get_context("forkserver")
+OF_INGEST = ("lim_gpu.ingest.convert", "lim_gpu.ingest.dicom")  # named here: they need not be imported to be told
 LONGEST_WAIT = 1.0  # seconds
 SECONDS_TO_DIE = 5  # for a child that closed its pipe; one that hangs on its way out is killed
 
@@ -87,6 +89,13 @@ def run_in_children(
     finally:
         for child in children:
             child.kill()
+
+
+def start_server(preload: Sequence[str] = OF_INGEST) -> None:
+    """Start what children are forked from, where it does not stand: it imports `preload` while the caller goes on."""
+    CONTEXT.set_forkserver_preload(list(preload))
+    with _without_main(), _without_interruptions():
+        ensure_server()
 
 
 def _start(memory_limit: int | None) -> _Child:

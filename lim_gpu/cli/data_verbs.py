@@ -73,6 +73,10 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
     \b
     Example: lim-gpu ingest /data/LIDC-IDRI -o slices
     """
+    from lim_gpu.workers import start_server
+
+    if options["ray"] is None:
+        start_server()  # what the children need takes longer to import than what this process does
     from lim_gpu.ingest import ingest as ingest_sources
 
     options["compression"] = None if options["compression"] == "none" else options["compression"]

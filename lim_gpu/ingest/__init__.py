@@ -5,7 +5,8 @@ dicom       one DICOM header to the frames it holds (part10: the file format; pi
 nifti       one NIfTI file; pictures: PNG and JPEG
 series      frames to volumes: grouped, ordered, duplicates resolved (geometry: where slices lie)
 assemble    all that was scanned to planned volumes (volume_plan: one of them, and its keys)
-convert     one planned volume into the store, in a child process (convert_all: all of them)
+slices      the slices of a planned volume, decoded (shares: by several children)
+convert     one planned volume into the store, in a child process (convert_all: all of them; ticks: their progress)
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from lim_gpu.cluster import Cluster, connect, run_on_cluster
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked
 from lim_gpu.ingest.assemble import Planned, plan_volumes
-from lim_gpu.ingest.convert import pixel_digests
 from lim_gpu.ingest.convert_all import store_volumes
 from lim_gpu.ingest.failures import Failure
 from lim_gpu.ingest.records import Frame
@@ -31,17 +31,17 @@ from lim_gpu.ingest.report import IngestReport
 from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, read_headers, walk
 from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.ingest.settings import Settings, default_workers
+from lim_gpu.ingest.slices import pixel_digests
 from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
 from lim_gpu.progress import Reporter
 from lim_gpu.shard import Shard
 from lim_gpu.store.private import private_key
 from lim_gpu.store.slices import Index, read_index, remove_unlisted, write_index
-from lim_gpu.workers import CONTEXT, Runner, run_in_children
+from lim_gpu.workers import Runner, run_in_children, start_server
 
 __all__ = ["Failure", "IngestReport", "ingest"]
 
 MOST_LINES = 3  # for one kind of defect
-PRELOADED = ["lim_gpu.ingest.convert", "lim_gpu.ingest.dicom"]  # by the fork server: a child then starts in 5 ms
 
 
 def ingest(
@@ -94,11 +94,11 @@ def ingest(
         default_workers() if workers is None else workers,
     )
     settings.check()
-    CONTEXT.set_forkserver_preload(PRELOADED)
     reporter = reporter or Reporter(quiet=True)
     cluster = Cluster.at(ray, cpus_per_task)
     part = Shard.asked(shard, ray=ray, overwrite=overwrite)
     if cluster is None:
+        start_server()
         return _ingest(sources, Path(output), settings, overwrite, dry_run, reporter, None, part)
     if workers is not None:
         raise UsageError("`workers` are of this machine. Give `cpus_per_task` with `ray`")

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lim_gpu.errors import InputError
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.geometry import place
-from lim_gpu.ingest.nifti import nifti_slices
 from lim_gpu.ingest.quiet import silence
-from lim_gpu.ingest.records import AIR, Decoded, SourceError, changed
+from lim_gpu.ingest.records import AIR, SourceError
 from lim_gpu.ingest.settings import Settings
-from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan
-from lim_gpu.pictures import decode_picture
+from lim_gpu.ingest.shares import DecodedShare, joined
+from lim_gpu.ingest.slices import decoded_slices
+from lim_gpu.ingest.ticks import tick
+from lim_gpu.ingest.volume_plan import VolumePlan
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.private import write_sources
 from lim_gpu.store.writer import VolumeWriter
 
-SOON = 4  # files
 BELOW_AIR = 0.01  # of the pixels: noise below -1024 HU is less, and spread over values
 
 
@@ -40,11 +35,13 @@ class Converted:
     failures: list[Failure]
 
 
-def convert(plan: VolumePlan, settings: Settings, ticks: Path | None) -> Converted:
+def convert(plan: VolumePlan, settings: Settings, ticks: Path | None, shares: Sequence[DecodedShare] = ()) -> Converted:
     """Write the volume, its slices one at a time, and the private list of its sources.
 
-    `ticks` is a file that grows by a byte with every slice, for the progress bar of a parent on this machine. The
-    volume fails on a bad slice; with `skip_bad_slices` it goes on without and records the loss. Either way all bad
+    ticks   tells a parent on this machine of every slice
+    shares  slices that were decoded before: all of them, in order; else they are decoded here
+
+    The volume fails on a bad slice; with `skip_bad_slices` it goes on without and records the loss. Either way all bad
     slices are found.
     """
     silence()
@@ -54,13 +51,12 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path | None) -> Convert
     try:
         folder = settings.store / "volumes"
         with VolumeWriter(folder, plan.key, *plan.shape, plan.dtype, settings.compression) as writer:
-            for index, decoded in enumerate(_slices(plan, settings)):
+            for index, decoded in enumerate(joined(shares, plan) if shares else decoded_slices(plan, settings)):
                 if ticks is not None:
-                    _tick(ticks)
-                error = decoded if isinstance(decoded, SourceError) else _contradiction(decoded, plan)
-                if error is not None:
-                    bad.append((index, error))
-                elif isinstance(decoded, Decoded) and (settings.skip_bad_slices or not bad):
+                    tick(ticks)
+                if isinstance(decoded, SourceError):
+                    bad.append((index, decoded))
+                elif settings.skip_bad_slices or not bad:
                     writer.append(decoded.pixels)
                     counts += decoded.counts
                     if plan.unit == "HU":
@@ -104,86 +100,6 @@ def _finish(
     return Converted(header, writer.finish(header, z), failures)
 
 
-def _contradiction(decoded: Decoded, plan: VolumePlan) -> SourceError | None:
-    if decoded.pixels.shape == (plan.rows, plan.columns) and decoded.pixels.dtype == plan.dtype:
-        return None
-    return changed()
-
-
-def _tick(path: Path) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(handle, b".")
-    finally:
-        os.close(handle)
-
-
-def _slices(plan: VolumePlan, settings: Settings) -> Iterator[Decoded | SourceError]:
-    if plan.nifti is not None:
-        yield from nifti_slices(plan.nifti, settings.store / "volumes")
-    elif plan.kind == "image":
-        yield from map(_picture, _told(plan.slices))
-    elif len(plan.files) == len(plan.slices):
-        yield from map(_dicom_slice, _told(plan.slices))
-    else:
-        for _path, sources in groupby(plan.slices, key=lambda source: source.path):
-            yield from _dicom_frames(list(sources))
-
-
-def _told(sources: Sequence[SliceSource]) -> Iterator[SliceSource]:
-    """The sources, while the system is told of files that come soon: a network disk fetches them meanwhile.
-
-    Threads would not do: decoders let no other thread run, and what waits for them took a third more CPU time.
-    """
-    for number, source in enumerate(sources):
-        for soon in sources[number + SOON : number + SOON + 1]:
-            _will_be_read(soon.path)
-        yield source
-
-
-def _will_be_read(path: str) -> None:
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError):  # said where it is read
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(handle)
-
-
-def _picture(source: SliceSource) -> Decoded | SourceError:
-    try:
-        return Decoded(*decode_picture(source.path))
-    except InputError as error:
-        return SourceError("damaged picture", str(error))
-
-
-def _dicom_slice(source: SliceSource) -> Decoded | SourceError:
-    (decoded,) = _dicom_frames([source])
-    return decoded
-
-
-def _dicom_frames(sources: list[SliceSource]) -> Iterator[Decoded | SourceError]:
-    """Frames of one file, which is opened once."""
-    from lim_gpu.ingest.pixels import decode, open_pixels
-
-    first, done = sources[0], 0
-    assert first.pixels is not None
-    try:
-        with open_pixels(first.found, first.pixels) as pixels:
-            for source in sources:
-                try:
-                    result: Decoded | SourceError = decode(pixels, source.frame, source.rescale)
-                except SourceError as error:
-                    result = error
-                done += 1
-                yield result
-    except (SourceError, OSError) as error:
-        reason = error if isinstance(error, SourceError) else SourceError("cannot be read", error.strerror or "")
-        yield from [reason] * (len(sources) - done)
-
-
 def _header(plan: VolumePlan, counts: Counter[str], keep_identifiers: bool) -> tuple[VolumeHeader, np.ndarray]:
     placement = place(plan.plane, [s.position for s in plan.slices], [s.thickness for s in plan.slices])
     seen: dict[str, Any] = {kind: counts[kind] for kind in ("colour", "transparent") if counts[kind]}
@@ -207,10 +123,3 @@ def _header(plan: VolumePlan, counts: Counter[str], keep_identifiers: bool) -> t
         fingerprint=plan.fingerprint,
     )
     return header, np.array(placement.z, dtype=np.float64)
-
-
-def pixel_digests(sources: list[SliceSource]) -> list[str]:
-    """SHA-256 of the decoded pixels of DICOM frames, "" for what cannot be decoded (in a child process)."""
-    silence()
-    decoded = map(_dicom_slice, sources)
-    return [sha256(one.pixels.tobytes()).hexdigest() if isinstance(one, Decoded) else "" for one in decoded]

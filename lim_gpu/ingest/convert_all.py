@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import remove_stale
@@ -19,6 +17,8 @@ from lim_gpu.ingest.defects import sentences
 from lim_gpu.ingest.failures import SKIPPED, Failure
 from lim_gpu.ingest.scan import MEMORY, SECONDS
 from lim_gpu.ingest.settings import Settings
+from lim_gpu.ingest.shares import DecodedShare, decode_share, shares_of, worth_sharing
+from lim_gpu.ingest.ticks import ticking
 from lim_gpu.ingest.volume_plan import VolumePlan
 from lim_gpu.progress import Advance, Reporter
 from lim_gpu.store.disk import DISK_FULL
@@ -73,7 +73,8 @@ def store_volumes(
             if run is None:
                 new = _convert_here(waiting, settings, advance)
             else:
-                new = _convert_all(waiting, settings, None, advance, run)
+                tasks = [(plan.unnamed(settings.keep_identifiers), settings, None) for plan in waiting]
+                new = _convert_each(waiting, tasks, settings, advance, run)
         finally:
             _remove_temporaries(settings.store)  # of children that were killed
     stored = Stored()
@@ -92,27 +93,53 @@ def _remove_temporaries(store: Path) -> None:
 
 
 def _convert_here(waiting: Sequence[VolumePlan], settings: Settings, advance: Advance) -> dict[str, Converted]:
-    """In child processes, which tell of every slice."""
-    with tempfile.NamedTemporaryFile() as ticks, _following(ticks.name, advance):
-        return _convert_all(waiting, settings, Path(ticks.name), lambda _count: None, run_in_children)
+    """In child processes, which tell of every slice: first what several of them share, then each volume in one."""
+    done: dict[str, Converted] = {}
+    with ticking(advance) as ticks:
+        for plan in worth_sharing(waiting, settings.workers) if _room_for_two(waiting, settings) else []:
+            done[plan.key] = _convert_shared(plan, settings, ticks)
+        rest = [plan for plan in waiting if plan.key not in done]
+        tasks = [(plan.unnamed(settings.keep_identifiers), settings, ticks) for plan in rest]
+        return done | _convert_each(rest, tasks, settings, lambda _count: None, run_in_children)
 
 
-def _convert_all(
-    waiting: Sequence[VolumePlan], settings: Settings, ticks: Path | None, advance: Advance, run: Runner
+def _convert_shared(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
+    unnamed = plan.unnamed(settings.keep_identifiers)
+    with shares_of(unnamed, settings.workers, settings.store) as shares:
+        tasks = [(share, settings, ticks) for share in shares]
+        decoded: dict[int, DecodedShare] = {}
+        for outcome in run_in_children(decode_share, tasks, **_limits([plan], settings)):
+            if outcome.error:
+                return _died(plan, outcome.error, settings)
+            decoded[outcome.task] = outcome.value
+        joining = [(unnamed, settings, None, [decoded[i] for i in range(len(shares))])]
+        return _convert_each([plan], joining, settings, lambda _count: None, run_in_children)[plan.key]
+
+
+def _convert_each(
+    plans: Sequence[VolumePlan], tasks: Sequence[tuple[Any, ...]], settings: Settings, advance: Advance, run: Runner
 ) -> dict[str, Converted]:
     """What became of each volume, by key. Who converts a volume is not told whose it is, but where it lies."""
-    timeout = SECONDS + SECONDS_A_SLICE * max((len(plan.slices) for plan in waiting), default=0)
-    memory = MEMORY + 8 * max((plan.size for plan in waiting if plan.nifti), default=0)  # it is mapped as a whole
-    tasks = [(plan.unnamed(settings.keep_identifiers), settings, ticks) for plan in waiting]
     done: dict[str, Converted] = {}
-    for outcome in run(convert, tasks, workers=settings.workers, timeout=timeout, memory_limit=memory):
-        if outcome.error and _disk_is_full(outcome.error, settings.store):
-            raise LimGpuError(f"{settings.store}: {outcome.error}")
-        plan = waiting[outcome.task]
-        died = Converted(None, "", [Failure(plan.path, f"{outcome.error} (at a volume of {len(plan.slices)} slices)")])
-        done[plan.key] = died if outcome.error else outcome.value
+    for outcome in run(convert, tasks, **_limits(plans, settings)):
+        plan = plans[outcome.task]
+        done[plan.key] = _died(plan, outcome.error, settings) if outcome.error else outcome.value
         advance(len(plan.slices))
     return done
+
+
+def _limits(plans: Sequence[VolumePlan], settings: Settings) -> dict[str, Any]:
+    """How many children, and what one may take."""
+    timeout = SECONDS + SECONDS_A_SLICE * max((len(plan.slices) for plan in plans), default=0)
+    memory = MEMORY + 8 * max((plan.size for plan in plans if plan.nifti), default=0)  # it is mapped as a whole
+    return {"workers": settings.workers, "timeout": timeout, "memory_limit": memory}
+
+
+def _died(plan: VolumePlan, error: str, settings: Settings) -> Converted:
+    """What becomes of a volume whose child ended. Raises LimGpuError where the disk is full."""
+    if _disk_is_full(error, settings.store):
+        raise LimGpuError(f"{settings.store}: {error}")
+    return Converted(None, "", [Failure(plan.path, f"{error} (at a volume of {len(plan.slices)} slices)")])
 
 
 def _disk_is_full(error: str, store: Path) -> bool:
@@ -141,31 +168,13 @@ def _standing(plan: VolumePlan, store: Path) -> Converted | None:
     return Converted(header, digest, failures)
 
 
+def _room_for_two(waiting: Sequence[VolumePlan], settings: Settings) -> bool:
+    return 2.1 * sum(plan.size for plan in waiting) < shutil.disk_usage(settings.store).free
+
+
 def _check_space(waiting: Sequence[VolumePlan], settings: Settings) -> None:
     needed = int(1.05 * sum(plan.size for plan in waiting))
     free = shutil.disk_usage(settings.store).free
     if settings.compression is None and needed > free:
         text = f"needs {needed >> 20} MiB, {free >> 20} MiB are free. Free some space, or give --compression deflate"
         raise LimGpuError(f"{settings.store}: {text}")
-
-
-@contextmanager
-def _following(path: str, advance: Advance, pause: float = 0.2) -> Iterator[None]:
-    """Advance the bar by the bytes that children append to `path`: they share nothing else with the parent."""
-    stop = threading.Event()
-    follower = threading.Thread(target=_follow, args=(path, advance, pause, stop.wait), daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        follower.join()
-
-
-def _follow(path: str, advance: Advance, pause: float, stopped: Callable[[float], bool]) -> None:
-    seen, ended = 0, False
-    while not ended:
-        ended = stopped(pause)
-        size = os.stat(path).st_size
-        advance(size - seen)
-        seen = size
