@@ -39,7 +39,7 @@ from lim_gpu.reduction.reader import Reader
 from lim_gpu.reduction.request import Request
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.store.slices import SliceStore
-from reductions import cut_short
+from reductions import MEASURES, RESULTS, cut_short
 from stores import make_sources, make_store
 
 TESTS = Path(__file__).parent
@@ -216,7 +216,7 @@ def alone(slices, tmp_path_factory):
 def contents(csv: Path) -> dict[str, bytes]:
     """The CSV, and what was measured of each unit."""
     parts = csv.with_suffix(".parts")
-    return {"csv": csv.read_bytes()} | {file.name: file.read_bytes() for file in sorted(parts.glob("*.npz"))}
+    return {"csv": csv.read_bytes()} | {file.name: file.read_bytes() for file in sorted(parts.glob(MEASURES))}
 
 
 def on_hosts(slices: Path, output: Path, method="every-n"):
@@ -277,7 +277,7 @@ def test_what_was_measured_before_is_lent_to_the_hosts(slices, tmp_path, monkeyp
     how = (slices, request, request.parameters(), tmp_path / "s.parts", "cpu")
     for result, unit in zip(reduction_hosts.reduce_batch(*how, units), units, strict=True):
         _done, files = result.value
-        assert list(files) == [f"{unit.name}.json"]
+        assert list(files) == [f"{unit.name}.result.npz"]
 
 
 def lim_gpu_until_it_waits(slices: Path, folder: Path, address: str) -> subprocess.Popen[str]:
@@ -314,7 +314,7 @@ def test_one_that_is_ended_goes_on_and_leaves_nothing_running(hosts, connected, 
     if number != signal.SIGKILL:
         assert json.loads(told)["exit_code"] == program.returncode
     assert gone(int((tmp_path / "begun").read_text()))
-    standing = len(list((tmp_path / "s.parts").glob("*.json")))
+    standing = len(list((tmp_path / "s.parts").glob(RESULTS)))
     made = on_hosts(slices, tmp_path / "s.csv")
     assert 1 <= made.record["hosts"][os.uname().nodename] == 4 - standing < 4
     assert contents(tmp_path / "s.csv") == contents(alone)

@@ -116,12 +116,11 @@ def _covered(
         if measured is None
         else nearest_by_similarity(measured, indices, method)
     )
-    values = np.array(similarity, dtype=np.float32)
     result, start = [], 0
     for volume in volumes:
         own = slice(start, start + len(volume.kept))
         covering = tuple(places[i] for i in covered_by[own])
-        result.append(replace(volume, kept=stays[own], covered_by=covering, similarity=values[own]))
+        result.append(replace(volume, kept=stays[own], covered_by=covering, similarity=similarity[own]))
         start = own.stop
     return result
 

@@ -49,8 +49,7 @@ def reduce_batch(
             _lend(parts, own, units)
         reduced = reduce_units(deque(units), volumes, request, own, Reporter(quiet=True), engines=[engine])
         for place, done in enumerate(reduced):
-            names = (f"{done.unit.name}.json", f"{done.unit.name}.npz")
-            yield TaskResult(place, (done, {name: _taken(own / name) for name in names if _is_new(own / name)}))
+            yield TaskResult(place, (done, {file.name: _taken(file) for file in own.iterdir() if _is_new(file)}))
     if device == "cuda":
         import torch
 
