@@ -33,7 +33,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.pruning.hashes import nearest_kept, rank_hashes
 from lim_gpu.reduction import hosts as reduction_hosts
-from lim_gpu.reduction import whole
+from lim_gpu.reduction import search
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.reader import Reader
 from lim_gpu.reduction.request import Request
@@ -360,24 +360,24 @@ def test_a_host_that_does_not_see_the_files_is_named(connected):
 
 def test_hosts_compare_hashes_in_runs_of_equal_area(connected, monkeypatch):
     """Random hashes, and a walk of few bits a step, which has ties and chains."""
-    monkeypatch.setattr(whole, "AREA", 1 << 17)
+    monkeypatch.setattr(search, "AREA", 1 << 17)
     rng = np.random.default_rng(0)
     steps = np.uint64(1) << rng.integers(0, 64, 900, dtype=np.uint64)
     hashes = np.concatenate([rng.integers(0, 2**63, 600, dtype=np.uint64), np.bitwise_xor.accumulate(steps)])
-    here, there = rank_hashes(hashes), rank_hashes(hashes, whole.SearchOnHosts(1, 0))
+    here, there = rank_hashes(hashes), rank_hashes(hashes, search.SearchOnHosts(1, 0))
     np.testing.assert_array_equal(there.dropped, here.dropped)
     np.testing.assert_array_equal(there.covered_by, here.covered_by)
     kept = here.keep(0.2)
     for found, expected in zip(
-        nearest_kept(hashes, kept, whole.SearchOnHosts(1, 0)), nearest_kept(hashes, kept), strict=True
+        nearest_kept(hashes, kept, search.SearchOnHosts(1, 0)), nearest_kept(hashes, kept), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 700, 3000])
 def test_runs_cover_all_queries_once_and_are_of_one_size(n, monkeypatch):
-    monkeypatch.setattr(whole, "AREA", 100_000)
-    runs = whole.runs_of(np.arange(n))
+    monkeypatch.setattr(search, "AREA", 100_000)
+    runs = search.runs_of(np.arange(n))
     assert [q for first, last in runs for q in range(first, last)] == list(range(n))
     areas = [sum(range(first, last)) for first, last in runs]
     assert max(areas) <= 100_000 + n
@@ -390,11 +390,11 @@ def test_a_whole_data_set_is_hashed_volume_by_volume(connected, tmp_path, monkey
         cut_short(store, 1)
     here, there = (
         lim_gpu.reduce(
-            slices, "hash", keep=0.4, scope="dataset", device="cpu", output=tmp_path / f"{name}.csv", ray=ray
+            slices, "hash", keep=0.4, scope="dataset", device="cpu", output=tmp_path / name / "s.csv", ray=ray
         )
         for name, ray in (("here", None), ("there", "auto"))
     )
-    assert contents(tmp_path / "there.csv") == contents(tmp_path / "here.csv")
+    assert contents(tmp_path / "there" / "s.csv") == contents(tmp_path / "here" / "s.csv")
     assert there.record["failures"] == here.record["failures"] != []
     assert there.record["hosts"] == {os.uname().nodename: 4}
 
