@@ -24,7 +24,8 @@ from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable
 TEMPORARY = re.compile(r"\.(?P<name>.+?)\.((?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}|(?P<old>\d+))\.tmp")
 LONGEST_HOST = 40  # characters, of 255 that a name may have
 DAY = 24 * 3600  # seconds
-JSON_LIMIT = 64 * 2**20  # bytes; a selection of a million slices keeps its rows in the CSV
+JSON_LIMIT = 64 << 20  # bytes
+LARGE_JSON = 1 << 30  # bytes, of what has an entry a volume: four million of them
 
 
 @contextmanager
@@ -82,14 +83,15 @@ def write_once(path: Path, text: str, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON that a person can read, in one step. ValueError for NaN and infinities."""
-    write_text(path, json_text(value))
+def write_json(path: Path, value: Any, limit: int = JSON_LIMIT) -> None:
+    """Replace `path` by `value` as JSON that a person can read, in one step. ValueError for NaN and infinities.
 
-
-def json_text(value: Any) -> str:
-    """`value` as `write_json` writes it."""
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+    Raises LimGpuError for more than `limit` bytes, which `read_json` would not read back.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    if len(text) > limit:  # of ASCII alone
+        raise LimGpuError(f"{path}: would be {len(text) >> 20} MiB, of which {limit >> 20} are read. Split the store")
+    write_text(path, text)
 
 
 def temporary_of(path: Path) -> Path:
@@ -256,11 +258,11 @@ def parse_json(text: str, path: Path) -> Any:
         raise InputError(f"{path}: damaged or foreign JSON ({error})") from None
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file, by the rules of `parse_json`, at most `JSON_LIMIT` bytes."""
+def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
+    """The value in a JSON file, by the rules of `parse_json`, at most `limit` bytes."""
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise InputError(f"{path}: larger than {JSON_LIMIT >> 20} MiB, not read")
+        if path.stat().st_size > limit:
+            raise InputError(f"{path}: larger than {limit >> 20} MiB, not read")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise unreadable(path, error) from error

@@ -16,6 +16,7 @@ from lim_gpu.errors import InputError
 from lim_gpu.evaluate.grid import Job, needs
 from lim_gpu.reduction import hosts
 from lim_gpu.workers import TaskResult
+from reductions import RESULTS
 
 BEGINS = 3  # the number that goes wrong
 
@@ -92,7 +93,7 @@ def reduce_or_die(key: str, once: Path | None, *arguments: Any) -> Iterator[Task
 def reduce_then_wait(begun: Path, *arguments: Any) -> Iterator[TaskResult]:
     """`reduce_batch`, of which the second unit never comes; `begun` then names the process."""
     for result in reduce_batch(*arguments):
-        if begun.exists() or list(begun.parent.glob("*.parts/*.json")):
+        if begun.exists() or list(begun.parent.glob(f"*.parts/{RESULTS}")):
             begun.write_text(str(os.getpid()))
             time.sleep(600)
         yield result

@@ -7,6 +7,8 @@ import numpy as np
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 
+RESULTS, MEASURES = "[0-9a-f]*.result.npz", "*[0-9a-f].npz"  # of a folder of parts; no name of a temporary file
+
 
 def kept_of(selection: Selection) -> dict[str, list[int]]:
     """The places of the kept slices of each volume."""

@@ -33,13 +33,13 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
 from lim_gpu.pruning.hashes import nearest_kept, rank_hashes
 from lim_gpu.reduction import hosts as reduction_hosts
-from lim_gpu.reduction import whole
+from lim_gpu.reduction import search
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.reader import Reader
 from lim_gpu.reduction.request import Request
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.store.slices import SliceStore
-from reductions import cut_short
+from reductions import MEASURES, RESULTS, cut_short
 from stores import make_sources, make_store
 
 TESTS = Path(__file__).parent
@@ -216,7 +216,7 @@ def alone(slices, tmp_path_factory):
 def contents(csv: Path) -> dict[str, bytes]:
     """The CSV, and what was measured of each unit."""
     parts = csv.with_suffix(".parts")
-    return {"csv": csv.read_bytes()} | {file.name: file.read_bytes() for file in sorted(parts.glob("*.npz"))}
+    return {"csv": csv.read_bytes()} | {file.name: file.read_bytes() for file in sorted(parts.glob(MEASURES))}
 
 
 def on_hosts(slices: Path, output: Path, method="every-n"):
@@ -277,7 +277,7 @@ def test_what_was_measured_before_is_lent_to_the_hosts(slices, tmp_path, monkeyp
     how = (slices, request, request.parameters(), tmp_path / "s.parts", "cpu")
     for result, unit in zip(reduction_hosts.reduce_batch(*how, units), units, strict=True):
         _done, files = result.value
-        assert list(files) == [f"{unit.name}.json"]
+        assert list(files) == [f"{unit.name}.result.npz"]
 
 
 def lim_gpu_until_it_waits(slices: Path, folder: Path, address: str) -> subprocess.Popen[str]:
@@ -314,7 +314,7 @@ def test_one_that_is_ended_goes_on_and_leaves_nothing_running(hosts, connected, 
     if number != signal.SIGKILL:
         assert json.loads(told)["exit_code"] == program.returncode
     assert gone(int((tmp_path / "begun").read_text()))
-    standing = len(list((tmp_path / "s.parts").glob("*.json")))
+    standing = len(list((tmp_path / "s.parts").glob(RESULTS)))
     made = on_hosts(slices, tmp_path / "s.csv")
     assert 1 <= made.record["hosts"][os.uname().nodename] == 4 - standing < 4
     assert contents(tmp_path / "s.csv") == contents(alone)
@@ -360,24 +360,24 @@ def test_a_host_that_does_not_see_the_files_is_named(connected):
 
 def test_hosts_compare_hashes_in_runs_of_equal_area(connected, monkeypatch):
     """Random hashes, and a walk of few bits a step, which has ties and chains."""
-    monkeypatch.setattr(whole, "AREA", 1 << 17)
+    monkeypatch.setattr(search, "AREA", 1 << 17)
     rng = np.random.default_rng(0)
     steps = np.uint64(1) << rng.integers(0, 64, 900, dtype=np.uint64)
     hashes = np.concatenate([rng.integers(0, 2**63, 600, dtype=np.uint64), np.bitwise_xor.accumulate(steps)])
-    here, there = rank_hashes(hashes), rank_hashes(hashes, whole.SearchOnHosts(1, 0))
+    here, there = rank_hashes(hashes), rank_hashes(hashes, search.SearchOnHosts(1, 0))
     np.testing.assert_array_equal(there.dropped, here.dropped)
     np.testing.assert_array_equal(there.covered_by, here.covered_by)
     kept = here.keep(0.2)
     for found, expected in zip(
-        nearest_kept(hashes, kept, whole.SearchOnHosts(1, 0)), nearest_kept(hashes, kept), strict=True
+        nearest_kept(hashes, kept, search.SearchOnHosts(1, 0)), nearest_kept(hashes, kept), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 700, 3000])
 def test_runs_cover_all_queries_once_and_are_of_one_size(n, monkeypatch):
-    monkeypatch.setattr(whole, "AREA", 100_000)
-    runs = whole.runs_of(np.arange(n))
+    monkeypatch.setattr(search, "AREA", 100_000)
+    runs = search.runs_of(np.arange(n))
     assert [q for first, last in runs for q in range(first, last)] == list(range(n))
     areas = [sum(range(first, last)) for first, last in runs]
     assert max(areas) <= 100_000 + n
@@ -390,11 +390,11 @@ def test_a_whole_data_set_is_hashed_volume_by_volume(connected, tmp_path, monkey
         cut_short(store, 1)
     here, there = (
         lim_gpu.reduce(
-            slices, "hash", keep=0.4, scope="dataset", device="cpu", output=tmp_path / f"{name}.csv", ray=ray
+            slices, "hash", keep=0.4, scope="dataset", device="cpu", output=tmp_path / name / "s.csv", ray=ray
         )
         for name, ray in (("here", None), ("there", "auto"))
     )
-    assert contents(tmp_path / "there.csv") == contents(tmp_path / "here.csv")
+    assert contents(tmp_path / "there" / "s.csv") == contents(tmp_path / "here" / "s.csv")
     assert there.record["failures"] == here.record["failures"] != []
     assert there.record["hosts"] == {os.uname().nodename: 4}
 

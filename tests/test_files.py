@@ -29,6 +29,7 @@ from lim_gpu.files import (
     remove_stale,
     replacing,
     temporary_of,
+    write_json,
     write_text,
 )
 from volumes import pixels, read_all
@@ -61,6 +62,16 @@ def test_json_that_is_no_text_or_missing_is_refused(tmp_path):
     for name in ("a.json", "b.json"):
         with pytest.raises(InputError, match=name):
             read_json(tmp_path / name)
+
+
+def test_json_that_could_not_be_read_back_is_an_error_when_it_is_written(tmp_path):
+    write_json(tmp_path / "a.json", ["x" * 40], limit=100)
+    for value in ["x" * 100, ["é" * 20]]:  # 6 bytes each
+        with pytest.raises(LimGpuError, match=r"b\.json: would be 0 MiB, of which 0 are read"):
+            write_json(tmp_path / "b.json", value, limit=100)
+    with pytest.raises(InputError, match=r"a\.json: larger than 0 MiB"):
+        read_json(tmp_path / "a.json", limit=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_failing_writer_leaves_the_old_file(tmp_path):

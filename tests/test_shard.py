@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lim_gpu.errors import UsageError
 from lim_gpu.shard import Shard
+from reductions import RESULTS
 from stores import make_sources, make_store
 
 
@@ -62,7 +63,7 @@ def test_shards_of_a_reduction_give_the_selection_of_one_run(tmp_path):
     assert not (tmp_path / "all.csv").exists()
     (said,) = at_once(lim_gpu(*sharded, "--shard", "2/3"))
     assert "the same command without --shard selects" in said
-    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "all.parts").glob("*.json")}
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "all.parts").glob(RESULTS)}
     assert len(parts) == 4
     at_once(lim_gpu(*sharded))
     assert (tmp_path / "all.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()

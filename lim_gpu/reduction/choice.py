@@ -37,10 +37,10 @@ def choose(
     Raises UnreadableVolumeError for a volume that cannot be read.
     """
     start = time.perf_counter()
-    z: list[float] = []
+    z = []
     for volume in volumes:
         with reading(volume):
-            z.extend(float(value) for value in volume.z)
+            z.append(volume.z)
     if engine is None:
         kept = _baseline(unit, request)
         choice = _Choice(kept, *nearest_by_position(kept, unit.slices))
@@ -49,12 +49,12 @@ def choose(
     return UnitResult(
         unit=unit.name,
         volumes=[[entry.key, entry.shape[0]] for entry in unit.volumes],
-        z=z,
-        kept=choice.kept.tolist(),
+        z=np.concatenate(z),
+        kept=choice.kept,
         ranked=engine is not None and request.rule == "greedy",
-        dropped=choice.dropped.tolist(),
-        removal_similarity=choice.removal_similarity.tolist(),
-        covered_by=choice.covered_by.tolist(),
+        dropped=choice.dropped,
+        removal_similarity=choice.removal_similarity,
+        covered_by=choice.covered_by,
         similarity=choice.similarity,
         resolved_threshold=choice.resolved_threshold,
         borderline=choice.borderline,
@@ -72,7 +72,7 @@ NO_VALUES = np.empty(0, dtype=np.float64)
 class _Choice:
     kept: NDArray[np.int64]
     covered_by: NDArray[np.int64]
-    similarity: list[float | None]
+    similarity: NDArray[np.float32]
     dropped: NDArray[np.int64] = field(default_factory=lambda: NONE)
     removal_similarity: NDArray[np.float64] = field(default_factory=lambda: NO_VALUES)
     resolved_threshold: float | None = None
@@ -99,7 +99,7 @@ def _baseline(unit: Unit, request: Request) -> NDArray[np.int64]:
 
 def nearest_by_similarity(
     measured: NDArray[Any], kept: NDArray[np.int64], method: str
-) -> tuple[NDArray[np.int64], list[float | None]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The kept slice (k,) most like each of n, ties to the lower, and that similarity.
 
     measured: what `measure_unit` gives of `method`, hashes (n,) or the matrix (n, n).
@@ -110,13 +110,13 @@ def nearest_by_similarity(
     return pairs.nearest(kept)
 
 
-def nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], list[float | None]]:
-    """The kept slice (k,) nearest in position to each of n, ties to the lower; these methods know no similarity."""
+def nearest_by_position(kept: NDArray[np.int64], n: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The kept slice (k,) nearest in position to each of n, ties to the lower; the similarity is not known: NaN."""
     places = np.arange(n)
     after = np.minimum(np.searchsorted(kept, places), len(kept) - 1)
     before = np.maximum(after - 1, 0)
     nearer_before = places - kept[before] <= np.abs(kept[after] - places)
-    return np.where(nearer_before & (kept[before] <= places), kept[before], kept[after]), [None] * n
+    return np.where(nearer_before & (kept[before] <= places), kept[before], kept[after]), np.full(n, np.nan, np.float32)
 
 
 class _Matrix:
@@ -131,9 +131,9 @@ class _Matrix:
     def leader(self, threshold: float, order: Indices | None) -> Indices:
         return leader(self.matrix, threshold, order)
 
-    def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
+    def nearest(self, kept: Indices) -> tuple[Indices, NDArray[np.float32]]:
         covered_by, similarity = nearest_kept(self.matrix, kept)
-        return covered_by, similarity.tolist()
+        return covered_by, similarity
 
     def picture(self) -> dict[str, Any]:
         return matrix_thumbnail(self.matrix if on_gpu(self.matrix) else to_numpy(self.matrix))
@@ -160,9 +160,9 @@ class _Hashes:
             return self.pruning.leader_hashes(self.hashes, bits)
         return np.sort(order[self.pruning.leader_hashes(self.hashes[order], bits)])
 
-    def nearest(self, kept: Indices) -> tuple[Indices, list[float | None]]:
+    def nearest(self, kept: Indices) -> tuple[Indices, NDArray[np.float32]]:
         covered_by, distance = self.pruning.nearest_kept(self.hashes, kept, self.search)
-        return covered_by, [1 - bits / HASH_BITS for bits in distance.tolist()]
+        return covered_by, (1 - distance / np.float32(HASH_BITS)).astype(np.float32)  # exact: whole 64ths
 
     def picture(self) -> dict[str, Any]:
         from lim_gpu.similarity.hash import matrix_of_hashes

@@ -18,8 +18,8 @@ from lim_gpu.errors import UsageError
 from lim_gpu.files import fingerprint
 from lim_gpu.progress import Outcome, counted
 from lim_gpu.reduction.choice import nearest_by_position, nearest_by_similarity
-from lim_gpu.reduction.parts import load_measure
-from lim_gpu.reduction.request import ALGORITHM, SIMILARITIES
+from lim_gpu.reduction.measure import find_measure
+from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.reduction.run import parts_folder
 from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
 from lim_gpu.selection.edits import Edits, read_edits
@@ -116,12 +116,11 @@ def _covered(
         if measured is None
         else nearest_by_similarity(measured, indices, method)
     )
-    values = np.array(similarity, dtype=np.float32)
     result, start = [], 0
     for volume in volumes:
         own = slice(start, start + len(volume.kept))
         covering = tuple(places[i] for i in covered_by[own])
-        result.append(replace(volume, kept=stays[own], covered_by=covering, similarity=values[own]))
+        result.append(replace(volume, kept=stays[own], covered_by=covering, similarity=similarity[own]))
         start = own.stop
     return result
 
@@ -131,8 +130,8 @@ def _measured(volumes: Sequence[VolumeSelection], origin: _Origin, unit: str, st
     if origin.method not in SIMILARITIES:
         return None
     criterion = {name: origin.parameters[name] for name in CRITERION if name in origin.parameters}
-    digests = [[volume.key, store[volume.key].entry.digest] for volume in volumes]
-    return load_measure(origin.parts, unit, fingerprint([ALGORITHM, origin.method, criterion, digests]))
+    digests = [(volume.key, store[volume.key].entry.digest) for volume in volumes]
+    return find_measure(origin.parts, unit, origin.method, criterion, digests)
 
 
 def _record(

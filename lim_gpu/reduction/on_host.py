@@ -49,8 +49,7 @@ def reduce_batch(
             _lend(parts, own, units)
         reduced = reduce_units(deque(units), volumes, request, own, Reporter(quiet=True), engines=[engine])
         for place, done in enumerate(reduced):
-            names = (f"{done.unit.name}.json", f"{done.unit.name}.npz")
-            yield TaskResult(place, (done, {name: _taken(own / name) for name in names if _is_new(own / name)}))
+            yield TaskResult(place, (done, {file.name: _taken(file) for file in own.iterdir() if _is_new(file)}))
     if device == "cuda":
         import torch
 
@@ -114,9 +113,9 @@ def engine_here(criterion: Criterion, device: str) -> StoredMatrix | None:
 
 def _lend(parts: Path, own: Path, units: Sequence[Unit]) -> None:
     """Links to what was measured of `units` before."""
-    for unit in units:
-        if (parts / f"{unit.name}.npz").is_file():
-            (own / f"{unit.name}.npz").symlink_to(parts / f"{unit.name}.npz")
+    for name in {f"{one.name}.npz" for unit in units for one in (unit, *unit.singly())}:
+        if (parts / name).is_file():
+            (own / name).symlink_to(parts / name)
 
 
 def _is_new(file: Path) -> bool:

@@ -10,7 +10,8 @@ a file that merely exists proves nothing.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import canonical_json, fingerprint, read_json, replacing, write_text
+from lim_gpu.files import canonical_json, fingerprint, parse_json, read_json, replacing
 from lim_gpu.selection import VolumeSelection
 
+VERSION = 2  # of a result; 1 was JSON, which held no number
+RESULT = ".result.npz"  # behind the name of the unit
+SLICES = np.dtype([("z", "<f8"), ("kept", "?"), ("covered_by", "<i8"), ("similarity", "<f4")])
+REMOVALS = np.dtype([("slice", "<i8"), ("similarity", "<f8")])
+PLAIN = ("unit", "volumes", "ranked", "resolved_threshold", "borderline", "matrix", "device", "seconds")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class UnitResult:
     """What the reduction of one unit found. Slices are numbered through the unit's volumes, 0..n-1.
 
     unit                volume key, patient, or "dataset"
     volumes             [key, number of slices] of each volume, in order
-    z                   mm along the normal, a value a slice
-    kept                sorted indices that stay
+    z                   (n,) float64, mm along the normal
+    kept                (k,) int64, sorted indices that stay
     ranked              whether the rule has a removal sequence
-    dropped             that sequence (n - 1), beyond the stop too
-    removal_similarity  similarity of the pair that removed each, in the order of `dropped`
-    covered_by          nearest kept slice of every slice, ties to the lowest index, itself if kept
-    similarity          to that slice; None for methods that compare nothing
+    dropped             (n - 1,) int64, that sequence, beyond the stop too
+    removal_similarity  (n - 1,) float64, of the pair that removed each, in the order of `dropped`
+    covered_by          (n,) int64, nearest kept slice, ties to the lowest index, itself if kept
+    similarity          (n,) float32, to that slice; NaN for methods that compare nothing
     resolved_threshold  of the last pair that was removed, in the method's own unit; None when nothing was
     borderline          pairs within 1e-4 of the threshold that were recomputed in float64
     matrix              {"png": base64, "low": value of black, "high": value of white}, or None
@@ -43,13 +50,13 @@ class UnitResult:
 
     unit: str
     volumes: list[list[Any]]
-    z: list[float]
-    kept: list[int]
+    z: NDArray[np.float64]
+    kept: NDArray[np.int64]
     ranked: bool
-    dropped: list[int]
-    removal_similarity: list[float]
-    covered_by: list[int]
-    similarity: list[float | None]
+    dropped: NDArray[np.int64]
+    removal_similarity: NDArray[np.float64]
+    covered_by: NDArray[np.int64]
+    similarity: NDArray[np.float32]
     resolved_threshold: float | None
     borderline: int
     matrix: dict[str, Any] | None
@@ -65,27 +72,63 @@ class UnitResult:
         rank[self.dropped] = np.arange(len(self.dropped))
         if self.ranked and len(self.dropped) == len(places) - 1:  # one survivor: it is the last of the sequence
             rank[rank < 0] = len(self.dropped)
-        similarity = np.array(self.similarity, dtype=np.float32)
         result, start = [], 0
         for key, n in self.volumes:
             own = slice(start, start + n)
             covered_by = tuple(places[i] for i in self.covered_by[own])
-            z = np.array(self.z[own], dtype=np.float64)
-            result.append(VolumeSelection(key, z, kept[own], rank[own], covered_by, similarity[own]))
+            result.append(VolumeSelection(key, self.z[own], kept[own], rank[own], covered_by, self.similarity[own]))
             start += n
         return result
 
 
 def save_part(folder: Path, part_fingerprint: str, result: UnitResult) -> None:
-    """Write FOLDER/UNIT.json in one step."""
-    values = asdict(result)
-    part = {"fingerprint": part_fingerprint, "sha256": fingerprint(values), "result": values}
-    write_text(folder / f"{result.unit}.json", canonical_json(part) + "\n")
+    """Write FOLDER/UNIT.result.npz in one step."""
+    values = {name: getattr(result, name) for name in PLAIN}
+    text = canonical_json({"version": VERSION, "fingerprint": part_fingerprint, "result": values})
+    slices, removals = np.zeros(len(result.z), SLICES), np.zeros(len(result.dropped), REMOVALS)
+    slices["z"], slices["covered_by"], slices["similarity"] = result.z, result.covered_by, result.similarity
+    slices["kept"][result.kept] = True
+    removals["slice"], removals["similarity"] = result.dropped, result.removal_similarity
+    arrays = {"slices": slices, "removals": removals}
+    _save(folder / f"{result.unit}{RESULT}", _digest(text, slices, removals), about=_as_bytes(text), **arrays)
+    (folder / f"{result.unit}.json").unlink(missing_ok=True)  # of version 1
 
 
 def load_part(folder: Path, unit: str, part_fingerprint: str | None = None) -> UnitResult | None:
     """The result of `unit`, or None when there is none that is whole and, where it is given, of this fingerprint."""
-    path = folder / f"{unit}.json"
+    path = folder / f"{unit}{RESULT}"
+    if not path.is_file():
+        return _load_json(folder / f"{unit}.json", part_fingerprint)
+    about, slices, removals, digest = _members(path, "about", "slices", "removals", "sha256")
+    if about is None or slices is None or removals is None or digest is None:
+        return None
+    try:
+        text = about.tobytes().decode()
+        part = parse_json(text, path)
+    except (UnicodeDecodeError, InputError):
+        return None
+    if digest.tobytes() != _digest(text, slices, removals) or part["version"] != VERSION:
+        return None
+    if part_fingerprint not in (None, part["fingerprint"]):
+        return None
+    return UnitResult(
+        **part["result"],
+        z=slices["z"].copy(),  # of its own: not a view that keeps the whole array
+        kept=np.flatnonzero(slices["kept"]),
+        dropped=removals["slice"].copy(),
+        removal_similarity=removals["similarity"].copy(),
+        covered_by=slices["covered_by"].copy(),
+        similarity=slices["similarity"].copy(),
+    )
+
+
+def result_names(folder: Path) -> list[str]:
+    """The names of the results that stand in a folder, sorted."""
+    return sorted(file.name for pattern in (f"*{RESULT}", "*.json") for file in folder.glob(pattern))
+
+
+def _load_json(path: Path, part_fingerprint: str | None) -> UnitResult | None:
+    """A result of version 1, by the rules of `load_part`."""
     if not path.is_file():
         return None
     try:
@@ -99,43 +142,60 @@ def load_part(folder: Path, unit: str, part_fingerprint: str | None = None) -> U
         return None
     if set(values) != {field.name for field in fields(UnitResult)}:
         return None
-    return UnitResult(**values)
+    return UnitResult(**values | dict(_as_arrays(values)))
+
+
+def _as_arrays(values: dict[str, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The lists of a result of version 1."""
+    for name in ("z", "removal_similarity"):
+        yield name, np.array(values[name], np.float64)
+    for name in ("kept", "dropped", "covered_by"):
+        yield name, np.array(values[name], np.int64)
+    yield "similarity", np.array(values["similarity"], np.float32)  # None becomes NaN
 
 
 def save_measure(folder: Path, unit: str, measure_fingerprint: str, values: NDArray[Any]) -> None:
     """Write FOLDER/UNIT.npz in one step: hashes (n,) int64 or a matrix (n, n) float32."""
-    with replacing(folder / f"{unit}.npz") as temporary, open(temporary, "wb") as handle:
-        digest = np.frombuffer(_measure_digest(measure_fingerprint, values), np.uint8)
-        own = np.frombuffer(measure_fingerprint.encode(), np.uint8)
-        np.savez(handle, fingerprint=own, sha256=digest, values=values)
+    digest = _digest(measure_fingerprint, values)
+    _save(folder / f"{unit}.npz", digest, fingerprint=_as_bytes(measure_fingerprint), values=values)
 
 
 def load_measure(folder: Path, unit: str, measure_fingerprint: str) -> NDArray[Any] | None:
     """What `save_measure` wrote, or None when there is nothing that is whole and of this fingerprint."""
-    if not measure_stands(folder, unit, measure_fingerprint):
+    own, values, digest = _members(folder / f"{unit}.npz", "fingerprint", "values", "sha256")
+    if own is None or own.tobytes() != measure_fingerprint.encode() or values is None or digest is None:
         return None
-    values, digest = (_member(folder / f"{unit}.npz", name) for name in ("values", "sha256"))
-    if values is None or digest is None or digest.tobytes() != _measure_digest(measure_fingerprint, values):
-        return None
-    return values
+    return values if digest.tobytes() == _digest(measure_fingerprint, values) else None
 
 
 def measure_stands(folder: Path, unit: str, measure_fingerprint: str) -> bool:
     """Whether there is one of this fingerprint; whether it is whole, loading tells. Reads a few bytes."""
-    found = _member(folder / f"{unit}.npz", "fingerprint")
+    [found] = _members(folder / f"{unit}.npz", "fingerprint")
     return found is not None and found.tobytes() == measure_fingerprint.encode()
 
 
-def _member(path: Path, name: str) -> NDArray[Any] | None:
-    """One array of a .npz, or None where it cannot be had."""
+def _save(path: Path, digest: bytes, **arrays: NDArray[Any]) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
+        np.savez(handle, sha256=np.frombuffer(digest, np.uint8), **arrays)  # type: ignore[arg-type]  # in their order
+
+
+def _members(path: Path, *names: str) -> list[NDArray[Any] | None]:
+    """Arrays of a .npz; None for all where one cannot be had."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found: NDArray[Any] = arrays[name]
-            return found
+            return [arrays[name] for name in names]
     except Exception:  # a damaged zip raises nearly anything
-        return None
+        return [None] * len(names)
 
 
-def _measure_digest(measure_fingerprint: str, values: NDArray[Any]) -> bytes:
-    about = f"{measure_fingerprint} {values.dtype.str} {values.shape}"
-    return hashlib.sha256(about.encode() + np.ascontiguousarray(values).tobytes()).digest()
+def _as_bytes(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _digest(about: str, *arrays: NDArray[Any]) -> bytes:
+    """SHA-256 of a text, and of types, shapes and values."""
+    found = hashlib.sha256(about.encode())
+    for array in arrays:
+        found.update(f" {array.dtype.str} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return found.digest()

@@ -64,6 +64,11 @@ class Request:
         return self.criterion.method
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it is HASH of a whole data set: volumes are hashed one by one, and then compared together."""
+        return self.method == "hash" and self.scope == "dataset"
+
+    @property
     def similarity_threshold(self) -> float | None:
         """The threshold as a similarity: 1 - bits/64 for HASH (exact in float64), else as given."""
         if self.threshold is None or self.method != "hash":

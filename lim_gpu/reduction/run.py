@@ -23,11 +23,13 @@ from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.measure import borrow_hashes
 from lim_gpu.reduction.parts import UnitResult, load_part
 from lim_gpu.reduction.record import record_of, run_fingerprint
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request, request_for
-from lim_gpu.reduction.share import Done, Finished, engines_for, reduce_units
+from lim_gpu.reduction.share import Done, Finished, engines_for, measure_units, reduce_units
 from lim_gpu.reduction.unit import Unit, units_of
+from lim_gpu.reduction.whole import reduce_whole
 from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
 from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore
@@ -163,7 +165,10 @@ Filler = Callable[[deque[Unit], SliceStore, Request, Path | None, Reporter], Fin
 def _filler(request: Request, device: str, cluster: Cluster | None, worked: Counter[str]) -> Filler:
     """What reduces the units that are left: the devices of this machine, or hosts, which `worked` counts."""
     if cluster is None:
-        return partial(reduce_units, engines=engines_for(request, device))
+        engines = engines_for(request, device)
+        if request.is_whole and (engine := engines[0]):
+            return partial(reduce_whole, measure=partial(measure_units, engines=engines), engine=engine)
+        return partial(reduce_units, engines=engines)
     from lim_gpu.reduction.hosts import reduce_on_hosts
 
     return partial(reduce_on_hosts, cluster=cluster, device=device, worked=worked)
@@ -204,13 +209,17 @@ def reduce_shard(
 ) -> list[Done]:
     """Reduce one share of the units into NAME.parts, beside other shares at once; `reduce` then finds them there.
 
-    Returns its units. Raises as `reduce`.
+    Of HASH of a data set a share of its volumes is hashed. Returns its units. Raises as `reduce`.
     """
     parts = parts_folder(csv_path)
-    fill = _filler(request, device, None, Counter())
+    engines = engines_for(request, device)
     units = _comparable(store, request)
     with locked(parts, shared=True):
         remove_stale(parts)
+        if request.is_whole:
+            fill, units = partial(measure_units, engines=engines), units[0].singly()
+        else:
+            fill = partial(reduce_units, engines=engines)
         return _reduced(shard.of(units), fill, store, request, parts, reporter)
 
 
@@ -229,6 +238,8 @@ def _reduced(
     """The results of units in their order: those that stand in `parts`, and those that `fill` makes."""
     with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
         done, left = _standing_units(units, request, parts)
+        if parts and request.method == "hash":
+            borrow_hashes(left, request, parts)
         advance(sum(one.unit.slices for one in done))
         if done:
             reporter.note(f"done already: {len(done)} of {counted(len(units), 'unit')}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.choice import choose, is_blank
 from lim_gpu.reduction.engine import StoredMatrix
-from lim_gpu.reduction.measure import is_measured
+from lim_gpu.reduction.measure import measure_unit, unmeasured
 from lim_gpu.reduction.parts import UnitResult, save_part
 from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.reader import READ_AHEAD
@@ -24,9 +24,10 @@ from lim_gpu.store.slices import SliceStore
 
 
 class Done(NamedTuple):
-    """A unit that was reduced: its result, None where no volume of it can be read, and the volumes that cannot be.
+    """A unit that was reduced: its result, and the volumes that cannot be read.
 
-    blank: volumes of one grey alone, see `is_blank`, of those that were measured now.
+    No result where none can be, or where the unit was only measured. blank: volumes of one grey alone, see `is_blank`,
+    of those that were measured now.
     """
 
     unit: Unit
@@ -57,21 +58,46 @@ def reduce_units(
     engines: Sequence[StoredMatrix | None],
 ) -> Finished:
     """Reduce the units that are `left`, which empties it, by all `engines`; they finish in any order."""
+    return _with_engines(_reduce_unit, left, store, request, parts, reporter, engines)
+
+
+def measure_units(
+    left: deque[Unit],
+    store: SliceStore,
+    request: Request,
+    parts: Path,
+    reporter: Reporter,
+    *,
+    engines: Sequence[StoredMatrix | None],
+) -> Finished:
+    """As `reduce_units`, but what is measured of single volumes is all that comes of it, and stands in `parts`."""
+    return _with_engines(_measure_unit, left, store, request, parts, reporter, engines)
+
+
+def _with_engines(
+    work: Callable[..., Done],
+    left: deque[Unit],
+    store: SliceStore,
+    request: Request,
+    parts: Path | None,
+    reporter: Reporter,
+    engines: Sequence[StoredMatrix | None],
+) -> Finished:
     working = list(engines[: max(1, len(left))])
 
     def expect_with(engine: StoredMatrix | None) -> Callable[[Unit], None]:
         def expect(unit: Unit) -> None:
-            if engine and not is_measured(unit, request, parts):
-                engine.expect([store[entry.key] for entry in unit.volumes])
+            if engine and (new := unmeasured(unit, request, parts)):
+                engine.expect([store[entry.key] for entry in new])
 
         return expect
 
-    def reduce_share(engine: StoredMatrix | None) -> Finished:
+    def work_off(engine: StoredMatrix | None) -> Finished:
         with engine.reading_ahead() if engine else nullcontext():
             for unit in _share(left, expect_with(engine), len(working)):
-                yield _reduce_unit(store, unit, request, engine, parts, reporter)
+                yield work(store, unit, request, engine, parts, reporter)
 
-    yield from _by_all(working, reduce_share)
+    yield from _by_all(working, work_off)
 
 
 def _share(left: deque[Unit], expect: Callable[[Unit], None], engines: int) -> Iterator[Unit]:
@@ -156,9 +182,9 @@ def _reduce_unit(
             remaining = Unit(unit.name, unit.place, entries)
             try:
                 volumes = [store[entry.key] for entry in entries]
-                measured = is_measured(remaining, request, parts)
+                new = unmeasured(remaining, request, parts) if engine else []
                 result = choose(remaining, volumes, request, engine, parts)
-                blank = sum(is_blank(volume, engine) for volume in volumes) if engine and not measured else 0
+                blank = sum(is_blank(store[entry.key], engine) for entry in new) if engine else 0
             except UnreadableVolumeError as error:
                 reporter.error(error)
                 failures.append({"volume": error.key, "cause": str(error)})
@@ -171,3 +197,19 @@ def _reduce_unit(
     finally:  # not before: they may be read ahead
         for entry in unit.volumes:
             store[entry.key].close()
+
+
+def _measure_unit(
+    store: SliceStore, unit: Unit, request: Request, engine: StoredMatrix, parts: Path, reporter: Reporter
+) -> Done:
+    """Measure a volume, if that does not stand."""
+    volume = store[unit.name]
+    try:
+        new = unmeasured(unit, request, parts)
+        measure_unit(unit, [volume], request, engine, parts)
+        return Done(unit, None, [], sum(is_blank(volume, engine) for _ in new))
+    except UnreadableVolumeError as error:
+        reporter.error(error)
+        return Done(unit, None, [{"volume": error.key, "cause": str(error)}])
+    finally:
+        volume.close()

@@ -27,6 +27,15 @@ class Unit:
         place = self.place if request.method == "random" else 0
         return fingerprint([ALGORITHM, request.parameters(), place, volumes])
 
+    def singly(self) -> list[Unit]:
+        """Each of its volumes alone, as a unit of its own."""
+        return [Unit(entry.key, place, (entry,)) for place, entry in enumerate(self.volumes)]
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is one volume, under the name of that."""
+        return [entry.key for entry in self.volumes] == [self.name]
+
     @property
     def slices(self) -> int:
         """Slices of all its volumes."""

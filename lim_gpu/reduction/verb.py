@@ -86,7 +86,7 @@ def _share(
 ) -> Outcome:
     done = reduce_shard(store, request, targets.csv, device, shard, reporter)
     failures = [failure for one in done for failure in one.failures]
-    units = counted(sum(one.result is not None for one in done), "unit")
+    units = counted(sum(one.result is not None or not one.failures for one in done), "unit")
     parts = parts_folder(targets.csv)
     line = f"shard {shard}: {units} -> {parts}. When all shards have ended, the same command without --shard selects"
     lines = [line, *([f"failed: {len(failures)}"] if failures else [])]

@@ -9,6 +9,7 @@ from pathlib import Path
 from lim_gpu.errors import UsageError
 from lim_gpu.files import file_sha256, fingerprint, made_otherwise
 from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.reduction.parts import result_names
 from lim_gpu.reduction.run import parts_folder
 from lim_gpu.report.page import page_is_made_of
 from lim_gpu.selection import selection_paths
@@ -87,5 +88,5 @@ def _made_of_selections(paths: Sequence[Path], store: Path | None, window: str |
     shown = read_selections(paths)
     with open_store(shown[0], store):
         told = [[one.selection.record["fingerprint"], one.selection.record["csv_sha256"]] for one in shown]
-    parts = [sorted(part.name for part in parts_folder(selection_paths(path)[0]).glob("*.json")) for path in paths]
+    parts = [result_names(parts_folder(selection_paths(path)[0])) for path in paths]
     return fingerprint([version("lim-gpu"), told, parts, window])

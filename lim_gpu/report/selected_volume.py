@@ -73,7 +73,7 @@ def in_full(store: SliceStore, key: str, shown: Sequence[Shown], intensity: Inte
 def _chosen(shown: Shown, selected: VolumeSelection, pictures: _Pictures) -> dict[str, Any]:
     """What one selection says of the volume."""
     part = shown.curve(selected.key)
-    ranked = part is not None and part.ranked and part.removal_similarity
+    ranked = part is not None and part.ranked and len(part.removal_similarity)
     return {
         "kept": int(selected.kept.sum()),
         "strip": [pictures.slice(i) for i in _some(np.flatnonzero(selected.kept), STRIP)],

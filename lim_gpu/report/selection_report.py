@@ -152,7 +152,7 @@ def _overlap(shown: Sequence[Shown]) -> dict[str, Any] | None:
 
 
 def _curves(shown: Shown) -> str | None:
-    ranked = [part for part in shown.parts.values() if part.ranked and part.removal_similarity]
+    ranked = [part for part in shown.parts.values() if part.ranked and len(part.removal_similarity)]
     if not ranked:
         return None
     curves = [(shown.in_own_unit(np.array(part.removal_similarity)), len(part.z)) for part in ranked]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import csv_text, json_text, made_otherwise, read_json, write_text
+from lim_gpu.files import LARGE_JSON, csv_text, made_otherwise, read_json, write_json, write_text
 from lim_gpu.spread import spread_evenly
 from lim_gpu.strip import SHOWN, strip
 
@@ -172,7 +172,7 @@ class Selection:
         csv_path, json_path = selection_paths(path)
         text = self._csv()
         record = self.record | {"csv_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        write_text(json_path, json_text(record))
+        write_json(json_path, record, LARGE_JSON)
         write_text(csv_path, text)
 
     @classmethod
@@ -216,7 +216,7 @@ def selection_paths(path: str | Path) -> tuple[Path, Path]:
 
 def read_record(json_path: Path) -> dict[str, Any]:
     """The JSON of a selection. Raises InputError when it is missing, damaged or something else."""
-    record = read_json(json_path)
+    record = read_json(json_path, LARGE_JSON)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{json_path}: not a selection of lim-gpu")
     if record.get("version") != VERSION:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import fingerprint, read_json, write_json
+from lim_gpu.files import LARGE_JSON, fingerprint, read_json, write_json
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.header import KEY
@@ -122,7 +122,7 @@ def read_index(store: Path) -> Index:
         raise InputError(
             f"{store}: holds no store.json: no store, or an unfinished one. Run lim-gpu ingest SRC -o slices"
         )
-    values = read_json(path)
+    values = read_json(path, LARGE_JSON)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path}: not a store of lim-gpu")
     if values.get("version") != VERSION:
@@ -150,7 +150,7 @@ def write_index(
         "skipped": skipped,
         "volumes": [asdict(entry) for entry in volumes],
     }
-    write_json(store / "store.json", values)
+    write_json(store / "store.json", values, LARGE_JSON)
 
 
 def standing_volume(store: Path, key: str, origin: str) -> VolumeEntry | None:

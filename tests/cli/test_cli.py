@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import interrupted
+from reductions import RESULTS
 from stores import make_sources, make_store
 
 VERBS = tuple(
@@ -316,7 +317,7 @@ def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, preloaded, sig
     environment = {"WAITS_FROM": "4", "ENGINES": "1"}  # the last volume comes after the signal
     child = preloaded.start(interrupted.__file__, *options, env=environment)
     parts = tmp_path / "s.parts"
-    while not child.ended() and len(list(parts.glob("[0-9a-f]*.json"))) < 3:
+    while not child.ended() and len(list(parts.glob(RESULTS))) < 3:
         time.sleep(0.002)
     os.kill(child.pid, signal_sent)
     done = child.wait()

@@ -18,7 +18,7 @@ from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.reader import Reader
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
-from reductions import kept_of
+from reductions import MEASURES, RESULTS, kept_of
 from stores import make_store
 
 
@@ -26,8 +26,8 @@ def test_a_damaged_part_is_done_again_and_a_whole_one_is_not(store, tmp_path, ca
     out = tmp_path / "s.csv"
     lim_gpu.reduce(store, "hash", keep=0.3, device="cpu", output=out)
     expected = out.read_bytes()
-    parts = sorted((tmp_path / "s.parts").glob("*.json"))
-    parts[0].write_text(parts[0].read_text()[:-40])
+    parts = sorted((tmp_path / "s.parts").glob(RESULTS))
+    parts[0].write_bytes(parts[0].read_bytes()[:-40])
     stamps = [part.stat().st_mtime_ns for part in parts]
     out.unlink()
     (tmp_path / "s.json").unlink()
@@ -74,7 +74,7 @@ def test_pairs_near_another_threshold_are_decided_anew(store, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "changed", "other", "empty"])
 def test_a_damaged_measure_is_measured_again(store, tmp_path, damage):
     lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
-    files = sorted((tmp_path / "s.parts").glob("*.npz"))
+    files = sorted((tmp_path / "s.parts").glob(MEASURES))
     assert len(files) == len(store)
     for file in files:
         data = bytearray(file.read_bytes())
@@ -94,7 +94,7 @@ def test_a_damaged_measure_is_measured_again(store, tmp_path, damage):
 def test_a_large_matrix_is_not_kept(store, tmp_path, monkeypatch):
     monkeypatch.setattr("lim_gpu.reduction.measure.MOST_BYTES", 100)
     lim_gpu.reduce(store, "ssim", keep=0.5, device="cpu", output=tmp_path / "s.csv")
-    kept = {file.stem for file in (tmp_path / "s.parts").glob("*.npz")}
+    kept = {file.stem for file in (tmp_path / "s.parts").glob(MEASURES)}
     assert kept == {volume.key for volume in store if 4 * volume.entry.shape[0] ** 2 <= 100}
 
 
@@ -111,8 +111,8 @@ def test_killed_runs_resume_to_the_same_selection(tmp_path, preloaded):
     out, parts, killed = tmp_path / "killed.csv", tmp_path / "killed.parts", 0
     for attempt in itertools.count():
         child = preloaded.start("-c", program, path, out)
-        before = len(list(parts.glob("*.json")))
-        while not child.ended() and len(list(parts.glob("*.json"))) < min(before + 3, 40):
+        before = len(list(parts.glob(RESULTS)))
+        while not child.ended() and len(list(parts.glob(RESULTS))) < min(before + 3, 40):
             time.sleep(0.001)
         time.sleep(0.0007 * (attempt % 12))
         child.kill()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import JSON_LIMIT
 from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, relative_path, selection_paths
 
 FINITE = st.floats(-1e6, 1e6)
@@ -121,6 +122,14 @@ def test_foreign_json_is_refused(saved, text):
     saved.with_suffix(".json").write_text(text)
     with pytest.raises(InputError, match="selection.json"):
         Selection.load(saved)
+
+
+def test_a_record_beyond_the_limit_of_other_files_is_read(saved):
+    """As of more than 316,000 units."""
+    units = [{"unit": f"{i:016x}", "volumes": ["v" * 70_000]} for i in range(1000)]
+    Selection(Selection.load(saved).volumes, record(units=units)).save(saved)
+    assert saved.with_suffix(".json").stat().st_size > JSON_LIMIT
+    assert Selection.load(saved).record["units"] == units
 
 
 def test_missing_files_are_named(tmp_path, saved):

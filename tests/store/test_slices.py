@@ -6,17 +6,19 @@ import json
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.files import JSON_LIMIT
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.store import slices as store_module
 from lim_gpu.store.private import private_folder, private_key, read_sources, write_sources
-from lim_gpu.store.slices import SliceStore, standing_volume
+from lim_gpu.store.slices import SliceStore, read_index, standing_volume, write_index
 from volumes import forked, pixels, write_store
 
 VOLUMES = [pixels(5), pixels(3, 7, 8, seed=1), pixels(2, dtype="uint8", seed=2)]
@@ -174,6 +176,14 @@ def test_indexing(path):
             store[3]
         with pytest.raises(KeyError):
             store["f" * 16]
+
+
+def test_an_index_beyond_the_limit_of_other_files_is_read(path):
+    """As of more than 262,000 volumes, made large by their names."""
+    entries = [replace(read_index(path).volumes[0], key=f"{i:016x}", name=f"{i} {'n' * 70_000}") for i in range(1000)]
+    write_index(path, entries, {}, {}, "")
+    assert (path / "store.json").stat().st_size > JSON_LIMIT
+    assert SliceStore(path).volumes == tuple(entries)
 
 
 def test_few_files_are_open_at_a_time_however_many_are_read(tmp_path, monkeypatch):
