@@ -54,8 +54,9 @@ from lim_gpu.cli.options import (
     type=OneOf("lim_gpu.pruning.checks", "RULES"),
     default="greedy",
     show_default=True,
-    metavar="greedy|leader",
-    help="The paper's text, or the authors' script (threshold only): they keep different slices.",
+    metavar="greedy|leader|facility|k-center",
+    help="The paper's text; the authors' script (threshold only); facility location, which covers all slices best on "
+    "average (budget only); k-center, which covers the worst best: a threshold holds for every dropped slice.",
 )
 @click.option(
     "--order",
@@ -107,6 +108,7 @@ def reduce(
     \b
     Examples: lim-gpu reduce --method ssim --keep 0.1
               lim-gpu reduce slices --method hash --threshold 6 --rule leader -o hash6.csv
+              lim-gpu reduce slices --method ssim --threshold 0.8 --rule k-center -o covered.csv
     """
     from lim_gpu.reduction.run import cluster_for
     from lim_gpu.reduction.verb import Targets, reduce_verb

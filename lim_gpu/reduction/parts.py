@@ -35,7 +35,7 @@ class UnitResult:
     removal_similarity  similarity of the pair that removed each, in the order of `dropped`
     covered_by          nearest kept slice of every slice, ties to the lowest index, itself if kept
     similarity          to that slice; None for methods that compare nothing
-    resolved_threshold  of the last pair that was removed, in the method's own unit; None when nothing was
+    resolved_threshold  of the last pair that was removed, in the method's own unit; None of none, and of facility
     borderline          pairs within 1e-4 of the threshold that were recomputed in float64
     matrix              {"png": base64, "low": value of black, "high": value of white}, or None
     device, seconds     where and how long
