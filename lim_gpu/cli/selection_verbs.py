@@ -210,6 +210,14 @@ def report(
     metavar="METHOD",
     help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
 )
+@click.option(
+    "--rule",
+    "rules",
+    type=OneOf("lim_gpu.pruning.checks", "RULES"),
+    multiple=True,
+    metavar="RULE",
+    help="greedy (the default), leader, facility or k-center, with --method; may be given several times.",
+)
 @click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept, with --method.")
 @click.option("--threshold", type=float, metavar="T", help="Threshold in the method's own unit, with one --method.")
 @click.option(
@@ -237,6 +245,7 @@ def compare(
 
     \b
     Examples: lim-gpu compare slices --method ssim --method hash --keep 0.1
+              lim-gpu compare slices --method ssim --rule greedy --rule facility --rule k-center --keep 0.1
               lim-gpu compare ssim.csv hash.csv -o compare.csv
     """
     from lim_gpu.report.compare import compare as compare_selections
