@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lim_gpu.dataset import SliceDataset as SliceDataset
     from lim_gpu.errors import LimGpuError as LimGpuError
-    from lim_gpu.pruning.rules import Ranking as Ranking
+    from lim_gpu.pruning.ranking import Ranking as Ranking
     from lim_gpu.pruning.rules import prune as prune
     from lim_gpu.pruning.rules import rank as rank
     from lim_gpu.reduction.run import reduce as reduce
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LimGpuError": "lim_gpu.errors",
-    "Ranking": "lim_gpu.pruning.rules",
+    "Ranking": "lim_gpu.pruning.ranking",
     "Selection": "lim_gpu.selection",
     "SliceDataset": "lim_gpu.dataset",
     "SliceStore": "lim_gpu.store.slices",

@@ -54,8 +54,9 @@ from lim_gpu.cli.options import (
     type=OneOf("lim_gpu.pruning.checks", "RULES"),
     default="greedy",
     show_default=True,
-    metavar="greedy|leader",
-    help="The paper's text, or the authors' script (threshold only): they keep different slices.",
+    metavar="greedy|leader|facility|k-center",
+    help="The paper's text; the authors' script (threshold only); facility location, which covers all slices best on "
+    "average (budget only); k-center, which covers the worst best: a threshold holds for every dropped slice.",
 )
 @click.option(
     "--order",
@@ -107,6 +108,7 @@ def reduce(
     \b
     Examples: lim-gpu reduce --method ssim --keep 0.1
               lim-gpu reduce slices --method hash --threshold 6 --rule leader -o hash6.csv
+              lim-gpu reduce slices --method ssim --threshold 0.8 --rule k-center -o covered.csv
     """
     from lim_gpu.reduction.run import cluster_for
     from lim_gpu.reduction.verb import Targets, reduce_verb
@@ -208,6 +210,14 @@ def report(
     metavar="METHOD",
     help="ssim, mi, deepnet or hash, with a STORE; may be given several times.",
 )
+@click.option(
+    "--rule",
+    "rules",
+    type=OneOf("lim_gpu.pruning.checks", "RULES"),
+    multiple=True,
+    metavar="RULE",
+    help="greedy (the default), leader, facility or k-center, with --method; may be given several times.",
+)
 @click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept, with --method.")
 @click.option("--threshold", type=float, metavar="T", help="Threshold in the method's own unit, with one --method.")
 @click.option(
@@ -235,6 +245,7 @@ def compare(
 
     \b
     Examples: lim-gpu compare slices --method ssim --method hash --keep 0.1
+              lim-gpu compare slices --method ssim --rule greedy --rule facility --rule k-center --keep 0.1
               lim-gpu compare ssim.csv hash.csv -o compare.csv
     """
     from lim_gpu.report.compare import compare as compare_selections

@@ -14,7 +14,7 @@ from lim_gpu.evaluate.work import Worker, pretrain_options
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig, resolve
 from lim_gpu.progress import Reporter, counted
-from lim_gpu.pruning.rules import count_to_keep
+from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.store.slices import SliceStore
 
 STEPS = 3  # measured, after one to warm up

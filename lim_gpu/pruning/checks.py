@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import UsageError, unknown
 
-RULES = ("greedy", "leader")
+RANKED = ("greedy", "facility", "k-center")  # the rules that have a sequence of removals
+RULES = (RANKED[0], "leader", *RANKED[1:])
 SIMILARITY = (-1, 2)  # what all methods give: SSIM and DeepNet from -1, MI to 2
 
 
@@ -22,8 +23,25 @@ def check_rule(rule: str, keep: float | None, keep_count: int | None, threshold:
         raise UsageError("the leader rule takes a `threshold` and no budget. Give `rule` greedy for one")
     if rule == "leader" and threshold is None:
         raise UsageError("the leader rule needs a `threshold`")
+    if threshold is not None:
+        check_takes_threshold(rule)
     if keep is None and keep_count is None and threshold is None:
         raise UsageError("nothing says where to stop. Give `keep`, `keep_count` or `threshold`")
+
+
+def check_ranked(rule: str) -> None:
+    """Raise UsageError unless `rule` has a sequence of removals."""
+    if rule == "leader":
+        raise UsageError(f"the leader rule has no sequence of removals. Give `rule` {', '.join(RANKED)}, or use prune")
+    if rule not in RANKED:
+        raise unknown("`rule`", rule, RANKED)
+
+
+def check_takes_threshold(rule: str) -> None:
+    """Raise UsageError unless a threshold means something for `rule`."""
+    if rule == "facility":
+        text = "the facility rule takes `keep` or `keep_count` and no `threshold`"
+        raise UsageError(f"{text}. Give `rule` k-center, which promises one")
 
 
 def checked_threshold(threshold: Any) -> float:

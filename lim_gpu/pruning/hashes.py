@@ -15,6 +15,7 @@ The steps are torch's on either device. What compares hashes is a `Search`: Numb
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from lim_gpu.compiled import compiled
-from lim_gpu.pruning.rules import Indices, Ranking
+from lim_gpu.pruning.additions import add
+from lim_gpu.pruning.ranking import Indices, Ranking
 from lim_gpu.similarity.blocks import Threads
 from lim_gpu.similarity.hash import BITS, distance
 
@@ -38,13 +40,29 @@ NO_BITS = 255  # where there is nothing to be near to
 Hashes = NDArray[np.uint64] | torch.Tensor  # a tensor holds the same bits as int64
 
 
-def rank_hashes(hashes: Hashes, search: Search | SearchOnGpu | None = None) -> Ranking:
-    """The whole removal sequence of hashes (n,), n >= 1; equal to `lim_gpu.rank(1 - distances / 64)`.
+def rank_hashes(hashes: Hashes, search: Search | SearchOnGpu | None = None, *, rule: str = "greedy") -> Ranking:
+    """The whole removal sequence of hashes (n,), n >= 1; equal to `lim_gpu.rank(1 - distances / 64, rule=rule)`.
 
     hashes: uint64, or the same bits in a torch tensor int64, on whose device the work is done. search: what compares
-    them, in place of that device.
+    them for the rule greedy, in place of that device.
     """
-    values, search = _as_tensor(hashes), search or search_for(hashes)
+    if rule == "greedy":
+        return _greedy(hashes, search or search_for(hashes))
+    values = _as_tensor(hashes)
+    return add(rule, partial(_similarities, values), len(values), values.device)
+
+
+def _similarities(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Of the hashes at k places to all n, float32 (k, n): 1 - bits / 64. Bits are counted in ever wider fields."""
+    v = values[places, None] ^ values
+    v -= (v >> 1) & 0x5555555555555555
+    v = (v & 0x3333333333333333) + ((v >> 2) & 0x3333333333333333)
+    v = (v + (v >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return 1 - (v * 0x0101010101010101 >> 56).float() / BITS
+
+
+def _greedy(hashes: Hashes, search: Search | SearchOnGpu) -> Ranking:
+    values = _as_tensor(hashes)
     n = len(values)
     left = torch.arange(n, device=values.device)
     nearest, bits = search.nearest(values, values, left)  # of the earlier ones: no farther than it is now

@@ -1,132 +1,57 @@
-"""Which slices go: the greedy ranking, the authors' leader rule, and the two baselines.
+"""Which slices go: the greedy ranking, the authors' leader rule, facility location, k-center, and the two baselines.
 
 Everything here works on a similarity matrix (n, n), larger = more similar, of any array library, and returns indices.
-A float32 torch tensor on a GPU is pruned there (kernels/prune.cu), anything else by NumPy; comparisons alone decide, so
-the same matrix gives the same choice on every machine.
+A float32 torch tensor on a GPU is pruned there (kernels/prune.cu; facility and k-center by torch), anything else on the
+CPU; comparisons and exact sums alone decide, so the same matrix gives the same choice on every machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.pruning.checks import check_rule, check_similarity, checked_threshold
+from lim_gpu.pruning.checks import check_ranked, check_rule, check_similarity, checked_threshold
+from lim_gpu.pruning.ranking import Indices, Ranking, count_to_keep
 
-Indices = NDArray[np.int64]
 CHUNK = 1 << 14  # pairs looked at together; most pairs of a late chunk are dead and fall out in one NumPy pass
 
 NOT_FINITE = "the similarity matrix holds NaN or infinity"
 
 
-def count_to_keep(n: int, keep: float | None = None, keep_count: int | None = None) -> int:
-    """How many of `n` slices stay: max(1, ceil(keep * n - 1e-9)), or `keep_count`, at most n; n when neither is given.
+def rank(matrix: ArrayLike, order: Indices | None = None, *, rule: str = "greedy") -> Ranking:
+    """The removal sequence of a rule, carried to the end.
 
-    Raises UsageError for a fraction outside (0, 1], an integer fraction (1 could mean all or one), or both at once.
-    """
-    if keep is not None and keep_count is not None:
-        raise UsageError("`keep` and `keep_count` exclude each other. Give one of them")
-    if keep_count is not None:
-        if isinstance(keep_count, bool) or not isinstance(keep_count, Integral) or keep_count < 1:
-            raise UsageError(f"`keep_count` {keep_count!r} is not a whole number of at least 1")
-        return min(n, int(keep_count))
-    if keep is None:
-        return n
-    if isinstance(keep, Integral) and keep == 1:
-        raise UsageError("`keep` 1 is ambiguous. Give 1.0 to keep all, or a `keep_count` of 1 to keep one slice")
-    if isinstance(keep, Integral) or not isinstance(keep, Real) or not 0 < keep <= 1:
-        number = f", or a `keep_count` of {keep}" if isinstance(keep, Integral) and keep > 1 else ""
-        raise UsageError(f"`keep` {keep!r} is not a fraction. Give 0 < F <= 1, such as 0.1{number}")
-    return min(n, max(1, ceil(float(keep) * n - 1e-9)))
-
-
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """The one removal sequence of a matrix; every keep and every threshold is a prefix of it.
-
-    n           number of slices
-    dropped     (m,) int64, slices in order of removal; m = n - 1 unless pairs of similarity -inf end the sequence
-    similarity  (m,) float64, similarity of the pair that removed each; never increasing
-    covered_by  (m,) int64, the partner that stayed at that moment
-    """
-
-    n: int
-    dropped: Indices
-    similarity: NDArray[np.float64]
-    covered_by: Indices
-
-    def __repr__(self) -> str:
-        ends = f" at similarity {self.similarity[0]:g} to {self.similarity[-1]:g}" if len(self.dropped) else ""
-        return f"Ranking({self.n} slice{'s' if self.n != 1 else ''}, {len(self.dropped)} removals{ends})"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: how long each slice stays, as a bar."""
-        from lim_gpu.strip import bar
-
-        shades = np.full(self.n, 255, dtype=np.uint8)
-        shades[self.dropped] = 255 * np.arange(len(self.dropped)) // max(1, len(self.dropped))
-        return bar(repr(self), shades, "one shade a slice, in their order: the brighter, the longer it stays")
-
-    def keep(self, fraction: float | None = None, *, keep_count: int | None = None) -> Indices:
-        """Sorted indices (k,) when the fraction `fraction` of the slices stays, or `keep_count` of them.
-
-        k is max(1, ceil(fraction n - 1e-9)). Raises UsageError for neither, both, or what is no fraction.
-        """
-        if fraction is None and keep_count is None:
-            raise UsageError("nothing says how many stay. Give a fraction, or a `keep_count`")
-        return self.select(keep=fraction, keep_count=keep_count)
-
-    def threshold(self, similarity: float) -> Indices:
-        """Sorted indices when every slice goes whose removal similarity is >= `similarity` (HASH: 1 - bits/64).
-
-        Raises UsageError for a number that is no similarity, such as bits.
-        """
-        return self.select(threshold=similarity)
-
-    def select(
-        self, keep: float | None = None, keep_count: int | None = None, threshold: float | None = None
-    ) -> Indices:
-        """Sorted indices for a budget, a threshold or both: the first that stops the removal, stops it."""
-        return self.survivors(self.stop(keep, keep_count, threshold))
-
-    def stop(self, keep: float | None = None, keep_count: int | None = None, threshold: float | None = None) -> int:
-        """How many removals a budget and a threshold allow, 0..m."""
-        removals = len(self.dropped)
-        if keep is not None or keep_count is not None or threshold is None:
-            removals = min(removals, self.n - count_to_keep(self.n, keep, keep_count))
-        if threshold is not None:
-            limit = checked_threshold(threshold)
-            check_similarity(limit, self.similarity)
-            removals = min(removals, int(np.count_nonzero(self.similarity >= limit)))
-        return removals
-
-    def survivors(self, removals: int) -> Indices:
-        """Sorted indices of the slices that stay after the first `removals` removals."""
-        stays = np.ones(self.n, dtype=bool)
-        stays[self.dropped[:removals]] = False
-        return np.flatnonzero(stays)
-
-    def renamed(self, names: Indices) -> Ranking:
-        """The same ranking of slices that are called names[0], names[1], ..."""
-        return Ranking(self.n, names[self.dropped], self.similarity, names[self.covered_by])
-
-
-def rank(matrix: ArrayLike, order: Indices | None = None) -> Ranking:
-    """Greedy most-similar-pair removal (Wolf et al. 2024, section 2.1), carried to the end.
-
-    matrix: (n, n), NumPy, torch or CuPy; only i < j is read; -inf marks a pair that cannot be compared.
+    matrix: (n, n), NumPy, torch or CuPy; -inf marks a pair that cannot be compared.
     order: a permutation (n,) of the slices, by default as they come: i < j and ties are those of the places in it.
-    All pairs i < j by similarity descending, ties by (i, j) ascending; when both slices of a pair are still there,
-    j goes. O(n² log n) time, about 40 bytes a pair; on a GPU only the ranking leaves it.
-    Raises InputError when the matrix is not square, is empty, or holds NaN or +inf, and NoGpuError for a tensor on a
-    GPU when CuPy is not installed.
+    rule: "greedy", most-similar-pair removal (Wolf et al. 2024, section 2.1): all pairs i < j by similarity descending,
+    ties by (i, j) ascending; when both slices of a pair are still there, j goes. Only i < j is read. O(n² log n) time,
+    about 40 bytes a pair; on a GPU only the ranking leaves it.
+    "facility" and "k-center": see `lim_gpu.pruning.additions`; they read all of a symmetric matrix, and a threshold of
+    k-center promises that every slice that goes has a kept one at least as alike.
+    Raises UsageError for a rule without a sequence, InputError when the matrix is not square, is empty, or holds NaN or
+    +inf, and NoGpuError for a tensor on a GPU when CuPy is not installed.
     """
+    check_ranked(rule)
+    return _greedy(matrix, order) if rule == "greedy" else _by_addition(matrix, order, rule)
+
+
+def _by_addition(matrix: ArrayLike, order: Indices | None, rule: str) -> Ranking:
+    import torch
+
+    from lim_gpu.pruning.additions import add
+
+    if on_gpu(matrix):
+        values = _checked_on_gpu(matrix)
+    else:
+        values = torch.from_numpy(np.require(_checked(matrix), requirements=("C", "W")))
+    return add(rule, values.__getitem__, len(values), values.device, order)
+
+
+def _greedy(matrix: ArrayLike, order: Indices | None) -> Ranking:
     if on_gpu(matrix):
         from lim_gpu.pruning import cuda as kernels
 
@@ -221,14 +146,15 @@ def prune(
     """Sorted indices of the slices that stay: `rank` and `Ranking.select` in one, or `leader`.
 
     matrix: (n, n); keep: fraction in (0, 1]; keep_count: whole number >= 1; threshold: a similarity (HASH: 1 - bits/64)
-    rule: "greedy" (the paper) or "leader" (the authors' script; takes a threshold and no budget).
+    rule: "greedy" (the paper), "leader" (the authors' script; takes a threshold and no budget), "facility" (takes a
+    budget and no threshold) or "k-center": see `rank`.
     Raises UsageError when nothing says where to stop or the rule cannot do what is asked, InputError as `rank`.
     """
     check_rule(rule, keep, keep_count, threshold)
     if rule == "leader":
         assert threshold is not None
         return leader(matrix, threshold)
-    return rank(matrix).select(keep, keep_count, threshold)
+    return rank(matrix, rule=rule).select(keep, keep_count, threshold)
 
 
 def every_n(n: int, keep: float | None = None, keep_count: int | None = None) -> Indices:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.pruning.rules import Indices, Ranking, every_n, leader, nearest_kept, on_gpu, random_choice, rank, to_numpy
+from lim_gpu.pruning.checks import RANKED
+from lim_gpu.pruning.ranking import Indices, Ranking
+from lim_gpu.pruning.rules import every_n, leader, nearest_kept, on_gpu, random_choice, rank, to_numpy
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.measure import measure_unit
 from lim_gpu.reduction.parts import UnitResult
@@ -51,7 +53,7 @@ def choose(
         volumes=[[entry.key, entry.shape[0]] for entry in unit.volumes],
         z=np.concatenate(z),
         kept=choice.kept,
-        ranked=engine is not None and request.rule == "greedy",
+        ranked=engine is not None and request.rule in RANKED,
         dropped=choice.dropped,
         removal_similarity=choice.removal_similarity,
         covered_by=choice.covered_by,
@@ -125,8 +127,8 @@ class _Matrix:
     def __init__(self, matrix: torch.Tensor) -> None:
         self.matrix = matrix
 
-    def rank(self, order: Indices | None) -> Ranking:
-        return rank(self.matrix, order)
+    def rank(self, order: Indices | None, rule: str) -> Ranking:
+        return rank(self.matrix, order, rule=rule)
 
     def leader(self, threshold: float, order: Indices | None) -> Indices:
         return leader(self.matrix, threshold, order)
@@ -149,10 +151,10 @@ class _Hashes:
         self.search = search
         self.pruning = pruning
 
-    def rank(self, order: Indices | None) -> Ranking:
+    def rank(self, order: Indices | None, rule: str) -> Ranking:
         if order is None:
-            return self.pruning.rank_hashes(self.hashes, self.search)
-        return self.pruning.rank_hashes(self.hashes[order], self.search).renamed(order)
+            return self.pruning.rank_hashes(self.hashes, self.search, rule=rule)
+        return self.pruning.rank_hashes(self.hashes[order], self.search, rule=rule).renamed(order)
 
     def leader(self, threshold: float, order: Indices | None) -> Indices:
         bits = HASH_BITS * (1 - threshold)
@@ -188,10 +190,11 @@ def _by_similarity(
         assert threshold is not None
         kept = pairs.leader(threshold, order)
     else:
-        ranking = pairs.rank(order)
+        ranking = pairs.rank(order, request.rule)
         dropped, removals = ranking.dropped, ranking.similarity
         stop = ranking.stop(request.keep, request.keep_count, threshold)
         kept = ranking.survivors(stop)
     covered_by, similarity = pairs.nearest(kept)
-    resolved = request.in_own_unit(float(removals[stop - 1])) if stop else None
+    monotone = stop and request.rule != "facility"  # whose last removal says nothing of those before
+    resolved = request.in_own_unit(float(removals[stop - 1])) if monotone else None
     return _Choice(kept, covered_by, similarity, dropped, removals, resolved, borderline, pairs.picture())

@@ -42,7 +42,7 @@ class UnitResult:
     removal_similarity  (n - 1,) float64, of the pair that removed each, in the order of `dropped`
     covered_by          (n,) int64, nearest kept slice, ties to the lowest index, itself if kept
     similarity          (n,) float32, to that slice; NaN for methods that compare nothing
-    resolved_threshold  of the last pair that was removed, in the method's own unit; None when nothing was
+    resolved_threshold  of the last pair that was removed, in the method's own unit; None of none, and of facility
     borderline          pairs within 1e-4 of the threshold that were recomputed in float64
     matrix              {"png": base64, "low": value of black, "high": value of white}, or None
     device, seconds     where and how long

@@ -7,7 +7,7 @@ from typing import Any
 
 from lim_gpu.errors import UsageError, unknown
 from lim_gpu.pruning.checks import check_rule, checked_threshold
-from lim_gpu.pruning.rules import count_to_keep
+from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.criterion import Criterion
 
 BASELINES = ("all", "every-n", "random")
@@ -47,7 +47,8 @@ class Request:
         ):
             if value not in known:
                 raise unknown(f"`{name}`", value, known)
-        if self.method == "hash" and self.keep is None and self.keep_count is None and self.threshold is None:
+        unsaid = self.keep is None and self.keep_count is None and self.threshold is None
+        if self.method == "hash" and unsaid and self.rule != "facility":  # which takes no threshold
             object.__setattr__(self, "threshold", PAPER_HASH_THRESHOLD)
         count_to_keep(1, self.keep, self.keep_count)
         if self.seed < 0:

@@ -20,7 +20,7 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter, counted
-from lim_gpu.pruning.rules import count_to_keep
+from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.measure import borrow_hashes
@@ -71,7 +71,8 @@ def reduce(
                 MI 1..2, DeepNet -1..1, a slice goes at a similarity >= threshold. HASH takes 6 where nothing is said.
                 "auto": found from the data, as alike as two augmented views of one slice usually are
     scope       "volume", "patient" or "dataset": what is pruned together, and what keep counts
-    rule        "greedy" (the paper's text) or "leader" (the authors' script)
+    rule        "greedy" (the paper's text), "leader" (the authors' script), "facility" (facility location; a budget) or
+                "k-center" (a threshold promises that every dropped slice has a kept one at least as alike)
     order       "spatial" or "lexicographic" (slice numbers sorted as text, as the authors' file names sort)
     intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; for MR and PT, which have none,
                 "volume-percentile"; default: each slice's own minimum..maximum

@@ -4,9 +4,9 @@ One every-n and one random at each budget (the numbers kept of the volumes) alwa
 thought at all is seen; a selection that is one of them already stands for it.
 For each metric, over the volumes of which a selection keeps something, the means of
 
-    mean, highest   similarity of the pairs of kept slices: less is better
-    coverage        similarity of the dropped slice that is farthest from its nearest kept one, to that one, within the
-                    volume: more is better (a k-center objective)
+    mean, highest     similarity of the pairs of kept slices: less is better
+    covered, coverage similarity of the dropped slices to their nearest kept ones within the volume, their mean and that
+                      of the farthest: more is better (the objectives of facility location and of k-center)
 
 and for each two selections |A and B| / |A or B| of the kept slices, as the paper's overlap of methods. Metrics see the
 slices as the paper does, each from its own minimum to its maximum, whatever intensity the selections were made with.
@@ -15,13 +15,11 @@ slices as the paper does, each from its own minimum to its maximum, whatever int
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import csv_text, fingerprint, replacing, standing_record, write_json, write_text
@@ -34,34 +32,10 @@ from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request
 from lim_gpu.reduction.run import standing_selection, write_selection
 from lim_gpu.report.compare_table import table
+from lim_gpu.report.compared import FIGURES, Compared, Kept, overlap
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
-
-Kept = dict[str, NDArray[np.int64]]  # sorted indices by volume key
-
-
-@dataclass
-class Compared:
-    """One selection: kept indices by volume, and by metric what was found in each volume (see above)."""
-
-    name: str
-    method: str
-    kept: Kept
-    seconds: float | None
-    mean: dict[str, list[float]] = field(default_factory=dict)
-    highest: dict[str, list[float]] = field(default_factory=dict)
-    coverage: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, metric: str, matrix: NDArray[np.float32], kept: NDArray[np.int64]) -> None:
-        """Take what `metric` says of one volume's matrix (n, n)."""
-        within = matrix[np.ix_(kept, kept)][np.triu_indices(len(kept), 1)]
-        dropped = np.setdiff1d(np.arange(len(matrix)), kept)
-        if len(within):
-            self.mean.setdefault(metric, []).append(float(within.mean()))
-            self.highest.setdefault(metric, []).append(float(within.max()))
-        if len(dropped) and len(kept):
-            self.coverage.setdefault(metric, []).append(float(matrix[np.ix_(dropped, kept)].max(axis=1).min()))
 
 
 def compare(
@@ -70,6 +44,7 @@ def compare(
     *,
     store: Path | None = None,
     methods: Sequence[str] = (),
+    rules: Sequence[str] = (),
     keep: float | None = None,
     threshold: float | None = None,
     weights: Path | None = None,
@@ -81,6 +56,7 @@ def compare(
 ) -> Outcome:
     """Compare selections of one store, or what `methods` select from `store`; write OUTPUT (.csv), .json and .png.
 
+    Each of `rules` selects by each of `methods`, greedy where none is given.
     The metrics are SSIM, MI and HASH, and DeepNet where `weights` are given. What `methods` select is kept in
     OUTPUT.selections, from which an interrupted run goes on. dry_run: check all, and name the outputs. What stands
     there and was made of the same is left. Raises UsageError for a contradictory call or another existing output
@@ -91,23 +67,26 @@ def compare(
         raise UsageError(f"{output}: give a name that ends in .csv")
     if bool(selections) == bool(methods):
         raise UsageError("give selections, or a store with --method")
-    requests = [_request(method, keep, threshold, weights, seed) for method in methods]
+    if rules and not methods:
+        raise UsageError("--rule says how --method selects. Give one")
+    asked = [(method, rule) for method in methods for rule in rules or ("greedy",)]
+    requests = {_name(*one): _request(*one, keep, threshold, weights, seed) for one in asked}
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")
     metrics = [metric for metric in SIMILARITIES if metric != "deepnet" or weights is not None]
     with _store(loaded, selections, store) as opened:
-        made_of = _made_of(opened, loaded, requests, seed, weights)
+        made_of = _made_of(opened, loaded, [*requests.values()], seed, weights)
         standing = standing_record(paths[1], made_of, paths, overwrite)
         if standing is not None:
             lines = [f"unchanged: {output}", *table(standing, metrics)]
             return Outcome(standing | {"unchanged": True}, lines, skipped=bool(standing.get("failed")))
         if dry_run:
-            return _planned([*map(str, selections), *methods], paths)
-        for request in requests:
-            csv_path = output.with_suffix(".selections") / f"{request.method}.csv"
+            return _planned([*map(str, selections), *requests], paths)
+        for name, request in requests.items():
+            csv_path = output.with_suffix(".selections") / f"{name}.csv"
             made = standing_selection(opened, request, csv_path, overwrite=True)
-            loaded[request.method] = made or write_selection(opened, request, csv_path, device, reporter)
+            loaded[name] = made or write_selection(opened, request, csv_path, device, reporter)
         compared = [_kept(name, selection) for name, selection in loaded.items()]
         compared += _baselines(compared, opened, seed)
         failed = _measure(compared, opened, [_criterion(metric, weights) for metric in metrics], device, reporter)
@@ -139,10 +118,16 @@ def _criterion(method: str, weights: Path | None) -> Criterion:
     return Criterion(method, Intensity.parse(), weights=weights if method == "deepnet" else None)
 
 
-def _request(method: str, keep: float | None, threshold: float | None, weights: Path | None, seed: int) -> Request:
+def _name(method: str, rule: str) -> str:
+    return method if rule == "greedy" else f"{method}-{rule}"
+
+
+def _request(
+    method: str, rule: str, keep: float | None, threshold: float | None, weights: Path | None, seed: int
+) -> Request:
     if method in BASELINES:
         raise UsageError(f"--method {method}: the baselines stand beside by themselves")
-    return Request(_criterion(method, weights), keep, None, threshold, seed=seed)
+    return Request(_criterion(method, weights), keep, None, threshold, rule=rule, seed=seed)
 
 
 def _planned(asked: Sequence[str], paths: Sequence[Path]) -> Outcome:
@@ -226,24 +211,17 @@ def _measure_volume(compared: list[Compared], volume: Volume, metric: str, engin
         one.add(metric, matrix, one.kept[volume.key])
 
 
-def _overlap(a: Kept, b: Kept) -> float:
-    """|A and B| / |A or B| of two sets of slices."""
-    first = {(key, int(i)) for key, kept in a.items() for i in kept}
-    second = {(key, int(i)) for key, kept in b.items() for i in kept}
-    return len(first & second) / max(1, len(first | second))
-
-
 def _values(compared: list[Compared], metrics: Sequence[str], seed: int) -> dict[str, Any]:
     rows = []
     for one in compared:
         counts = [len(kept) for kept in one.kept.values()]
         row: dict[str, Any] = {"name": one.name, "kept": sum(counts), "seconds": one.seconds}
         for metric in metrics:
-            for what in ("mean", "highest", "coverage"):
+            for what in FIGURES:
                 values = getattr(one, what).get(metric, [])
                 row[f"{metric}_{what}"] = round(float(np.mean(values)), 6) if values else None
         rows.append(row)
-    overlap = [[round(_overlap(a.kept, b.kept), 4) for b in compared] for a in compared]
+    shared = [[round(overlap(a.kept, b.kept), 4) for b in compared] for a in compared]
     volumes = len(compared[0].kept)
     return {
         "format": "lim-gpu-compare",
@@ -251,7 +229,7 @@ def _values(compared: list[Compared], metrics: Sequence[str], seed: int) -> dict
         "volumes": volumes,
         "seed": seed,
         "rows": rows,
-        "overlap": overlap,
+        "overlap": shared,
     }
 
 
@@ -270,7 +248,7 @@ def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:
     colours = matplotlib.colormaps["tab20" if len(compared) > 10 else "tab10"].colors  # type: ignore[attr-defined]
     figure = Figure(figsize=(4.6 * (1 + len(metrics)), 4.4 + 0.2 * len(compared)), layout="constrained")
     first, *others = figure.subplots(1, 1 + len(metrics))
-    shares = np.array([[_overlap(a.kept, b.kept) for b in compared] for a in compared])
+    shares = np.array([[overlap(a.kept, b.kept) for b in compared] for a in compared])
     names = [one.name for one in compared]
     first.imshow(shares, cmap="Greens", vmin=0, vmax=1)
     for (i, j), share in np.ndenumerate(shares):

@@ -23,7 +23,7 @@ def table(values: dict[str, Any], metrics: Sequence[str]) -> list[str]:
     for metric in metrics:
         lines += ["", *_block(metric, names, rows, width)]
     lines += ["", "means over the volumes; mean and max of the pairs kept: less alike is better;"]
-    lines += ["covered, the dropped slice covered worst: more alike is better", ""]
+    lines += ["covered, worst: dropped slices to their nearest kept: more alike is better", ""]
     return [*lines, *_shared(names, values["overlap"], width)]
 
 
@@ -31,12 +31,12 @@ def _block(metric: str, names: Sequence[str], rows: Sequence[dict[str, Any]], wi
     """What one metric says, hashes in bits."""
     bits = metric == "hash"
     most = "fewest" if bits else "max"
-    lines = [f"{SCALES[metric]:<{width}}{'mean':>9}{most:>10}{'covered':>10}"]
+    lines = [f"{SCALES[metric]:<{width}}{'mean':>9}{most:>10}{'covered':>10}{'worst':>9}"]
     for name, row in zip(names, rows, strict=True):
-        found = [row[f"{metric}_{what}"] for what in ("mean", "highest", "coverage")]
+        found = [row[f"{metric}_{what}"] for what in ("mean", "highest", "covered", "coverage")]
         own = [HASH_BITS * (1 - value) if bits and value is not None else value for value in found]
-        mean, highest, coverage = (_cell(value, 1 if bits else 3) for value in own)
-        lines.append(f"{name:<{width}}{mean:>9}{highest:>10}{coverage:>10}")
+        mean, highest, covered, worst = (_cell(value, 1 if bits else 3) for value in own)
+        lines.append(f"{name:<{width}}{mean:>9}{highest:>10}{covered:>10}{worst:>9}")
     return lines
 
 

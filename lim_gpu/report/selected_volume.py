@@ -73,12 +73,11 @@ def in_full(store: SliceStore, key: str, shown: Sequence[Shown], intensity: Inte
 def _chosen(shown: Shown, selected: VolumeSelection, pictures: _Pictures) -> dict[str, Any]:
     """What one selection says of the volume."""
     part = shown.curve(selected.key)
-    ranked = part is not None and part.ranked and len(part.removal_similarity)
     return {
         "kept": int(selected.kept.sum()),
         "strip": [pictures.slice(i) for i in _some(np.flatnonzero(selected.kept), STRIP)],
         "matrix": _matrix(shown, part.matrix, selected.kept) if part and part.matrix else None,
-        "curve": _curve(shown, part) if part and ranked else None,
+        "curve": _curve(shown, part) if part and shown.has_curve(part) else None,
         "cards": [pictures.pair(i, shown, selected) for i in _to_look_at(selected)],
     }
 

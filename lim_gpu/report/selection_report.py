@@ -28,6 +28,10 @@ STEPS = 200  # of the threshold slider
 FARTHER = (
     " Greedy took each by its likeness to one that may have gone later: a kept one may be farther than the threshold."
 )
+FALLS = {  # what falls as fewer slices are left, by the rule
+    "greedy": "how alike the pair was whose second slice went",
+    "k-center": "how alike the dropped slice that is covered worst is to the kept one nearest to it",
+}
 
 
 def write_selection_report(
@@ -59,7 +63,7 @@ def write_selection_report(
         "selections": [_summary(one) for one in shown],
         "counts": svg_text(figures.kept_counts([_kept_counts(one) for one in shown], [one.title for one in shown])),
         "overlap": _overlap(shown),
-        "curves": [(one.title, drawn) for one in shown if (drawn := _curves(one))],
+        "curves": [(one.title, FALLS[one.rule], drawn) for one in shown if (drawn := _curves(one))],
         "found": [(one.title, rule) for one in shown if (rule := _found_threshold(one))],
         "sliders": [table for one in shown if (table := _slider(one))],
         "details": details,
@@ -120,7 +124,7 @@ def _summary(shown: Shown) -> dict[str, Any]:
     if parent := record.get("parent"):
         parameters.append(("corrected from", parent["path"]))
     return {
-        "farther": FARTHER if record["parameters"].get("rule") == "greedy" and shown.compared_by in SCALES else "",
+        "farther": FARTHER if shown.rule == "greedy" and shown.compared_by in SCALES else "",
         "title": shown.title,
         "colour": shown.colour,
         "scale": shown.scale,
@@ -152,7 +156,7 @@ def _overlap(shown: Sequence[Shown]) -> dict[str, Any] | None:
 
 
 def _curves(shown: Shown) -> str | None:
-    ranked = [part for part in shown.parts.values() if part.ranked and len(part.removal_similarity)]
+    ranked = shown.curves
     if not ranked:
         return None
     curves = [(shown.in_own_unit(np.array(part.removal_similarity)), len(part.z)) for part in ranked]
@@ -172,7 +176,7 @@ def _found_threshold(shown: Shown) -> dict[str, Any] | None:
 
 def _slider(shown: Shown) -> dict[str, Any] | None:
     """Kept slices of all units for thresholds in the method's own unit, so that one can be chosen by eye."""
-    ranked = [part for part in shown.parts.values() if part.ranked]
+    ranked = shown.curves
     method = shown.selection.record["method"]
     if not ranked or method not in THRESHOLD_RANGE:
         return None

@@ -51,6 +51,11 @@ class Shown:
         return str(record.get("made_by", record)["method"])
 
     @property
+    def rule(self) -> str:
+        """The rule that made it; "" of methods that compare nothing, and of a selection corrected by hand."""
+        return str(self.selection.record["parameters"].get("rule", ""))
+
+    @property
     def scale(self) -> str:
         """What its similarities are called."""
         return SCALES.get(self.compared_by, self.compared_by)
@@ -72,6 +77,15 @@ class Shown:
     def of(self, key: str) -> VolumeSelection:
         """What it says of a volume."""
         return next(volume for volume in self.selection.volumes if volume.key == key)
+
+    @property
+    def curves(self) -> list[UnitResult]:
+        """Units whose removal similarities only fall, so that a threshold is a place in their sequence."""
+        return [part for part in self.parts.values() if self.has_curve(part)]
+
+    def has_curve(self, part: UnitResult) -> bool:
+        """Whether it is one of `curves`."""
+        return part.ranked and self.rule != "facility" and len(part.removal_similarity) > 0
 
     def curve(self, key: str) -> UnitResult | None:
         """The result of the unit that is this volume alone."""
@@ -100,7 +114,9 @@ def _asked(selection: Selection) -> str:
     parameters = selection.record["parameters"]
     numbers = ("keep", "keep_count", "threshold")
     given = [(name, parameters[name]) for name in numbers if parameters.get(name) is not None]
-    return " ".join([selection.record["method"], *(f"{name.replace('_', ' ')} {value:g}" for name, value in given)])
+    rule = [parameters["rule"]] if parameters.get("rule", "greedy") != "greedy" else []
+    words = [f"{name.replace('_', ' ')} {value:g}" for name, value in given]
+    return " ".join([selection.record["method"], *rule, *words])
 
 
 def _parts(csv_path: Path, selection: Selection) -> dict[str, UnitResult]:

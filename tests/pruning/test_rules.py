@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.pruning.rules import Ranking, count_to_keep, every_n, leader, prune, random_choice, rank
+from lim_gpu.pruning.ranking import Ranking, count_to_keep
+from lim_gpu.pruning.rules import every_n, leader, prune, random_choice, rank
 
 
 def plain_greedy(matrix):

@@ -30,6 +30,8 @@ CALLS = [
     {"method": "hash", "keep_count": 3},
     {"method": "hash", "threshold": 20, "rule": "leader", "order": "lexicographic", "scope": "dataset"},
     {"method": "hash", "keep": 0.2, "order": "lexicographic", "scope": "dataset"},
+    {"method": "ssim", "keep": 0.3, "rule": "facility", "order": "lexicographic", "scope": "patient"},
+    {"method": "hash", "threshold": 12, "rule": "k-center", "scope": "dataset"},
 ]
 
 

@@ -16,6 +16,8 @@ from lim_gpu.reduction.run import reduce
 from lim_gpu.report import compare as compare_module
 from lim_gpu.report.compare import compare
 from lim_gpu.report.compare_table import table
+from lim_gpu.report.compared import FIGURES
+from lim_gpu.selection import Selection
 from lim_gpu.similarity.ssim import ssim_pair
 from lim_gpu.store.slices import SliceStore
 from stores import make_store
@@ -36,7 +38,7 @@ def test_the_figures_are_those_of_plain_loops(folder, tmp_path):
     result = compare([folder / "ssim.csv", folder / "hash.csv"], tmp_path / "c.csv", device="cpu", reporter=QUIET)
     rows = {row["name"]: row for row in result.values["rows"]}
     assert list(rows) == ["ssim", "hash", "every-n", "random"]
-    means, highest, coverage = [], [], []
+    means, highest, covered, coverage = [], [], [], []
     with SliceStore(folder / "slices") as store:
         selected = list(csv.DictReader((folder / "ssim.csv").open()))
         for volume in store:
@@ -48,12 +50,33 @@ def test_the_figures_are_those_of_plain_loops(folder, tmp_path):
                 means.append(np.mean(pairs))
                 highest.append(max(pairs))
             if dropped:
-                coverage.append(min(max(ssim_pair(images[i], images[j], 255) for j in kept) for i in dropped))
+                nearest = [max(ssim_pair(images[i], images[j], 255) for j in kept) for i in dropped]
+                covered.append(np.mean(nearest))
+                coverage.append(min(nearest))
     row = rows["ssim"]
     assert row["ssim_mean"] == pytest.approx(np.mean(means), abs=1e-5)
     assert row["ssim_highest"] == pytest.approx(np.mean(highest), abs=1e-5)
+    assert row["ssim_covered"] == pytest.approx(np.mean(covered), abs=1e-5)
     assert row["ssim_coverage"] == pytest.approx(np.mean(coverage), abs=1e-5)
     assert {row["kept"] for row in rows.values()} == {rows["ssim"]["kept"]}
+
+
+def test_rules_stand_beside_each_other(folder, tmp_path):
+    rules = ("greedy", "facility", "k-center")
+    how = {"store": folder / "slices", "methods": ("ssim",), "rules": rules, "keep": 0.3}
+    result = compare([], tmp_path / "c.csv", **how, device="cpu", reporter=QUIET)
+    rows = {row["name"]: row for row in result.values["rows"]}
+    assert list(rows) == ["ssim", "ssim-facility", "ssim-k-center", "every-n", "random"]
+    assert len({row["kept"] for row in rows.values()}) == 1
+    assert max(rows, key=lambda name: rows[name]["ssim_covered"]) == "ssim-facility"
+    assert rows["ssim-k-center"]["ssim_coverage"] > rows["random"]["ssim_coverage"]
+    with SliceStore(folder / "slices") as store:
+        made = reduce(store, "ssim", keep=0.3, rule="k-center", device="cpu")
+    written = Selection.load(tmp_path / "c.selections" / "ssim-k-center.csv")
+    for volume, other in zip(made.volumes, written.volumes, strict=True):
+        np.testing.assert_array_equal(volume.kept, other.kept)
+    with pytest.raises(UsageError, match="--rule says how --method"):
+        compare([folder / "ssim.csv"], tmp_path / "d.csv", rules=rules, device="cpu", reporter=QUIET)
 
 
 def test_overlap_is_symmetric_with_ones_and_counts_shared_slices(folder, tmp_path):
@@ -122,14 +145,12 @@ def test_a_selection_that_is_a_baseline_stands_for_it(folder, tmp_path):
 
 def test_the_table_fits_a_terminal_and_tells_hashes_in_bits():
     names = [f"a-selection-with-a-name-that-says-everything-about-it-{i}" for i in range(12)]
-    numbers = {
-        f"{m}_{what}": 0.75 for m in ("ssim", "mi", "hash", "deepnet") for what in ("mean", "highest", "coverage")
-    }
+    numbers = {f"{m}_{what}": 0.75 for m in ("ssim", "mi", "hash", "deepnet") for what in FIGURES}
     rows = [{"name": name, "kept": 1_234_567, "seconds": 98765.4} | numbers for name in names]
     lines = table({"rows": rows, "overlap": [[1.0] * 12] * 12}, ["ssim", "mi", "deepnet", "hash"])
     assert max(map(len, lines)) <= 80
     (start,) = (number for number, line in enumerate(lines) if line.startswith("bits apart"))
-    assert lines[start + 1].split()[1:] == ["16.0", "16.0", "16.0"]  # 64 * (1 - 0.75)
+    assert lines[start + 1].split()[1:] == ["16.0"] * 4  # 64 * (1 - 0.75)
     assert sum(line.split()[-1:] == ["12"] for line in lines) == 1  # columns in pieces: each stands once
 
 

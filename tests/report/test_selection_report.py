@@ -307,6 +307,18 @@ def test_a_corrected_selection_names_what_it_was_corrected_from(reduced, tmp_pat
     assert re.search(r"corrected from <code>\S*ssim\.csv</code>", text)
 
 
+def test_a_rule_that_adds_is_named_and_a_threshold_is_offered_where_it_means_something(reduced, tmp_path):
+    with SliceStore(reduced / "slices") as store:
+        for rule in ("facility", "k-center"):
+            reduce(store, "ssim", keep=0.3, rule=rule, output=tmp_path / f"{rule}.csv", device="cpu")
+            write_report([tmp_path / f"{rule}.csv"], tmp_path / f"{rule}.html")
+    facility, k_center = ((tmp_path / f"{rule}.html").read_text() for rule in ("facility", "k-center"))
+    assert "ssim facility keep 0.3" in facility
+    assert "ssim k-center keep 0.3: how alike the dropped slice that is covered worst is" in k_center
+    assert "removal curve" in k_center
+    assert "removal curve" not in facility
+
+
 def test_greedy_says_that_a_kept_slice_may_be_farther_and_leader_does_not(reduced, tmp_path):
     with SliceStore(reduced / "slices") as store:
         for rule in ("greedy", "leader"):
