@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import csv_text, fingerprint, replacing, standing_record, write_json, write_text
 from lim_gpu.intensity import Intensity
@@ -92,6 +93,7 @@ def compare(
     if bool(selections) == bool(methods):
         raise UsageError("give selections, or a store with --method")
     requests = [_request(method, keep, threshold, weights, seed) for method in methods]
+    check_gpu(device)
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")
