@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lim_gpu.evaluate.smoke import smoke_grid
+from lim_gpu.evaluate.smoke import make_data, smoke_grid
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
@@ -11,7 +11,8 @@ from lim_gpu.progress import Reporter
 
 
 def test_a_pre_trained_network_learns_the_planted_label_faster_than_a_random_one(tmp_path):
-    grid = smoke_grid(tmp_path / "data", 0, Reporter(quiet=True))
+    grid = smoke_grid(tmp_path / "data")
+    make_data(tmp_path / "data", 0, Reporter(quiet=True))
     pretrain(
         grid.stores["procedural"],
         "moco",

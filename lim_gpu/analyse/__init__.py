@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
 from lim_gpu.files import fingerprint, replacing, standing_record, write_json
+from lim_gpu.labelled.table import read_table
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.spread import spread_evenly
+from lim_gpu.weights.file import CheckpointFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +53,7 @@ def analyse(
     images     at most so many of `part` ("train", "val", "test", "all"), spread evenly
     layers     of cka: "blocks" or "convolutions"
     threshold  of gradcam: where a heat map counts; shown: images in the picture
-    dry_run    only name the output
+    dry_run    check what needs no torch, and name the output
 
     What stands at `output` and was made of the same is left. Raises UsageError for another existing output without
     `overwrite`, InputError for what cannot be read.
@@ -57,20 +61,22 @@ def analyse(
     output = output or Path(f"{kind}.png")
     if output.suffix != ".png":
         raise UsageError(f"{output}: give a name that ends in .png")
-    if dry_run:
-        line = f"plan: {kind} of {first} and {second} on {data} -> {output}"
-        return Outcome({"dry_run": True, "output": str(output)}, [line])
-    from lim_gpu.analyse.networks import load_network, load_probe
-    from lim_gpu.labelled.table import read_table
-    from lim_gpu.weights.backbone import training_device
-
-    place = training_device(device)
-    networks = [load_network(path, place, trust=trust) for path in (first, second)]
+    check_gpu(device)
     options = [part, images, size, layers, threshold, shown, seed, version("lim-gpu")]
-    asked = fingerprint([kind, [network.sha256 for network in networks], read_table(data).fingerprint(), options])
-    beside = output.with_suffix(".json")
-    if (standing := standing_record(beside, asked, [output, beside], overwrite)) is not None:
-        return Outcome(standing | {"unchanged": True}, [f"unchanged: {output}"])
+    with ExitStack() as opened:
+        files = [opened.enter_context(CheckpointFile(path, trust=trust)) for path in (first, second)]
+        asked = fingerprint([kind, [file.sha256 for file in files], read_table(data).fingerprint(), options])
+        beside = output.with_suffix(".json")
+        if (standing := standing_record(beside, asked, [output, beside], overwrite)) is not None:
+            return Outcome(standing | {"unchanged": True}, [f"unchanged: {output}"])
+        if dry_run:
+            line = f"plan: {kind} of {first} and {second} on {data} -> {output}"
+            return Outcome({"dry_run": True, "output": str(output)}, [line])
+        from lim_gpu.analyse.networks import load_network, load_probe
+        from lim_gpu.weights.backbone import training_device
+
+        place = training_device(device)
+        networks = [load_network(file, place) for file in files]
     probe = load_probe(data, part, images, size, place, reporter)
     checkpoints = [
         {"path": str(path), "sha256": network.sha256} for path, network in zip((first, second), networks, strict=True)

@@ -41,11 +41,10 @@ class Network(torch.nn.Module):
         return features if self.head is None else self.head(features)
 
 
-def load_network(path: Path, device: torch.device, *, trust: bool = False) -> Network:
+def load_network(file: CheckpointFile, device: torch.device) -> Network:
     """The network of a checkpoint, in evaluation mode on `device`. Raises InputError as `load_backbone`."""
-    with CheckpointFile(path, trust=trust) as file:
-        content = file.read()
-        backbone = find_backbone(file, content)
+    content = file.read()
+    backbone = find_backbone(file, content)
     encoder = resnet(backbone.name, backbone.channels)
     encoder.load_state_dict(backbone.state)
     mean, std = (per_channel(tuple(backbone.preprocess[name]), backbone.channels) for name in ("mean", "std"))

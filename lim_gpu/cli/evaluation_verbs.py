@@ -79,14 +79,10 @@ def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: 
     show_default=True,
     help="One folder a job; tables and pictures beside.",
 )
-@click.option(
-    "--plan",
-    "--dry-run",
-    "plan",
-    is_flag=True,
-    help="List jobs, hours estimated from a measured step, and disk; run and write nothing.",
-)
+@click.option("--plan", is_flag=True, help="As --dry-run, with hours and disk from training steps measured here.")
 @cluster_options
+@click.option("--dry-run", is_flag=True, help="List jobs, slices and steps; run and write nothing.")
+@click.option("--overwrite", is_flag=True, help="Do jobs again that stand and were made otherwise.")
 @partial(common, config=False)
 def evaluate(
     run: Run,
@@ -94,9 +90,7 @@ def evaluate(
     config: Path | None,
     preset: str | None,
     output: Path,
-    plan: bool,
-    ray: str | None,
-    cpus_per_task: int | None,
+    **options: Any,
 ) -> None:
     """Run the paper's evaluations on your data: reduce, pretrain and finetune, one folder a job, resumable.
 
@@ -128,11 +122,9 @@ def evaluate(
         output,
         config=config,
         smoke=preset == "smoke",
-        plan=plan,
         device=run.device,
         seed=run.seed,
-        ray=ray,
-        cpus_per_task=cpus_per_task,
         reporter=run.reporter,
+        **options,
     )
     run.done(result)

@@ -6,6 +6,7 @@ A verb checks nothing and computes nothing itself; it calls and prints.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -71,6 +72,7 @@ def select(
 )
 @click.option("--store", type=PATH, metavar="FOLDER", help="Where the store lies now, if it has moved.")
 @click.option("--dry-run", is_flag=True, help="Count the files and name what is missing; write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace what an apply of another selection or form left in DIR.")
 @common
 def apply(
     run: Run,
@@ -79,14 +81,13 @@ def apply(
     link: Path | None,
     list_: Path | None,
     form: str,
-    store: Path | None,
-    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Bring the kept slices to DIR: their source files, which the private folder beside the store names, or new ones.
 
     Source files lie in DIR as below the folder that holds them all. DIR/files.csv names volume, slice and z of every
-    file. Nothing is ever overwritten; the same command goes on where one was interrupted. What is missing is named
-    (exit code 5).
+    file. Files of others are never touched; the same command goes on where one was interrupted. What is missing is
+    named (exit code 5).
 
     \b
     Examples: lim-gpu apply selection.csv --copy kept
@@ -96,5 +97,4 @@ def apply(
     from lim_gpu.selection import Selection
 
     how, folder = one_folder(copy=copy, link=link, list=list_)
-    outcome = Selection.load(selection).apply(folder, how, form, store=store, dry_run=dry_run, reporter=run.reporter)
-    run.done(outcome)
+    run.done(Selection.load(selection).apply(folder, how, form, reporter=run.reporter, **options))

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from lim_gpu.cluster import Cluster
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
 from lim_gpu.evaluate.page import write_evaluation
+from lim_gpu.evaluate.smoke import make_data, smoke_grid
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
-from lim_gpu.files import locked, write_json, write_text
+from lim_gpu.evaluate.work import Worker
+from lim_gpu.files import json_text, locked, made_otherwise, read_json, write_json, write_text
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.store.slices import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
 FINETUNE = {"runs": 5, "epochs": 70}
+OPTIONS = "options.json"  # of all jobs below the output
 
 
 def evaluate(
@@ -28,6 +35,8 @@ def evaluate(
     config: Path | None = None,
     smoke: bool = False,
     plan: bool = False,
+    dry_run: bool = False,
+    overwrite: bool = False,
     device: str = "auto",
     seed: int = 0,
     ray: str | None = None,
@@ -37,12 +46,14 @@ def evaluate(
     """Run evaluations "0", "A".."E" into the folder `output`: one folder a job, resumable, nothing done twice.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
-    plan    only list the jobs, with hours estimated from a measured training step, and disk
+    dry_run     only list the jobs, with slices and steps; plan: with hours from a measured step, and disk, too
+    overwrite   do again what stands and was made otherwise
     ray     jobs whose needs stand run at once, in processes of a Ray cluster with a GPU each: "auto", "local" or
             "HOST:PORT"; cpus_per_task: of each process. All hosts see the data and `output` at the same place
 
     A job that fails is reported, what needs it is left out, and the rest goes on. Raises UsageError for a contradictory
-    call, InputError for a configuration that cannot be read or names data that are not there.
+    call, and for an `output` of other options without `overwrite`; InputError for a configuration that cannot be read
+    or names data that are not there.
     """
     reporter = reporter or Reporter(quiet=True)
     asked = tuple(name for name in EVALUATIONS if name in evaluations)
@@ -50,34 +61,46 @@ def evaluate(
         raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
     if smoke == (config is not None):
         raise UsageError("give --config grid.toml or --preset smoke")
+    cluster = Cluster.at(ray, cpus_per_task)
+    if cluster is None:
+        check_gpu(device)
     with TemporaryDirectory() as temporary:
         data = Path(temporary) if plan and not (output / "data").exists() else output / "data"
-        grid = _grid(config, data, seed, reporter)
+        grid = _grid(config, data)
         todo = jobs(asked, grid)
-        _check_paths(grid, stores=asked != ("0",))
-        if plan:
+        _check_options(output, _options(grid, seed), overwrite)
+        if config is not None:
+            _check_paths(grid, stores=asked != ("0",))
+        elif not dry_run:
+            make_data(data, seed, reporter)
+        if plan or dry_run:
             from lim_gpu.evaluate.estimate import estimate
 
-            values, lines = estimate(todo, grid, output, device, seed)
+            values, lines = estimate(todo, grid, output, device, seed, timed=plan)
             return Outcome(values, lines, bool(values["refused"]))
     with locked(output):
-        cluster = Cluster.at(ray, cpus_per_task)
-        if cluster is None:
-            failures = _do(todo, grid, output, device, seed, reporter)
-        else:
-            failures = _do_on_hosts(todo, grid, output, device, seed, reporter, cluster)
+        write_json(output / OPTIONS, _options(grid, seed))
+        do = _do if cluster is None else partial(_do_on_hosts, cluster=cluster)
+        failures = do(todo, Worker(grid, output, device, seed, Reporter(quiet=True), overwrite), reporter)
     return _written(asked, grid, output, seed, failures)
 
 
-def _grid(config: Path | None, data: Path, seed: int, reporter: Reporter) -> Grid:
-    """That of a file; without one that of procedural data, which are made in the folder `data`."""
-    if config is not None:
-        grid = read_grid(config)
-    else:
-        from lim_gpu.evaluate.smoke import smoke_grid
-
-        grid = smoke_grid(data, seed, reporter)
+def _grid(config: Path | None, data: Path) -> Grid:
+    """That of a file; without one that of procedural data in the folder `data`."""
+    grid = read_grid(config) if config is not None else smoke_grid(data)
     return replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
+
+
+def _options(grid: Grid, seed: int) -> dict[str, Any]:
+    """What every job of a folder has in common; stores, tasks and evaluations may come in later."""
+    return {"seed": seed, "pretrain": grid.pretrain, "finetune": grid.finetune}
+
+
+def _check_options(output: Path, options: dict[str, Any], overwrite: bool) -> None:
+    """Raises UsageError where the jobs of `output` were done with others."""
+    path = output / OPTIONS
+    if path.exists() and not overwrite and read_json(path) != json.loads(json_text(options)):
+        raise made_otherwise(path)
 
 
 def _written(asked: Sequence[str], grid: Grid, output: Path, seed: int, failures: list[tuple[str, str]]) -> Outcome:
@@ -88,11 +111,21 @@ def _written(asked: Sequence[str], grid: Grid, output: Path, seed: int, failures
     text = markdown(tables, grid, found, notes)
     values = {"format": "lim-gpu-evaluation", "version": 1, "tables": tables, "caveats": notes, "failures": failures}
     values |= {"versions": {name: version(name) for name in ("lim-gpu", "torch", "torchvision")}}
-    write_evaluation(output, tables, grid, found, values)
-    write_json(output / "evaluation.json", values)
-    write_text(output / "evaluation.md", text)
-    where = f"-> {output / 'evaluation.md'}, evaluation.html, evaluation.json"
-    return Outcome(values, [*text.splitlines(), where], bool(failures))
+    where = f"{output / 'evaluation.md'}, evaluation.html, evaluation.json"
+    if unchanged := _stands(output, values):
+        lines = [f"unchanged: {where}", *text.splitlines()]
+    else:
+        write_evaluation(output, tables, grid, found, values)
+        write_text(output / "evaluation.md", text)
+        write_json(output / "evaluation.json", values)  # last: it says that the others are whole
+        lines = [*text.splitlines(), f"-> {where}"]
+    return Outcome(values | {"unchanged": unchanged}, lines, bool(failures))
+
+
+def _stands(output: Path, values: dict[str, Any]) -> bool:
+    """Whether the tables of `values` stand there already."""
+    whole = all((output / f"evaluation.{kind}").exists() for kind in ("md", "html", "json"))
+    return whole and read_json(output / "evaluation.json") == json.loads(json_text(values))
 
 
 def _check_paths(grid: Grid, stores: bool) -> None:
@@ -104,14 +137,8 @@ def _check_paths(grid: Grid, stores: bool) -> None:
         SliceStore(path)  # reads the index
 
 
-def _do(
-    todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, reporter: Reporter
-) -> list[tuple[str, str]]:
+def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter) -> list[tuple[str, str]]:
     """Do the jobs in order; return those that could not be done, with the cause."""
-    from lim_gpu.evaluate.work import Worker
-
-    quiet = Reporter(quiet=True)
-    worker = Worker(grid, output, device, seed, quiet)
     failed: dict[Job, str] = {}
     with reporter.track("evaluate", len(todo), "jobs") as advance:
         for number, job in enumerate(todo, 1):
@@ -128,15 +155,13 @@ def _do(
     return [(job.folder, cause) for job, cause in failed.items()]
 
 
-def _do_on_hosts(
-    todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, reporter: Reporter, cluster: Cluster
-) -> list[tuple[str, str]]:
+def _do_on_hosts(todo: Sequence[Job], worker: Worker, reporter: Reporter, cluster: Cluster) -> list[tuple[str, str]]:
     """The same on the hosts of a cluster, in the order of what they need."""
     from lim_gpu.evaluate.hosts import do_on_hosts, with_absolute_paths
-    from lim_gpu.evaluate.work import Worker
 
     def make(place: str) -> Worker:
-        return Worker(with_absolute_paths(grid), output.absolute(), place, seed, Reporter(quiet=True))
+        output = worker.output.absolute()
+        return Worker(with_absolute_paths(worker.grid), output, place, worker.seed, worker.reporter, worker.overwrite)
 
-    failed = do_on_hosts(todo, make, output, device, cluster, reporter)
+    failed = do_on_hosts(todo, make, worker.output, worker.device, cluster, reporter)
     return [(job.folder, failed[job]) for job in todo if job in failed]

@@ -1,4 +1,7 @@
-"""What the jobs would take: hours from training steps measured here and now, and disk from the network's size."""
+"""What the jobs would take: steps, and if wanted hours from training steps measured here and now, and disk.
+
+Hours need torch, steps do not.
+"""
 
 from __future__ import annotations
 
@@ -21,62 +24,82 @@ STEPS = 3  # measured, after one to warm up
 CHECKPOINT_EVERY = 50  # epochs
 
 
-def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
-    """`values` for a program and `lines` for a person; nothing is written. refused: the jobs that cannot run."""
-    from lim_gpu.weights.backbone import training_device
+def estimate(
+    todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, *, timed: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """`values` for a program and `lines` for a person; nothing is written. refused: the jobs that cannot run.
 
+    timed: measure a training step of each method, which needs torch, for hours and bytes.
+    """
     worker = Worker(grid, output, device, seed, Reporter(quiet=True))
-    measured: dict[str, tuple[float, int]] = {}
-    rows = [_row(job, worker, measured) for job in todo]
-    hours, disk = (sum(row.get(name, 0) for row in rows) for name in ("hours", "bytes"))
-    steps_measured = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
+    rows = [_row(job, worker) for job in todo]
     refused = [row["job"] for row in rows if "refused" in row]
-    values = {"jobs": rows, "refused": refused, "pretrain_hours": round(hours, 3), "bytes": disk}
-    values |= {"step_milliseconds": steps_measured}
-    lines = [f"{'done' if row['done'] else 'to do':6s}{row['job']:<58s}{_cost(row)}".rstrip() for row in rows]
+    values: dict[str, Any] = {"dry_run": True, "jobs": rows, "refused": refused}
+    totals: list[str] = []
+    if timed:
+        costs, totals = _costs(todo, rows, worker)
+        values |= costs
     done, kinds = sum(row["done"] for row in rows), Counter(type(job).__name__.lower() for job in todo)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    lines.append(f"{counted(len(rows), 'job')} ({told}), {done} done")
-    if not measured:
-        return values, [*lines, "nothing is left to pre-train"]
-    said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps_measured.items())
-    lines.append(
-        f"pre-training: {_hours(hours)} on {training_device(device)}, from steps measured there ({said}), "
-        f"{disk / 2**30:.1f} GiB of checkpoints; fine-tuning and reducing are not counted"
-    )
+    if not any("steps" in row for row in rows):
+        totals.append("nothing is left to pre-train" if worker.has_stores() else "steps: once its data are made")
     if any(row.get("guessed") for row in rows):
-        lines.append("what a threshold of HASH keeps is not known before it has run: taken from the paper's data")
-    return values, lines
+        totals.append("what a threshold of HASH keeps is not known before it has run: taken from the paper's data")
+    lines = [f"{'done' if row['done'] else 'to do':6s}{row['job']:<58s}{_told(row)}".rstrip() for row in rows]
+    return values, [*lines, f"{counted(len(rows), 'job')} ({told}), {done} done", *totals]
 
 
-def _row(job: Job, worker: Worker, measured: dict[str, tuple[float, int]]) -> dict[str, Any]:
-    """What is known of a job. measured: seconds of a step and bytes of a checkpoint by method, filled here."""
+def _row(job: Job, worker: Worker) -> dict[str, Any]:
+    """What is known of a job before anything is measured."""
     row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
-    if not isinstance(job, Pretrain) or row["done"]:
+    if not isinstance(job, Pretrain) or row["done"] or not worker.has_stores():
         return row
-    grid = worker.grid
-    options, overrides = pretrain_options(grid, job.method)
-    given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": worker.seed} | overrides
-    config = resolve(job.method, options["preset"], given)
+    config = _config(job, worker)
     kept, slices, guessed = _slices(job, worker)
     if kept < config.batch_size and not guessed:
         return row | {"refused": f"its {counted(kept, 'slice')} are less than a batch of {config.batch_size}"}
-    if job.method not in measured:
-        measured[job.method] = measure(config, grid.stores[job.reduce.store], worker.device)
-    seconds, size = measured[job.method]
-    steps, checkpoints = _steps(job, config, kept, slices), config.epochs // CHECKPOINT_EVERY + 2
-    row |= {"steps": steps, "hours": round(steps * seconds / 3600, 4), "bytes": checkpoints * size}
-    return row | {"guessed": guessed}
+    return row | {"slices": kept, "steps": _steps(job, config, kept, slices), "guessed": guessed}
+
+
+def _config(job: Pretrain, worker: Worker) -> PretrainConfig:
+    options, overrides = pretrain_options(worker.grid, job.method)
+    given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": worker.seed} | overrides
+    return resolve(job.method, options["preset"], given)
+
+
+def _costs(todo: Sequence[Job], rows: Sequence[dict[str, Any]], worker: Worker) -> tuple[dict[str, Any], list[str]]:
+    """Add hours and bytes to the rows that have steps, from a step measured here; those of all, as values and lines."""
+    from lim_gpu.weights.backbone import training_device
+
+    measured: dict[str, tuple[float, int]] = {}
+    for job, row in zip(todo, rows, strict=True):
+        if isinstance(job, Pretrain) and "steps" in row:
+            config = _config(job, worker)
+            if job.method not in measured:
+                measured[job.method] = measure(config, worker.grid.stores[job.reduce.store], worker.device)
+            seconds, size = measured[job.method]
+            checkpoints = config.epochs // CHECKPOINT_EVERY + 2
+            row |= {"hours": round(row["steps"] * seconds / 3600, 4), "bytes": checkpoints * size}
+    hours, disk = (sum(row.get(name, 0) for row in rows) for name in ("hours", "bytes"))
+    steps = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
+    values = {"pretrain_hours": round(hours, 3), "bytes": disk, "step_milliseconds": steps}
+    if not measured:
+        return values, []
+    said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps.items())
+    place = f"{_hours(hours)} on {training_device(worker.device)}, from steps measured there ({said})"
+    left_out = "fine-tuning and reducing are not counted"
+    return values, [f"pre-training: {place}, {disk / 2**30:.1f} GiB of checkpoints; {left_out}"]
 
 
 def _hours(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
-def _cost(row: dict[str, Any]) -> str:
+def _told(row: dict[str, Any]) -> str:
     if "refused" in row:
         return f"cannot run: {row['refused']}"
-    return f"{row['steps']:>10,} steps {row['hours']:>9.2f} h" if "steps" in row else ""
+    hours = f" {row['hours']:>9.2f} h" if "hours" in row else ""
+    return f"{row['steps']:>10,} steps{hours}" if "steps" in row else ""
 
 
 def _slices(job: Pretrain, worker: Worker) -> tuple[int, int, bool]:

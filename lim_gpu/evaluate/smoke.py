@@ -46,17 +46,20 @@ FINETUNE: dict[str, Any] = {
 }
 
 
-def smoke_grid(folder: Path, seed: int, reporter: Reporter) -> Grid:
-    """Make the data below `folder`, once, and the grid over them."""
+def smoke_grid(folder: Path) -> Grid:
+    """The grid over the data that `make_data` makes below `folder`."""
+    stores, tasks = {"procedural": folder / "slices"}, (Task("planted", folder / "task"),)
+    return Grid(stores, tasks, None, ("epochs", "steps"), PRETRAIN, FINETUNE, (CAVEAT,))
+
+
+def make_data(folder: Path, seed: int, reporter: Reporter) -> None:
+    """Make a store and a labelled folder below `folder`, once."""
     store, task = folder / "slices", folder / "task"
     if not (store / "store.json").exists():
         _write_volumes(folder / "sources", seed)
         ingest([folder / "sources"], store, keep_identifiers=True, overwrite=True, reporter=reporter)
     if not (task / "split.csv").exists():
         _write_task(task, seed)
-    return Grid(
-        {"procedural": store}, (Task("planted", task),), None, ("epochs", "steps"), PRETRAIN, FINETUNE, (CAVEAT,)
-    )
 
 
 def _write_volumes(folder: Path, seed: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.analyse import analyse
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce, equal_steps
 from lim_gpu.files import read_json, write_json
 from lim_gpu.finetune.protocol import protocol
@@ -22,18 +23,29 @@ from lim_gpu.store.slices import SliceStore
 
 
 class Worker:
-    """Runs jobs below the folder `output`."""
+    """Runs jobs below the folder `output`; with `overwrite` those again that stand and were made otherwise."""
 
-    def __init__(self, grid: Grid, output: Path, device: str, seed: int, reporter: Reporter) -> None:
+    def __init__(
+        self, grid: Grid, output: Path, device: str, seed: int, reporter: Reporter, overwrite: bool = False
+    ) -> None:
         self.grid = grid
         self.output = output
         self.device = device
         self.seed = seed
         self.reporter = reporter
+        self.overwrite = overwrite
 
     def done(self, job: Job) -> bool:
         """Whether the job has left its job.json."""
         return self._record(job).exists()
+
+    def has_stores(self) -> bool:
+        """Whether the stores are there; procedural ones are made when the jobs are done."""
+        return all((path / "store.json").exists() for path in self.grid.stores.values())
+
+    def _replaces(self, job: Job) -> bool:
+        """Whether what stands of the job may go: what was left unfinished always."""
+        return self.overwrite or not self.done(job)
 
     def do(self, job: Job) -> None:
         """Run a job, or find that it stands. Raises LimGpuError for what goes wrong in it."""
@@ -70,7 +82,7 @@ class Worker:
         path = self.output / job.folder / "selection.csv"
         with SliceStore(self.grid.stores[job.store]) as store:
             more: dict[str, Any] = {"output": path, "device": self.device, "seed": self.seed}
-            selection = reduce(store, **options, **more, overwrite=True, reporter=self.reporter)
+            selection = reduce(store, **options, **more, overwrite=self._replaces(job), reporter=self.reporter)
         return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
 
     def _pretrain(self, job: Pretrain) -> dict[str, Any]:
@@ -78,20 +90,24 @@ class Worker:
         if job.budget == "steps":
             whole, reduced = (self.kept(Reduce(job.reduce.store, name))[0] for name in ("all", job.reduce.name))
             options["epochs"] = equal_steps(options["epochs"], whole, reduced, options["batch_size"])
-        folder = self.output / job.folder
-        outcome = pretrain(
+        begin = partial(
+            pretrain,
             self.grid.stores[job.reduce.store],
             job.method,
             selection=self.output / job.reduce.folder / "selection.csv",
-            output=folder,
+            output=self.output / job.folder,
             overrides=overrides,
-            resume=True,
             device=self.device,
             seed=self.seed,
             reporter=self.reporter,
             **options,
         )
-        values = outcome.values
+        try:
+            values = begin(resume=True).values
+        except UsageError:  # such as a run made otherwise
+            if not self.overwrite:
+                raise
+            values = begin(overwrite=True).values
         if values["unchanged"]:
             return {"unchanged": True} | (read_json(self._record(job)) if self.done(job) else _cost_of_run(values))
         return {"steps": values["total_steps"], "seconds": values["seconds"], "device": values["device"]}
@@ -110,11 +126,11 @@ class Worker:
             seed=self.seed,
             **request,
         )
-        outcome = finetune(asked, self.output / job.folder, self.device, self.reporter)
+        outcome = finetune(asked, self.output / job.folder, self.device, self.reporter, overwrite=self.overwrite)
         return {"auc": outcome.values["auc"]["mean"], "unchanged": outcome.values["unchanged"]}
 
     def _analyse(self, job: Analysis) -> dict[str, Any]:
-        if self.done(job):
+        if self.done(job) and not self.overwrite:
             return {"unchanged": True}
         second = self.output / job.second.folder
         if isinstance(job.second, Finetune):
@@ -138,10 +154,10 @@ class Worker:
             size=size,
             seed=self.seed,
             device=self.device,
-            overwrite=True,
+            overwrite=self._replaces(job),
             reporter=self.reporter,
         )
-        return {"line": "; ".join(result.lines[:-1])}
+        return {"line": "; ".join(result.lines[:-1]), "unchanged": "unchanged" in result.values}
 
 
 def pretrain_options(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
 from lim_gpu.files import locked, read_json, remove_stale, write_json
 from lim_gpu.finetune.folder import RunFolder
@@ -39,6 +40,7 @@ def finetune(
     reporter = reporter or Reporter(quiet=True)
     if output.resolve().is_relative_to(request.data.resolve()):
         raise UsageError(f"{output}: is inside the data, which it would become a part of. Give another -o")
+    check_gpu(device)
     table = read_table(request.data, request.split)
     request.positive_in(table)
     with ExitStack() as opened:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
@@ -107,15 +108,12 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
 
 
 def _planned(request: Request, plan: Plan, folder: RunFolder) -> Outcome:
-    """The plan, after what the run itself would check; torch is loaded for a GPU that is asked for alone."""
+    """The plan, after what the run itself would check."""
     if request.probe is not None and not request.probe.exists():
         raise InputError(f"{request.probe}: cannot be read: it is not there. Give --probe a labelled set")
     if request.wandb is not None and find_spec("wandb") is None:
         raise UsageError(NO_WANDB)
-    if request.device.startswith("cuda"):
-        from lim_gpu.weights.backbone import training_device
-
-        training_device(request.device)
+    check_gpu(request.device)
     standing = folder.standing(plan, request.resume, request.overwrite)
     values = plan.values() | {"config": plan.config.to_dict(), "run": str(folder.path), "standing": standing}
     return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])

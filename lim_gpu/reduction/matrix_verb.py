@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, write_json
 from lim_gpu.progress import Outcome
@@ -38,6 +39,7 @@ def similarity_verb(
         raise UsageError(f"`method` {method!r} has no matrix. Give one of {', '.join(SIMILARITIES)}")
     if keep is not None and output.suffix != ".png":
         raise UsageError("--keep marks slices in a picture. Give -o NAME.png, or leave it out")
+    check_gpu(device)
     with SliceStore(store_path) as store:
         key = find_volume(store, volume)
         entry = store[key].entry

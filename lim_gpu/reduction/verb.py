@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lim_gpu.cluster import Cluster
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
 from lim_gpu.progress import Outcome, Reporter, counted, hosts_in_words
@@ -56,12 +57,8 @@ def reduce_verb(
     hosts do the work; shard: which share of the units is reduced, and no selection made. Raises as `lim_gpu.reduce`,
     and UsageError for targets that could not be written.
     """
-    if (
-        cluster is None and device.startswith("cuda") and request.method in SIMILARITIES
-    ):  # asked for: what is not there is said first
-        from lim_gpu.similarity import resolve_device
-
-        resolve_device(device)
+    if cluster is None and request.method in SIMILARITIES:
+        check_gpu(device)  # before all else: what was asked for and is not there
     with SliceStore(store_path) as store:
         check_units(store, request)
         if dry_run:

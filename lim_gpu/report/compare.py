@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import csv_text, fingerprint, replacing, standing_record, write_json, write_text
 from lim_gpu.intensity import Intensity
@@ -71,6 +72,7 @@ def compare(
         raise UsageError("--rule says how --method selects. Give one")
     asked = [(method, rule) for method in methods for rule in rules or ("greedy",)]
     requests = {_name(*one): _request(*one, keep, threshold, weights, seed) for one in asked}
+    check_gpu(device)
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")

@@ -149,15 +149,17 @@ class Selection:
         form: str = "source",
         *,
         store: str | Path | None = None,
+        overwrite: bool = False,
         dry_run: bool = False,
         reporter: Reporter | None = None,
     ) -> Outcome:
-        """Bring the kept slices to `folder`, as their source files or written out; nothing is ever overwritten.
+        """Bring the kept slices to `folder`, as their source files or written out; a file of another is never touched.
 
         how    "copy", "link" (symbolic links) or "list" (files.csv alone)
         form   "source": the files as they are; "dicom": the same, of DICOM alone; "nifti": KEY.nii.gz;
                "png": KEY/NNNNN.png, 8 bit, by the intensity that the selection was made with
         store  where the store lies now, if it has moved
+        overwrite   put this in the place of what another call brought there, by its files.csv
 
         files.csv names volume, slice and z of every file. The same call again goes on where one was interrupted.
         Raises UsageError for a folder that holds something else, InputError for a store that is not the selection's.
@@ -165,7 +167,8 @@ class Selection:
         from lim_gpu.selection.apply import apply_selection
 
         where = Path(store) if store is not None else self.store_path
-        return apply_selection(self, Path(folder), how, form, where, dry_run=dry_run, reporter=reporter)
+        options: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "reporter": reporter}
+        return apply_selection(self, Path(folder), how, form, where, **options)
 
     def save(self, path: str | Path) -> None:
         """Write PATH (NAME.csv) and NAME.json beside it. The JSON comes first and the CSV last."""

@@ -6,10 +6,12 @@ FOLDER/files.csv      volume, slice and z of every file; written last
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,6 +67,7 @@ def apply_selection(
     form: str,
     store_path: Path,
     *,
+    overwrite: bool = False,
     dry_run: bool = False,
     reporter: Reporter | None = None,
 ) -> Outcome:
@@ -73,11 +76,12 @@ def apply_selection(
     with SliceStore(store_path) as store:
         selection.check_store(store)
         asked = fingerprint([store.fingerprint, selection.kept(), how, form, _intensity(selection).describe()])
-        standing = _standing(folder, asked)
+        standing = _standing(folder, asked, overwrite)
         pieces = _pieces(selection, store, how, form)
+        former = [] if standing else _former(folder, pieces)
         missing = [piece for piece in pieces if piece.missing]
         record = {"format": FORMAT, "version": VERSION, "how": how, "as": form, "fingerprint": asked}
-        done = 0 if dry_run else _make(pieces, folder, record, standing, reporter or Reporter(quiet=True))
+        done = 0 if dry_run else _make(pieces, folder, record, standing, former, reporter or Reporter(quiet=True))
     values = {"folder": str(folder), "how": how, "as": form, "dry_run": dry_run, "files": len(pieces) - len(missing)}
     values |= {"slices": sum(len(piece.rows) for piece in pieces if not piece.missing), "written": done}
     values |= {"missing": [piece.source for piece in missing], "unchanged": standing and not done}
@@ -97,8 +101,8 @@ def _intensity(selection: Selection) -> Intensity:
     return Intensity.described(selection.record["parameters"].get("intensity"))
 
 
-def _standing(folder: Path, asked: str) -> bool:
-    """Whether `folder` was begun by the same call. UsageError when it holds anything else."""
+def _standing(folder: Path, asked: str, overwrite: bool) -> bool:
+    """Whether `folder` was begun by the same call. UsageError when it holds anything else that must stay."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file. Give another folder")
     inside = {path.name for path in folder.iterdir()} - {".lock"} if folder.exists() else set()
@@ -107,9 +111,9 @@ def _standing(folder: Path, asked: str) -> bool:
     record = read_json(folder / "applied.json") if "applied.json" in inside else None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UsageError(f"{folder}: holds other files. Give an empty or a new folder")
-    if record.get("fingerprint") != asked:
-        raise UsageError(f"{folder}: holds the files of another selection or form. Give another folder")
-    return True
+    if record.get("fingerprint") != asked and not overwrite:
+        raise UsageError(f"{folder}: holds the files of another selection or form. Give --overwrite, or another folder")
+    return record.get("fingerprint") == asked
 
 
 def _pieces(selection: Selection, store: SliceStore, how: str, form: str) -> list[Piece]:
@@ -178,14 +182,53 @@ def _pictures(selection: Selection, store: SliceStore) -> list[Piece]:
     ]
 
 
-def _make(pieces: Sequence[Piece], folder: Path, record: dict[str, Any], standing: bool, reporter: Reporter) -> int:
+def _former(folder: Path, pieces: Sequence[Piece]) -> list[Path]:
+    """The files that another call made in `folder`, by its files.csv; of a list none, whose files are the sources.
+
+    Raises UsageError where it did not end, and where a file that it did not make has the name of one of `pieces`.
+    """
+    if not (folder / "applied.json").exists():
+        return []
+    if not (folder / "files.csv").exists():
+        raise UsageError(f"{folder}: another call was interrupted here. Run it again first, or give another folder")
+    with open(folder / "files.csv", newline="", encoding="utf-8") as file:
+        own = {row["file"] for row in csv.DictReader(file) if _lies_below(row.get("file", ""))}
+    for piece in pieces:
+        if piece.name not in own and _lies_below(piece.name) and os.path.lexists(folder / piece.name):
+            raise UsageError(f"{folder / piece.name}: is in the way. Move it, or give another folder")
+    return [folder / name for name in sorted(own)]
+
+
+def _lies_below(name: str) -> bool:
+    """Whether a file of this name is one within a folder."""
+    return not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] not in (".", "..")
+
+
+def _remove(files: Sequence[Path], folder: Path) -> None:
+    """Remove the files of another call, and the folders that it made, the table of all at last."""
+    for path in files:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty yet
+            os.removedirs(path.parent)
+    (folder / "files.csv").unlink(missing_ok=True)
+
+
+def _make(
+    pieces: Sequence[Piece],
+    folder: Path,
+    record: dict[str, Any],
+    standing: bool,
+    former: Sequence[Path],
+    reporter: Reporter,
+) -> int:
     """Make what is not there; returns how many files were made, files.csv among them."""
     how = record["how"]
     left = [piece for piece in pieces if how != "list" and not piece.missing]
-    left = [piece for piece in left if not os.path.lexists(folder / piece.name)]
     with locked(folder):
         if not standing:
+            _remove(former, folder)
             write_json(folder / "applied.json", record)
+        left = [piece for piece in left if not os.path.lexists(folder / piece.name)]
         for parent in {(folder / piece.name).parent for piece in left} | {folder}:
             remove_stale(parent)
         with reporter.track(how, len(left), "files") as advance:

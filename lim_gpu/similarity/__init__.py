@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, NoGpuError, UsageError
 
 if TYPE_CHECKING:
@@ -93,10 +94,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda", 0) if torch.cuda.is_available() else place
     if place.type == "cpu":
         return place
-    if not torch.cuda.is_available():
-        raise NoGpuError(f"device {device}: no usable NVIDIA GPU. Use --device cpu, or see lim-gpu doctor")
-    if (place.index or 0) >= torch.cuda.device_count():
-        raise NoGpuError(f"device {device}: there are {torch.cuda.device_count()} GPUs, from cuda:0. Choose another")
+    check_gpu(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     if not _has_cupy():
         raise NoGpuError(f"device {device}: CuPy is not installed. See lim-gpu doctor, or use --device cpu")
     return torch.device("cuda", place.index or 0)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from lim_gpu.errors import InputError, NoGpuError, UsageError, unknown
+from lim_gpu.cuda.driver import check_gpu
+from lim_gpu.errors import InputError, UsageError, unknown
 from lim_gpu.weights.names import RESNETS
 
 
@@ -62,9 +63,6 @@ def training_device(name: str, local_rank: int | None = None) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not gpus):
         return torch.device("cpu")
-    if not gpus:
-        raise NoGpuError(f"device {name}: no usable NVIDIA GPU. Use --device cpu, or see lim-gpu doctor")
-    index = torch.device(name.replace("auto", "cuda")).index or 0 if local_rank is None else local_rank
-    if index >= gpus:
-        raise NoGpuError(f"device {name}: there are {gpus} GPUs, from cuda:0. Choose another")
-    return torch.device("cuda", index)
+    named = name.replace("auto", "cuda") if local_rank is None else f"cuda:{local_rank}"
+    check_gpu(named, gpus)
+    return torch.device("cuda", torch.device(named).index or 0)

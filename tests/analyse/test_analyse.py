@@ -14,7 +14,7 @@ from counted import count_loaded, count_opened
 from lim_gpu.analyse import analyse
 from lim_gpu.analyse.gradcam import intersection_over_union
 from lim_gpu.analyse.tsne import correlation, embed, silhouette
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import file_sha256
 from lim_gpu.progress import Reporter
 from lim_gpu.weights.backbone import resnet
@@ -97,12 +97,21 @@ def test_each_checkpoint_is_read_once_and_named_by_what_was_read(folder, tmp_pat
     assert [one["sha256"] for one in values["checkpoints"]] == digests
 
 
-def test_a_dry_run_names_the_output_and_reads_nothing(tmp_path, monkeypatch):
+def test_a_dry_run_names_the_output_and_checks_what_a_run_checks(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    missing = (tmp_path / "a.ckpt", tmp_path / "b.ckpt", tmp_path / "data")
-    outcome = analyse("cka", *missing, dry_run=True, reporter=QUIET)
+    asked = (folder / "before.ckpt", folder / "after.ckpt", folder)
+    loaded = count_loaded(monkeypatch)
+    outcome = analyse("cka", *asked, dry_run=True, reporter=QUIET)
     assert outcome.values == {"dry_run": True, "output": "cka.png"}
-    assert outcome.lines == [f"plan: cka of {missing[0]} and {missing[1]} on {missing[2]} -> cka.png"]
+    assert outcome.lines == [f"plan: cka of {asked[0]} and {asked[1]} on {asked[2]} -> cka.png"]
+    for place in range(3):
+        missing = (*asked[:place], tmp_path / "none", *asked[place + 1 :])
+        with pytest.raises(InputError, match="none"):
+            analyse("cka", *missing, dry_run=True, reporter=QUIET)
+    (tmp_path / "cka.png").write_text("mine")
+    with pytest.raises(UsageError, match="--overwrite"):
+        analyse("cka", *asked, dry_run=True, reporter=QUIET)
+    assert not loaded
 
 
 def test_again_it_is_unchanged(folder, tmp_path, monkeypatch):

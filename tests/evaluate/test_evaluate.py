@@ -53,9 +53,46 @@ def test_a_second_run_does_nothing_again(output):
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".ckpt", ".csv", ".png")}
     again = evaluate(["A"], output, smoke=True, device="cpu", reporter=QUIET)
     assert not again.skipped
+    assert not again.values["unchanged"]  # 0 and A stood in the tables
     assert all(row["seconds"] > 0 for row in again.values["tables"]["A"])
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert all(row["done"] for row in evaluate(["A"], output, smoke=True, plan=True, device="cpu").values["jobs"])
+    third = evaluate(["A"], output, smoke=True, device="cpu", reporter=QUIET)
+    assert third.values["unchanged"]
+    assert third.lines[0] == f"unchanged: {output / 'evaluation.md'}, evaluation.html, evaluation.json"
+
+
+def test_other_options_are_refused_at_once_and_replace_where_that_is_said(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    asked = {"config": tmp_path / "grid.toml", "device": "cpu", "reporter": QUIET}
+    done = []
+    monkeypatch.setattr(Worker, "do", lambda worker, job: done.append((job.folder, worker.overwrite)))
+
+    def runs(epochs: int) -> str:
+        return f'[tasks]\nX = "x"\n[finetune]\nepochs = {epochs}\n'
+
+    (tmp_path / "grid.toml").write_text(runs(3))
+    evaluate(["0"], tmp_path / "out", **asked)
+    (tmp_path / "grid.toml").write_text(runs(4))
+    for way in ({}, {"dry_run": True}):
+        with pytest.raises(UsageError, match=r"options\.json: exists and was made otherwise\. Give --overwrite"):
+            evaluate(["0"], tmp_path / "out", **asked, **way)
+    evaluate(["0"], tmp_path / "out", **asked, overwrite=True)
+    evaluate(["0"], tmp_path / "out", **asked)
+    assert done == [("finetune/none/X", False), ("finetune/none/X", True), ("finetune/none/X", False)]
+
+
+def test_a_dry_run_counts_steps_and_measures_none(output, tmp_path):
+    values = evaluate(["A"], output, smoke=True, dry_run=True, device="cpu").values
+    assert "pretrain_hours" not in values
+    todo = evaluate(["B"], output, smoke=True, dry_run=True, device="cpu")
+    new = [row for row in todo.values["jobs"] if row["job"].startswith("pretrain") and not row["done"]]
+    assert len(new) == 8  # SSIM, MI, HASH and random, each with equal epochs and equal steps
+    assert all(row["steps"] > 0 for row in new)
+    assert not any("hours" in row for row in todo.values["jobs"])
+    unmade = evaluate(["A"], tmp_path / "new", smoke=True, dry_run=True, device="cpu")
+    assert unmade.lines[-1] == "steps: once its data are made"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_page_and_the_picture_of_time(output):
@@ -70,7 +107,7 @@ def test_the_page_and_the_picture_of_time(output):
 
 
 def test_a_plan_takes_what_reductions_kept_once_they_have_run(output):
-    grid = smoke_grid(output / "data", 0, QUIET)
+    grid = smoke_grid(output / "data")
     grid = replace(grid, pretrain=PRETRAIN | grid.pretrain)
     config = resolve("swav", "recommended", {"epochs": 2, "batch_size": 4})
     reduced = Pretrain(Reduce("procedural", "every-n 0.2"), "swav")

@@ -117,6 +117,45 @@ def test_another_folder_is_never_touched(pictures, tmp_path):
         pictures.apply(tmp_path / "kept", form="png")
 
 
+def test_what_another_call_brought_is_replaced_where_that_is_said(pictures, tmp_path):
+    kept, first = tmp_path / "kept", pictures.apply(tmp_path / "kept", form="png")
+    (kept / "mine.txt").write_text("precious")
+    before = sorted(kept.rglob("*"))
+    plan = pictures.apply(kept, "link", overwrite=True, dry_run=True)
+    assert sorted(kept.rglob("*")) == before
+    assert plan.values["files"] == first.values["files"]
+    pictures.apply(kept, "link", overwrite=True)
+    names = {row["file"] for row in table(kept)}
+    assert {str(path.relative_to(kept)) for path in kept.rglob("[!.]*")} == names | {
+        "applied.json", "files.csv", "mine.txt"
+    }  # fmt: skip
+    assert all((kept / name).is_symlink() for name in names)
+    assert pictures.apply(kept, "link", overwrite=True).values["unchanged"]
+    assert all(Path(row["image"]).is_file() for row in pictures.files())
+
+
+def test_a_replaced_list_leaves_the_sources_that_it_names(pictures, tmp_path):
+    pictures.apply(tmp_path / "kept", "list")
+    pictures.apply(tmp_path / "kept", overwrite=True)
+    assert all(Path(row["image"]).is_file() for row in pictures.files())
+    assert len(list((tmp_path / "kept").glob("*.png"))) == 5
+
+
+def test_files_that_the_other_call_did_not_make_are_not_replaced(pictures, tmp_path):
+    kept = tmp_path / "kept"
+    pictures.apply(kept, "list")
+    (kept / "p00v00_2.png").write_text("precious")
+    with pytest.raises(UsageError, match=r"p00v00_2\.png: is in the way"):
+        pictures.apply(kept, overwrite=True)
+    (kept / "p00v00_2.png").unlink()
+    (kept / "files.csv").write_text("file\n../sources/p00v00_0.png\n.\n")
+    pictures.apply(kept, overwrite=True)
+    assert (tmp_path / "sources" / "p00v00_0.png").is_file()
+    (kept / "files.csv").unlink()
+    with pytest.raises(UsageError, match="was interrupted here"):
+        pictures.apply(kept, "link", overwrite=True)
+
+
 def test_missing_sources_are_one_line_and_the_rest_goes_on(pictures, tmp_path):
     for i in (0, 2):
         (tmp_path / "sources" / f"p00v00_{i}.png").unlink()
