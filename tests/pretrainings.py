@@ -25,7 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
         "lr": 0.5,
     },
     "moco": {"moco.size": 32, "moco.output": 16, "lr": 0.03},
-    "spark": {"spark.size": 64, "spark.decoder_width": 32, "lr": 1e-3},
+    "spark": {"spark.size": 64, "spark.decoder_width": 32, "lr": 0.02},
     "rotation": {"orientation.size": 32},
     "flip": {"orientation.size": 32},
 }

@@ -110,6 +110,6 @@ def _block(block: Any, x: Tensor, mask: Mask, factor: Tensor | None) -> Tensor:
     return block.relu(out + x)
 
 
-def blocks(encoder: Any) -> int:
-    """The number of residual blocks."""
-    return sum(len(layer) for layer in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4))
+def residual_blocks(encoder: Any) -> list[Any]:
+    """Those of a torchvision ResNet, from the images on."""
+    return [block for layer in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4) for block in layer]

@@ -16,7 +16,7 @@ from lim_gpu.progress import counted
 from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.store.units import check_limits
 
-ALGORITHM = 1  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
+ALGORITHM = 2  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 
 
 @dataclass(frozen=True)

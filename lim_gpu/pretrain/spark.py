@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lim_gpu import augment
 from lim_gpu.pretrain.config import PretrainConfig
-from lim_gpu.pretrain.masked import STRIDE, Mask, batch_norm, blocks, draw_cells, maps
+from lim_gpu.pretrain.masked import STRIDE, Mask, batch_norm, draw_cells, maps, residual_blocks
 from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.backbone import features
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lim_gpu.pretrain.resident import SliceBatch
 
 EPSILON = 1e-6  # added to the variance of a patch
+STD = 0.02  # of the decoder's first weights and the mask tokens, as in the published code
 
 
 class SparK(Pretraining):
@@ -46,6 +47,9 @@ class SparK(Pretraining):
         )
         self.decoder = nn.ModuleList(decoder_block(width >> i) for i in range(5))
         self.paint = nn.Conv2d(width >> 5, config.channels, 1)
+        begin_branches(self.encoder)
+        begin_decoder(self.decoder)
+        begin_decoder(self.paint)
         self.no_weight_decay = {name for name, _ in self.named_parameters() if name.endswith(".token")}
         self.maps = torch.compile(maps) if config.compile else maps
         grey = torch.tensor(config.std).mul(255).pow(-2).mean()  # (a grey level, normalised)^2, mean over channels
@@ -59,7 +63,7 @@ class SparK(Pretraining):
         )
         images = self.normalized(augment.flip(images, spark.flip, generator))
         cells = draw_cells(len(images), self.side, self.kept, generator)
-        rate = torch.linspace(0, spark.drop_path, blocks(self.encoder))[:, None]
+        rate = torch.linspace(0, spark.drop_path, len(residual_blocks(self.encoder)))[:, None]
         branches = (torch.rand(len(rate), len(images), generator=generator) >= rate) / (1 - rate)
         return [images, cells.to(device, non_blocking=True), branches.to(device, non_blocking=True)]
 
@@ -95,7 +99,7 @@ class Densify(nn.Module):
     def __init__(self, channels: int, width: int, kernel: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
-        self.token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(1, channels, 1, 1), std=0.02))
+        self.token = nn.Parameter(nn.init.trunc_normal_(torch.zeros(1, channels, 1, 1), std=STD, a=-STD, b=STD))
         self.project = nn.Conv2d(channels, width, kernel, padding=kernel // 2)
 
     def forward(self, sparse: Tensor, mask: Mask) -> Tensor:
@@ -114,6 +118,23 @@ def decoder_block(width: int) -> nn.Sequential:
         nn.Conv2d(width, width // 2, 3, padding=1, bias=False),
         nn.BatchNorm2d(width // 2),
     )
+
+
+def begin_branches(encoder: nn.Module) -> None:
+    """Every residual branch begins at 0, as timm's ResNets do, which the published code trains."""
+    for block in residual_blocks(encoder):
+        nn.init.zeros_(getattr(block, "bn3", block.bn2).weight)
+
+
+def begin_decoder(part: nn.Module) -> None:
+    """First weights as in the published code: 0.02 wide, those of the doublings by He's fan-out, no biases."""
+    for module in part.modules():
+        if isinstance(module, nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=STD)
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def patches(images: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lim_gpu.errors import UsageError
-from lim_gpu.pretrain.masked import Mask, batch_norm, blocks, draw_cells, maps
+from lim_gpu.pretrain.masked import Mask, batch_norm, draw_cells, maps, residual_blocks
 from lim_gpu.weights.backbone import resnet
 
 
@@ -94,7 +94,7 @@ def test_a_dropped_branch_leaves_the_shortcut():
     torch.manual_seed(0)
     encoder = resnet("resnet18")
     images, mask = torch.randn(2, 3, 32, 32), Mask(torch.ones(2, 1, 1, 1, dtype=torch.bool), 1)
-    drop = torch.ones(blocks(encoder), 2)
+    drop = torch.ones(len(residual_blocks(encoder)), 2)
     kept = maps(encoder, images, mask, drop)
     assert torch.equal(kept[0], maps(encoder, images, mask)[0])
     drop[:2, 1] = 0  # both blocks of layer1, of the second image

