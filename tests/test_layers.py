@@ -19,7 +19,7 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "cli",
     "evaluate",
     "pretrain analyse finetune",
-    "leaks weights",
+    "leaks weights labels",
     "report",
     "ingest reduction dataset",
     "selection",

@@ -19,7 +19,7 @@ from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.smoke import make_data, smoke_grid
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
 from lim_gpu.evaluate.work import Worker
-from lim_gpu.files import json_text, locked, made_otherwise, read_json, write_json, write_text
+from lim_gpu.files import locked, made_otherwise, read_json, write_json, write_text
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.store.slices import SliceStore
 
@@ -99,7 +99,7 @@ def _options(grid: Grid, seed: int) -> dict[str, Any]:
 def _check_options(output: Path, options: dict[str, Any], overwrite: bool) -> None:
     """Raises UsageError where the jobs of `output` were done with others."""
     path = output / OPTIONS
-    if path.exists() and not overwrite and read_json(path) != json.loads(json_text(options)):
+    if path.exists() and not overwrite and read_json(path) != json.loads(json.dumps(options)):
         raise made_otherwise(path)
 
 
@@ -125,7 +125,7 @@ def _written(asked: Sequence[str], grid: Grid, output: Path, seed: int, failures
 def _stands(output: Path, values: dict[str, Any]) -> bool:
     """Whether the tables of `values` stand there already."""
     whole = all((output / f"evaluation.{kind}").exists() for kind in ("md", "html", "json"))
-    return whole and read_json(output / "evaluation.json") == json.loads(json_text(values))
+    return whole and read_json(output / "evaluation.json") == json.loads(json.dumps(values))
 
 
 def _check_paths(grid: Grid, stores: bool) -> None:

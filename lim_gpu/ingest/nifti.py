@@ -31,15 +31,15 @@ GZIP = b"\x1f\x8b"
 CHUNK = 2**20
 
 
-def read_nifti(found: Found) -> Content:
-    """The volume in a NIfTI file. `Counted` for a label map, `SourceError` for what cannot be used."""
+def read_nifti(found: Found, label_map: bool = False) -> Content:
+    """The volume in a NIfTI file. `Counted` for a label map that is not wanted, `SourceError` for what is unusable."""
     try:
         with open(found.path, "rb") as raw:
             compressed = raw.read(2) == GZIP
             raw.seek(0)
             stream: BinaryIO = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
             header = _header(stream.read(540))
-        if int(header["intent_code"]) == LABEL_INTENT:
+        if int(header["intent_code"]) == LABEL_INTENT and not label_map:
             return Counted("NIfTI label map")
         volume = _volume(found, header)
         if not compressed:
