@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 
+from lim_gpu.reduction.parts import UnitResult
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 
@@ -21,3 +24,12 @@ def cut_short(store: SliceStore, place: int) -> str:
     file = store.path / "volumes" / f"{key}.h5"
     file.write_bytes(file.read_bytes()[:-2000])
     return key
+
+
+def assert_same_result(found: UnitResult | None, expected: UnitResult) -> None:
+    """Equal field by field, dtypes included."""
+    assert found is not None
+    for field in fields(UnitResult):
+        mine, theirs = getattr(found, field.name), getattr(expected, field.name)
+        np.testing.assert_array_equal(mine, theirs, err_msg=field.name)
+        assert getattr(mine, "dtype", None) == getattr(theirs, "dtype", None)

@@ -77,7 +77,7 @@ def _chosen(shown: Shown, selected: VolumeSelection, pictures: _Pictures) -> dic
         "kept": int(selected.kept.sum()),
         "strip": [pictures.slice(i) for i in _some(np.flatnonzero(selected.kept), STRIP)],
         "matrix": _matrix(shown, part.matrix, selected.kept) if part and part.matrix else None,
-        "curve": _curve(shown, part) if part and shown.has_curve(part) else None,
+        "curve": _curve(shown, part) if part and shown.only_falls(part) and len(part.dropped) else None,
         "cards": [pictures.pair(i, shown, selected) for i in _to_look_at(selected)],
     }
 

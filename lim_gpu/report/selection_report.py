@@ -156,7 +156,7 @@ def _overlap(shown: Sequence[Shown]) -> dict[str, Any] | None:
 
 
 def _curves(shown: Shown) -> str | None:
-    ranked = shown.curves
+    ranked = [part for part in shown.curves if len(part.dropped)]
     if not ranked:
         return None
     curves = [(shown.in_own_unit(np.array(part.removal_similarity)), len(part.z)) for part in ranked]

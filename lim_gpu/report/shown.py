@@ -81,11 +81,11 @@ class Shown:
     @property
     def curves(self) -> list[UnitResult]:
         """Units whose removal similarities only fall, so that a threshold is a place in their sequence."""
-        return [part for part in self.parts.values() if self.has_curve(part)]
+        return [part for part in self.parts.values() if self.only_falls(part)]
 
-    def has_curve(self, part: UnitResult) -> bool:
+    def only_falls(self, part: UnitResult) -> bool:
         """Whether it is one of `curves`."""
-        return part.ranked and self.rule != "facility" and len(part.removal_similarity) > 0
+        return part.ranked and self.rule != "facility"
 
     def curve(self, key: str) -> UnitResult | None:
         """The result of the unit that is this volume alone."""

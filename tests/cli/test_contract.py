@@ -10,9 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
+pytest.importorskip("pydicom")
+
 import lim_gpu
+from dicom_files import series
 from labelled_folders import picture
 from lim_gpu.cli.program import cli
+from lim_gpu.ingest import ingest
 from stores import make_store
 
 READS_ALONE = {"doctor", "info"}
@@ -105,6 +109,7 @@ def dry_runs(folder: Path) -> dict[str, list[object]]:
         "demo": ["-o", new],
         "ingest": [folder / "sources", "-o", new],
         "reduce": [store, "--method", "ssim", "--keep", "0.5", "-o", f"{new}.csv"],
+        "labels": ["attributes", folder / "dicom", make_scan(folder), "-o", new],
         "similarity": [store, "0", "--method", "ssim", "-o", f"{new}.npy"],
         "select": [first, "--add", f"{key}:1", "-o", f"{new}.csv"],
         "apply": [first, "--copy", new],
@@ -117,6 +122,13 @@ def dry_runs(folder: Path) -> dict[str, list[object]]:
         "analyse": ["cka", checkpoint, checkpoint, "--data", labelled, "--part", "all", "-o", f"{new}.png"],
         "evaluate": ["A", "--config", grid, "-o", new],
     }
+
+
+def make_scan(folder: Path) -> Path:
+    """A store of the DICOM series that is then in "dicom"."""
+    series(folder / "dicom", 3, PatientSex="F")
+    ingest([folder / "dicom"], folder / "scan", workers=1)
+    return folder / "scan"
 
 
 def make_labelled(folder: Path) -> Path:
