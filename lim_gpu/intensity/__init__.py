@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, overload
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.intensity import definition
 from lim_gpu.intensity.definition import Limits
+from lim_gpu.intensity.mapping import VolumeMapping
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +30,7 @@ WINDOWS: dict[str, tuple[float, float]] = {
 SLICE_MINMAX = "slice-minmax"
 VOLUME_PERCENTILE = "volume-percentile"
 PERCENTILES = (0.5, 99.5)  # as nnU-Net clips (Isensee et al. 2021, Nature Methods 18:203)
-START = 1 << 28  # pixels, a thousand slices of 512 x 512: mapping them, NumPy loses what it takes Numba to start
-
-_by_numpy = 0  # pixels that NumPy has mapped in this process
+AS_STORED = "as stored"  # what becomes of 8-bit slices
 
 
 class HasPercentiles(Protocol):
@@ -48,7 +45,7 @@ class Intensity:
     """A mapping to 0..255: each slice's own minimum..maximum (`limits` None, the paper's), or fixed limits in HU.
 
     percentiles  in place of limits: low and high, 0..100, of all pixels of a volume, whatever they measure.
-                 `of_volume` makes limits of them.
+                 `of_volume` makes limits of them
     body         what lies outside the patient becomes 0 (`lim_gpu.intensity.body`)
     """
 
@@ -84,16 +81,15 @@ class Intensity:
     @property
     def in_words(self) -> str:
         """For a caption."""
-        if self.body:
-            return f"{self.without_body.in_words}, the body alone"
+        alone = ", the body alone" if self.body else ""
         if self.percentiles is not None:
-            return "slices from the {:g}th to the {:g}th percentile of their volume".format(*self.percentiles)
+            return "slices from the {:g}th to the {:g}th percentile of their volume".format(*self.percentiles) + alone
         if self.limits is None:
-            return "each slice from its own minimum to its own maximum"
-        return f"slices from {self.limits[0]:g} to {self.limits[1]:g} HU"
+            return f"each slice from its own minimum to its own maximum{alone}"
+        return f"slices from {self.limits[0]:g} to {self.limits[1]:g} HU{alone}"
 
     def describe(self) -> dict[str, Any]:
-        """For records and fingerprints."""
+        """For records and fingerprints: what is done to all volumes but 8-bit ones, which stay as they are."""
         body: dict[str, Any] = {"body": True} if self.body else {}
         if self.percentiles is not None:
             return {"mapping": VOLUME_PERCENTILE, "percentiles": list(self.percentiles)} | body
@@ -135,21 +131,20 @@ class Intensity:
             return cls.parse(value)
         return cls.parse(hu_range=value) if ":" in value else cls.parse(window=value)
 
-    def of_volume(self, volume: HasPercentiles) -> Intensity:
-        """This mapping for the slices of `volume`: with its limits, where it goes by the percentiles of a volume."""
-        return self if self.percentiles is None else Intensity(volume.percentiles(*self.percentiles), body=self.body)
+    @classmethod
+    def asked(
+        cls, intensity: Intensity | str | None, window: str | None, hu_range: str | None, body: bool
+    ) -> Intensity:
+        """From an intensity as `of` takes it, or a window or a range as `parse` does. UsageError for several."""
+        if intensity is not None and (window is not None or hu_range is not None):
+            raise UsageError("intensity, window and hu_range exclude each other. Give one of them")
+        seen = cls.of(intensity) if intensity is not None else cls.parse(window=window, hu_range=hu_range)
+        return replace(seen, body=seen.body or body)
 
-    @property
-    def without_body(self) -> Intensity:
-        """The same for slices of which everything counts, or whose surroundings were cleared before."""
-        return replace(self, body=False)
-
-    def clear(self, slices: NDArray[Any]) -> None:
-        """Where the body alone counts, give what lies around it in int16 slices (n, H, W) the value that becomes 0."""
-        if self.body and slices.dtype == np.int16:
-            from lim_gpu.intensity.body import clear_outside
-
-            clear_outside(slices, self.limits)
+    def of_volume(self, volume: HasPercentiles) -> VolumeMapping:
+        """What this does to the slices of `volume`, whose limits it takes where it goes by percentiles."""
+        limits = self.limits if self.percentiles is None else volume.percentiles(*self.percentiles)
+        return VolumeMapping(limits, self.body)
 
     @overload
     def to_uint8(self, slices: NDArray[Any]) -> NDArray[np.uint8]: ...
@@ -161,49 +156,10 @@ class Intensity:
         In float64: u8 = rint_half_even((v - low) / (high - low) * 255) of v clipped to low..high; a constant slice
         gives 0 where its own limits count. Raises InputError for another dtype, UsageError for percentiles of a volume
         that is not there: see `of_volume`.
-
-        On the CPU compiled code does it where Numba runs anyway, or the process maps many slices. For a few, as in a
-        report or a short-lived loader worker, starting Numba would take longer: `lim_gpu.intensity.compiled` has the
-        times. The bits are the same everywhere.
         """
-        dtype = str(slices.dtype).removeprefix("torch.")
-        if dtype == "uint8":
-            return slices
-        if dtype != "int16":
-            raise InputError(f"slices of {dtype} have no HU. Give int16 (HU) or uint8 (grey values)")
-        if self.percentiles is not None:
+        if self.percentiles is not None and not str(slices.dtype).endswith("uint8"):
             raise UsageError(f"{VOLUME_PERCENTILE} needs the volume of the slices. Give Intensity.of_volume(volume)")
-        if self.body:
-            return self.without_body.to_uint8(self._cleared(slices))
-        if isinstance(slices, np.ndarray):
-            return _on_cpu(slices, self.limits)
-        if slices.is_cuda:
-            from lim_gpu.intensity import cuda
-
-            return cuda.to_uint8(slices, self.limits)
-        import torch
-
-        return torch.from_numpy(_on_cpu(slices.numpy(), self.limits))
-
-    def _cleared(self, slices: Any) -> Any:
-        """A copy, where it lies; its surroundings are found on the CPU."""
-        if isinstance(slices, np.ndarray):
-            copied = slices.copy()
-            self.clear(copied)
-            return copied
-        copied = slices.cpu().clone()
-        self.clear(copied.numpy())
-        return copied.to(slices.device)
-
-
-def _on_cpu(slices: NDArray[np.int16], limits: Limits) -> NDArray[np.uint8]:
-    global _by_numpy
-    if "numba" not in sys.modules and _by_numpy < START:
-        _by_numpy += slices.size
-        return definition.to_uint8(slices, limits)
-    from lim_gpu.intensity import compiled
-
-    return compiled.to_uint8(slices, limits)
+        return VolumeMapping(self.limits, self.body).to_uint8(slices)
 
 
 def _window(text: str) -> tuple[float, float]:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.errors import InputError, UsageError
+from lim_gpu.errors import UsageError
 from lim_gpu.files import csv_text, fingerprint, standing_record, write_json, write_text
 from lim_gpu.labelled.listed import read_list
 from lim_gpu.leaks.clusters import clusters_csv, find_clusters, keep_list
 from lim_gpu.leaks.images import Images, Item, identity, larger_pictures, read_images
+from lim_gpu.leaks.rejected import check_rejected, names_of, read_rejected
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.report.page import write_page
@@ -95,7 +96,7 @@ def leaks(
     outputs = _Outputs(output, groups, keep, write_split)
     _check(outputs, sources)
     paths = outputs.paths
-    rejected = {frozenset((row["a"], row["b"])) for row in read_list(reject, ["a", "b"])} if reject else set()
+    rejected = read_rejected(reject) if reject else set()
     options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), list(map(str, paths)), version("lim-gpu")]
     asked = fingerprint([options, [[str(source), identity(source, patients)] for source in sources]])
     standing = standing_record(outputs.record, asked, paths, overwrite)
@@ -105,10 +106,11 @@ def leaks(
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
         return Outcome({"dry_run": True, "outputs": [str(path) for path in paths]}, [line])
     images = Images.joined([read_images(source, patients, reporter) for source in sources])
-    _check_rejected(rejected, images.items, reject)
-    pairs = _without(rejected, find_pairs(images, rule, across), images.items, reject)
+    if reject:
+        check_rejected(reject, rejected, images, rule, across)
+    pairs = [pair for pair in find_pairs(images, rule, across) if names_of(pair, images.items) not in rejected]
     found = _consequences(images, pairs)
-    values = _values(sources, rule, across, found) | {"fingerprint": asked, "rejected": len(rejected)}
+    values = _values(sources, rule, across, found, {"fingerprint": asked, "rejected": len(rejected)})
     _write_lists(outputs, sources[0], found)
     _write_gallery(outputs.page, images, pairs, rule, values, reporter)
     write_text(outputs.pairs, _csv(images.items, pairs))
@@ -118,25 +120,10 @@ def leaks(
 
 def _outcome(values: dict[str, Any], outputs: _Outputs) -> Outcome:
     found = values["pairs"] or values["patients_in_several_splits"] or values["failures"]
-    return Outcome(values, [*_lines(values, outputs), *_list_lines(values, outputs)], bool(found))
-
-
-def _check_rejected(rejected: set[frozenset[str]], items: Sequence[Item], reject: Path | None) -> None:
-    """Raise InputError, before anything is compared, for a rejected pair of which an image is not there."""
-    names = {item.name for item in items}
-    if unknown := [pair for pair in sorted(rejected, key=sorted) if not pair <= names]:
-        raise InputError(f"{reject}: {min(unknown[0] - names)} is no image of the sources. Give rows of pairs.csv")
-
-
-def _without(
-    rejected: set[frozenset[str]], pairs: Sequence[Pair], items: Sequence[Item], reject: Path | None
-) -> list[Pair]:
-    """The pairs that were not rejected. Raises InputError for a rejected pair that was not found."""
-    names = {pair: frozenset((items[pair.a].name, items[pair.b].name)) for pair in pairs}
-    if unknown := rejected - set(names.values()):
-        told = " and ".join(sorted(min(unknown, key=sorted)))
-        raise InputError(f"{reject}: {told} are no pair that was found. Give rows of pairs.csv")
-    return [pair for pair in pairs if names[pair] not in rejected]
+    where = f"{outputs.pairs}, {outputs.record.name}, {outputs.page.name}"
+    told = [*_lines(values), *_list_lines(values, outputs)]
+    lines = [f"unchanged: {where}", *told] if values.get("unchanged") else [*told, f"-> {where}"]
+    return Outcome(values, lines, bool(found))
 
 
 def _consequences(images: Images, pairs: list[Pair]) -> _Found:
@@ -145,7 +132,8 @@ def _consequences(images: Images, pairs: list[Pair]) -> _Found:
     return _Found(images, pairs, clusters, shared, leaking(images.items, pairs, shared))
 
 
-def _values(sources: Sequence[Path], rule: Rule, across: bool, found: _Found) -> dict[str, Any]:
+def _values(sources: Sequence[Path], rule: Rule, across: bool, found: _Found, asked: dict[str, Any]) -> dict[str, Any]:
+    """What the JSON holds, in the order of docs/files.md."""
     images, pairs = found.images, found.pairs
     relations = Counter(relation(images.items[p.a], images.items[p.b]) for p in pairs)
     return {
@@ -160,10 +148,11 @@ def _values(sources: Sequence[Path], rule: Rule, across: bool, found: _Found) ->
         "different_labels": _different_labels(images.items, pairs),
         "failures": [list(failure) for failure in images.failures],
         "versions": {"lim-gpu": version("lim-gpu")},
+        **asked,
         "clusters": [len(cluster) for cluster in found.clusters],
-        "clusters_of_several_labels": _of_several_labels(images.items, found.clusters),
         "patients_in_several_splits": found.shared,
         "leaking_images": len(found.leaking),
+        "clusters_of_several_labels": _of_several_labels(images.items, found.clusters),
     }
 
 
@@ -217,7 +206,7 @@ def _differ(a: Item, b: Item) -> bool:
     return bool(a.label and b.label and a.label != b.label)
 
 
-def _lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
+def _lines(values: dict[str, Any]) -> list[str]:
     relations = ", ".join(f"{count:,} {name}" for name, count in values["relations"].items())
     found = f"{counted(values['pairs'], 'near-duplicate pair')} among {counted(values['images'], 'image')}"
     lines = [found + (relations and f": {relations}")]
@@ -229,8 +218,6 @@ def _lines(values: dict[str, Any], outputs: _Outputs) -> list[str]:
         lines.append(f"in several splits: {counted(len(shared), 'patient')}")
     if values["flat_images"]:
         lines.append(f"blank and not compared: {counted(values['flat_images'], 'image')}")
-    state = "unchanged:" if values.get("unchanged") else "->"
-    lines.append(f"{state} {outputs.pairs}, {outputs.record.name}, {outputs.page.name}")
     return lines
 
 

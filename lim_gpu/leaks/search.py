@@ -65,16 +65,35 @@ def find_pairs(images: Images, rule: Rule, across: bool) -> list[Pair]:
     """
     from lim_gpu.similarity.hash import close_pairs
 
-    known = images.hashes != FLAT
-    names = [(item.collection, item.split) if across else item.group for item in images.items]
-    _, groups = np.unique(np.array([str(name) for name in names]), return_inverse=True)
-    places = np.flatnonzero(known)
+    groups = _groups(images, across)
+    places = np.flatnonzero(images.hashes != FLAT)
     if len(np.unique(groups[places])) < 2:
         raise InputError(_nothing_compared(images, len(places), across))
-    close = close_pairs(images.hashes[places], rule.candidates, groups[places].astype(np.int64))
+    close = close_pairs(images.hashes[places], rule.candidates, groups[places])
     if len(close) > MOST:
         raise UsageError(f"{len(close):,} candidate pairs within {rule.candidates} bits. Give a lower --candidates")
     close[:, :2] = places[close[:, :2]]
+    return _judged(close, images, rule)
+
+
+def pairs_among(asked: Sequence[tuple[int, int]], images: Images, rule: Rule, across: bool) -> list[Pair]:
+    """Those of the pairs `asked`, each a < b, that `find_pairs` finds; nothing else is compared."""
+    places = np.array(asked, np.int64).reshape(-1, 2)
+    hashes, groups = images.hashes[places], _groups(images, across)[places]
+    bits = np.bitwise_count(hashes[:, 0] ^ hashes[:, 1]).astype(np.int64)
+    close = (bits <= rule.candidates) & (hashes != FLAT).all(axis=1) & (groups[:, 0] != groups[:, 1])
+    return _judged(np.column_stack([places, bits])[close], images, rule)
+
+
+def _groups(images: Images, across: bool) -> NDArray[np.int64]:
+    """Numbers (n,), equal for images that are not compared with each other."""
+    names = [(item.collection, item.split) if across else item.group for item in images.items]
+    _, groups = np.unique(np.array([str(name) for name in names]), return_inverse=True)
+    return groups.astype(np.int64)
+
+
+def _judged(close: NDArray[np.int64], images: Images, rule: Rule) -> list[Pair]:
+    """The near-duplicates among candidates (k, 3): a, b and their distance in bits."""
     values = _confirmed(images.small, close, rule)
     pairs = []
     for (a, b, bits), value in zip(close.tolist(), values, strict=True):

@@ -14,7 +14,7 @@ from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
 from lim_gpu.progress import counted
 from lim_gpu.selection.selected import SelectedSlices
-from lim_gpu.store.units import check_limits
+from lim_gpu.store.units import check_limits, intensities
 
 ALGORITHM = 2  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 
@@ -24,7 +24,7 @@ class Plan:
     """A checked pre-training of `slices` slices; `values` and `lines` tell it.
 
     selection is the selection's file, or None for every slice; `data` says which slices those are, for fingerprints;
-    `notice` what there is to say of their values.
+    `notice` what there is to say of their values, `intensities` what was done to which volumes where that differs.
     """
 
     config: PretrainConfig
@@ -35,6 +35,7 @@ class Plan:
     volumes: int
     data: dict[str, Any]
     notice: str = ""
+    intensities: tuple[dict[str, Any], ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,7 +74,7 @@ class Plan:
             "warmup_steps": self.config.warmup(self.steps_per_epoch),
             "queue": self.config.queue_length(self.slices),
             "lr": self.rates(),
-        }
+        } | ({"intensities": list(self.intensities)} if self.intensities else {})
 
     def lines(self) -> list[str]:
         """For people, and plan.txt."""
@@ -111,8 +112,9 @@ def make_plan(config: PretrainConfig, slices: SelectedSlices, intensity: Intensi
     selection = None if slices.selection is None else fingerprint([slices.place(i) for i in range(len(slices))])
     data = {"store": slices.store.fingerprint, "selection": selection, "intensity": intensity.describe()}
     notice = check_limits(slices.store.path, slices.volumes, intensity)
+    seen = tuple(intensities(slices.volumes, intensity))
     volumes = len(slices.volumes)
-    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data, notice)
+    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data, notice, seen)
 
 
 def _check_batch(batch_size: int, slices: SelectedSlices) -> None:

@@ -33,6 +33,9 @@ def pretrain(
     channels: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     intensity: Intensity | str | None = None,
+    window: str | None = None,
+    hu_range: str | None = None,
+    body: bool = False,
     output: str | Path = "run",
     checkpoint_every: int = 50,
     log_every: int = 1,
@@ -54,7 +57,7 @@ def pretrain(
     preset            "recommended", "wolf2024-paper" or "wolf2024-code"; None elsewhere takes the preset's value
     batch_size        slices of an optimizer step, over all processes
     overrides         any setting of `PretrainConfig` by name: {"lr": 0.1, "swav.queue": 3840}
-    intensity         how HU become 0..255, as `lim_gpu.reduce` takes it
+    intensity, window, hu_range, body   how HU become 0..255, as `lim_gpu.reduce` takes them
     checkpoint_every  epochs between two epoch=N.ckpt; the last epoch has one always
     log_every         steps between two lines of metrics.jsonl
     probe             a labelled set for a nearest-neighbour score of every epoch, see `lim_gpu.pretrain.probe`
@@ -73,7 +76,7 @@ def pretrain(
         store=store,
         selection=Path(selection) if selection is not None else None,
         config=configuration(method, preset, chosen | {"compile": compile or None}, overrides, seed),
-        intensity=Intensity.of(intensity),
+        intensity=Intensity.asked(intensity, window, hu_range, body),
         output=Path(output),
         checkpoint_every=checkpoint_every,
         log_every=log_every,

@@ -15,7 +15,7 @@ from lim_gpu.progress import Outcome
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.store.slices import SliceStore
-from lim_gpu.store.units import check_limits
+from lim_gpu.store.units import check_limits, intensities_in_words
 
 LEAST = 4  # characters of a key that may stand for it where they are a number
 
@@ -99,7 +99,7 @@ def write_matrix(
         images = engine.images(volume, kept.tolist()) if kept is not None else None
     scale = {"ssim": "SSIM", "mi": "normalized mutual information", "deepnet": "cosine", "hash": "1 - bits / 64"}
     title = f"{criterion.method.upper()} of {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
-    title += f"\n{criterion.intensity.in_words}"
+    title += f"\n{intensities_in_words([volume.entry], criterion.intensity)}"
     save_matrix_picture(output, matrix, title, scale[criterion.method], kept, images)
     return matrix
 

@@ -25,7 +25,7 @@ from lim_gpu.reduction.prefetch import ReadAhead
 if TYPE_CHECKING:
     import torch
 
-    from lim_gpu.intensity import Intensity
+    from lim_gpu.intensity.mapping import VolumeMapping
     from lim_gpu.store.file import Compare
     from lim_gpu.store.volume import Volume
 
@@ -79,7 +79,7 @@ class Reader:
             if block.dtype == torch.uint8 and block.device == self.device:
                 yield block
             else:
-                yield from self._in_halves(block, self._intensity(volume).without_body)  # cleared when it was read
+                yield from self._in_halves(block, self._mapping(volume))
 
     def hashes(self, volume: Volume) -> list[torch.Tensor]:
         """The difference hashes of a volume, a tensor (m,) a piece, where they are made while reading."""
@@ -109,7 +109,7 @@ class Reader:
                 return torch.from_numpy(self._hashed(piece)), None
             volume, start, stop = piece
             with reading(volume):
-                return torch.from_numpy(self._intensity(volume).to_uint8(volume.read(start, stop))), None
+                return torch.from_numpy(self._mapping(volume).to_uint8(volume.read(start, stop))), None
         stream = self._copies = self._copies or torch.cuda.Stream(self.device)  # two threads may come here at once
         with torch.cuda.stream(stream):  # and on its GPU, where pinned memory else wakes the first
             block = self._sent(piece)
@@ -124,15 +124,15 @@ class Reader:
         pinned = self.device.type == "cuda"  # from torch's pool
         host = torch.empty(shape, dtype=getattr(torch, volume.entry.dtype), pin_memory=pinned)
         with reading(volume):
-            how = self._intensity(volume)
+            how = self._mapping(volume)
             compare = self._read(volume, start, stop, host, how)
             try:
-                return self._on_device(host, how.without_body, compare)
+                return self._on_device(host, how, compare)
             except torch.OutOfMemoryError:
                 _sum_here(host, compare)
                 return host
 
-    def _read(self, volume: Volume, start: int, stop: int, host: torch.Tensor, how: Intensity) -> Compare | None:
+    def _read(self, volume: Volume, start: int, stop: int, host: torch.Tensor, how: VolumeMapping) -> Compare | None:
         """Into `host`, not summed yet; but summed, and cleared outside the body, where that alone counts."""
         if not how.body:
             return volume.read_unsummed(start, host.numpy())
@@ -150,7 +150,7 @@ class Reader:
         pixels = self._kept_array(shape, volume.entry.dtype)
         with reading(volume):
             volume.read(start, stop, out=pixels)
-            how = self._intensity(volume)
+            how = self._mapping(volume)
         if pixels.dtype != np.uint8:
             how.clear(pixels)
             pixels = compiled.to_uint8(pixels, how.limits, self._kept_array(shape, "uint8"))
@@ -163,21 +163,21 @@ class Reader:
             kept = self._kept.__dict__[dtype] = np.empty(size, dtype)
         return kept[:size].reshape(shape)
 
-    def _intensity(self, volume: Volume) -> Intensity:
+    def _mapping(self, volume: Volume) -> VolumeMapping:
         return self.criterion.intensity.of_volume(volume)
 
-    def _on_device(self, host: torch.Tensor, how: Intensity, compare: Compare | None = None) -> torch.Tensor:
-        """As uint8 on the device, after `compare` has been given the sums that the device made."""
+    def _on_device(self, host: torch.Tensor, how: VolumeMapping, compare: Compare | None = None) -> torch.Tensor:
+        """What was cleared when it was read, as uint8 on the device; `compare` is given the sums that this makes."""
         slices = host.to(self.device, non_blocking=True)
         if compare is None:
-            return how.to_uint8(slices)
+            return how.scale(slices)
         from lim_gpu.intensity.cuda import to_uint8_summed
 
         mapped, sums = to_uint8_summed(slices, how.limits)
         compare(sums.cpu().numpy().view(np.uint32))
         return mapped
 
-    def _in_halves(self, host: torch.Tensor, how: Intensity) -> Iterator[torch.Tensor]:
+    def _in_halves(self, host: torch.Tensor, how: VolumeMapping) -> Iterator[torch.Tensor]:
         """What did not fit at once, as uint8 on the GPU, in halves of halves where need be."""
         import torch
 

@@ -11,6 +11,7 @@ from lim_gpu.reduction.parts import UnitResult
 from lim_gpu.reduction.request import ALGORITHM, SIMILARITIES, Request
 from lim_gpu.selection import FORMAT, VERSION
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.units import intensities
 
 
 def run_fingerprint(store: SliceStore, request: Request) -> str:
@@ -26,7 +27,7 @@ def record_of(
     seconds: float,
 ) -> dict[str, Any]:
     """The JSON of a selection, without its CSV's checksum and the path of the store as seen from there."""
-    return {
+    record = {
         "format": FORMAT,
         "version": VERSION,
         "method": request.method,
@@ -47,6 +48,9 @@ def record_of(
         "versions": _versions(request.method in SIMILARITIES),
         "seconds": round(seconds, 3),
     }
+    compares = request.method in SIMILARITIES
+    seen = intensities(store.volumes, request.criterion.intensity) if compares else []
+    return record | ({"intensities": seen} if seen else {})
 
 
 def _of_unit(result: UnitResult) -> dict[str, Any]:

@@ -90,10 +90,7 @@ def reduce(
     parameters, InputError when no volume can be read, NoGpuError when `device` asks for a GPU that is not there.
     """
     weights = Path(weights) if weights is not None else None
-    if intensity is not None and (window is not None or hu_range is not None):
-        raise UsageError("intensity, window and hu_range exclude each other. Give one of them")
-    seen = Intensity.of(intensity) if intensity is not None else Intensity.parse(window=window, hu_range=hu_range)
-    seen = replace(seen, body=seen.body or body)
+    seen = Intensity.asked(intensity, window, hu_range, body)
     asked: dict[str, Any] = {"keep": keep, "keep_count": keep_count, "scope": scope, "rule": rule, "order": order}
     criterion = Criterion(method, seen, bins, features, weights, precision)
     request, automatic = request_for(criterion, threshold=threshold, seed=seed, **asked)

@@ -22,6 +22,7 @@ from lim_gpu.report.selected_volume import in_a_row, in_full, to_edit
 from lim_gpu.report.shown import SCALES, Shown, in_a_word, read_selections
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.store.units import intensities_in_words
 
 FULL = 8  # volumes shown in full
 STEPS = 200  # of the threshold slider
@@ -69,7 +70,7 @@ def write_selection_report(
         "details": details,
         "rows": rows,
         "edits": _editable(shown, keys),
-        "seen": intensity.in_words,
+        "seen": intensities_in_words(store.volumes, intensity),
         "complete": len(details) == len(keys),
         "failures": [failure["cause"] for one in shown for failure in one.selection.record["failures"]],
         "unit": first.unit,

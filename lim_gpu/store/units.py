@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lim_gpu.errors import UsageError
-from lim_gpu.intensity import Intensity
+from lim_gpu.intensity import AS_STORED, Intensity
 from lim_gpu.progress import counted
 from lim_gpu.store.volume import VolumeEntry
 
@@ -32,3 +33,22 @@ def check_limits(source: Path, volumes: Iterable[VolumeEntry], intensity: Intens
     if any(not entry.modality for entry in stored):
         text += ", or give `lim-gpu ingest --assume-hu` where 16-bit pictures hold HU + 32768"
     raise UsageError(f"{source}: {text}")
+
+
+def intensities(volumes: Iterable[VolumeEntry], intensity: Intensity) -> list[dict[str, Any]]:
+    """For a record: what was done to which volumes, where 8-bit ones stayed as they are; else []."""
+    keys: dict[bool, list[str]] = {}
+    for entry in volumes:
+        keys.setdefault(entry.dtype == "uint8", []).append(entry.key)
+    if True not in keys:
+        return []
+    mapped = [intensity.describe() | {"volumes": keys[False]}] if False in keys else []
+    return [*mapped, {"mapping": AS_STORED, "volumes": keys[True]}]
+
+
+def intensities_in_words(volumes: Iterable[VolumeEntry], intensity: Intensity) -> str:
+    """The same for a caption."""
+    eight_bit = {entry.dtype == "uint8" for entry in volumes}
+    if eight_bit == {True}:
+        return "grey values as they are"
+    return intensity.in_words + ("; 8-bit volumes as they are" if True in eight_bit else "")

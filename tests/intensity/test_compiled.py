@@ -49,11 +49,11 @@ def test_numba_starts_when_numpy_has_lost_as_much_time():
     program = """
 import sys
 import numpy as np
-import lim_gpu.intensity as intensity
-intensity.START = 1000
+from lim_gpu.intensity import Intensity, mapping
+mapping.START = 1000
 hu = np.arange(-200, 200, dtype=np.int16).reshape(1, 20, 20)
 for place in range(4):
-    mapped = intensity.Intensity().to_uint8(hu)
+    mapped = Intensity().to_uint8(hu)
     print(place, mapped.sum(), "numba" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

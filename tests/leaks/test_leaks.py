@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lim_gpu.labelled.images import decode
 from lim_gpu.leaks import leaks
 from lim_gpu.leaks.clusters import find_clusters, keep_list
 from lim_gpu.leaks.images import Item, larger_pictures, read_images
-from lim_gpu.leaks.search import Pair, Rule, leaking, split_patients
+from lim_gpu.leaks.search import Pair, Rule, find_pairs, leaking, pairs_among, split_patients
 from lim_gpu.progress import Reporter
 from lim_gpu.similarity.hash import close_pairs, hamming_matrix
 from lim_gpu.store.slices import SliceStore
@@ -358,7 +359,8 @@ def test_again_it_is_unchanged_until_something_is(data_set, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")}
     for dry_run in (False, True):
         again = leaks([data_set], tmp_path / "p.csv", RULE, dry_run=dry_run, **how)
-        assert any(line.startswith("unchanged: ") for line in again.lines)
+        assert again.lines[0] == f"unchanged: {tmp_path / 'p.csv'}, p.json, p.html"
+        assert again.lines[1:] == first.lines[:-1]
         assert again.skipped  # the same exit code
         assert again.values["pairs"] == first.values["pairs"]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")} == before
@@ -367,7 +369,24 @@ def test_again_it_is_unchanged_until_something_is(data_set, tmp_path):
         leaks([data_set], tmp_path / "p.csv", RULE, dry_run=True, **how)
 
 
-def test_a_rejected_pair_counts_nowhere(data_set, tmp_path):
+def test_the_record_has_its_keys_in_the_order_that_is_documented(data_set, tmp_path):
+    leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text().split("`pairs.json` has, in this order:")[1]
+    assert list(json.loads((tmp_path / "pairs.json").read_text())) == re.findall(r"`(\w+)`", text.split(".\n")[0])
+
+
+def test_pairs_among_are_those_of_the_whole_search(tmp_path):
+    store = make_store(tmp_path, (("chest", 6, 48, 40), ("chest", 7, 48, 40)))
+    images = read_images(store, "patient", QUIET)
+    rule = Rule(bits=3, candidates=20, threshold=0.5)
+    everything = [(a, b) for b in range(13) for a in range(b)]
+    found = find_pairs(images, rule, across=False)
+    assert {pair.evidence for pair in found} > {"ssim"}
+    assert sorted(pairs_among(everything, images, rule, False), key=str) == sorted(found, key=str)
+    assert pairs_among([], images, rule, False) == []
+
+
+def test_a_rejected_pair_counts_nowhere(data_set, tmp_path, monkeypatch):
     leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
     (tmp_path / "mine.csv").write_text((tmp_path / "pairs.csv").read_text())  # its rows are such a list
     how = {"reject": tmp_path / "mine.csv", "write_split": tmp_path / "clean.csv", "reporter": QUIET}
@@ -376,11 +395,12 @@ def test_a_rejected_pair_counts_nowhere(data_set, tmp_path):
     assert [row["file"] for row in rows_of(tmp_path / "clean.csv")] == [
         row["file"] for row in rows_of(data_set / "split.csv")
     ]
+    monkeypatch.setattr("lim_gpu.leaks.find_pairs", None)  # refused before all are compared
     (tmp_path / "mine.csv").write_text("a,b\nb.png,nobody.png\n")
     with pytest.raises(InputError, match="mine.csv: nobody.png is no image of the sources"):
         leaks([data_set], tmp_path / "rest.csv", RULE, overwrite=True, **how)
     (tmp_path / "mine.csv").write_text("a,b\nb.png,c.png\n")
-    with pytest.raises(InputError, match="mine.csv: b.png and c.png are no pair that was found"):
+    with pytest.raises(InputError, match="mine.csv: b.png and c.png are no pair that is found"):
         leaks([data_set], tmp_path / "rest.csv", RULE, overwrite=True, **how)
 
 

@@ -96,3 +96,12 @@ def test_a_window_on_values_that_are_no_hu(tmp_path, store):
 
 def test_durations():
     assert [duration(s) for s in (0, 59.6, 3723, 90_000)] == ["0:00:00", "0:01:00", "1:02:03", "25:00:00"]
+
+
+def test_a_store_of_both_kinds_remembers_what_was_done_to_which(tmp_path):
+    path = write_store(tmp_path / "s", [pixels(9), pixels(9, dtype="uint8")])
+    body = Intensity(body=True)
+    told = plan_of(path, intensity=body).values()["intensities"]
+    assert told == [body.describe() | {"volumes": ["0" * 16]}, {"mapping": "as stored", "volumes": ["0" * 15 + "1"]}]
+    hu = write_store(tmp_path / "hu", [pixels(9)])
+    assert "intensities" not in plan_of(hu, intensity=body).values()

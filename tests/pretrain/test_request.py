@@ -8,11 +8,13 @@ from dataclasses import fields
 import pytest
 
 from lim_gpu.errors import UsageError
+from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain import run
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.request import Request, configuration
 
 CONFIGURED = {"method", "preset", "epochs", "batch_size", "backbone", "channels", "overrides", "compile", "seed"}
+MAPPED = {"window", "hu_range", "body"}  # one intensity
 
 
 def test_every_keyword_arrives_in_the_request(store, tmp_path, monkeypatch):
@@ -40,7 +42,26 @@ def test_every_keyword_arrives_in_the_request(store, tmp_path, monkeypatch):
     assert (request.store, request.config) == (store, config)
     assert reporter.quiet
     keywords = set(inspect.signature(run.pretrain).parameters)
-    assert {field.name for field in fields(Request)} - {"config"} == keywords - CONFIGURED - {"reporter"}
+    assert {field.name for field in fields(Request)} - {"config"} == keywords - CONFIGURED - MAPPED - {"reporter"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Intensity()),
+        ({"body": True}, Intensity(body=True)),
+        ({"window": "lung", "body": True}, Intensity.parse(window="lung", body=True)),
+        ({"hu_range": "0:100"}, Intensity((0, 100))),
+        ({"intensity": "volume-percentile", "body": True}, Intensity.parse("volume-percentile", body=True)),
+    ],
+)
+def test_an_intensity_by_the_names_of_the_command_line(store, tmp_path, monkeypatch, given, expected):
+    found = []
+    monkeypatch.setattr(run, "_run", lambda request, reporter: found.append(request.intensity))
+    run.pretrain(store, "moco", output=tmp_path, **given)
+    assert found == [expected]
+    with pytest.raises(UsageError, match="exclude each other"):
+        run.pretrain(store, "moco", intensity="lung", window="lung")
 
 
 def test_an_option_and_a_setting_of_one_name():

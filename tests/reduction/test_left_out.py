@@ -46,6 +46,16 @@ def test_a_body_among_grey_values_alone_is_refused(tmp_path):
         lim_gpu.reduce(grey, "hash", body=True, device="cpu")
 
 
+def test_a_store_of_both_kinds_remembers_what_was_done_to_which(tmp_path):
+    path = write_store(tmp_path / "s", [pixels(4, 20, 20), pixels(4, 20, 20, dtype="uint8")])
+    record = lim_gpu.reduce(path, "hash", window="lung", body=True, device="cpu").record
+    asked = Intensity.parse(window="lung", body=True).describe()
+    assert record["parameters"]["intensity"] == asked
+    first, second = ("0" * 16, "0" * 15 + "1")
+    assert record["intensities"] == [asked | {"volumes": [first]}, {"mapping": "as stored", "volumes": [second]}]
+    assert "intensities" not in lim_gpu.reduce(path, "every-n", keep=0.5).record
+
+
 def test_body_in_python_is_that_of_the_command_line(tmp_path):
     path = write_store(tmp_path / "s", [pixels(6, 20, 20)])
     said = lim_gpu.reduce(path, "mi", keep=0.4, window="lung", body=True, device="cpu")

@@ -9,6 +9,7 @@ import torch
 
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity, cuda
+from lim_gpu.intensity.mapping import VolumeMapping
 from lim_gpu.phantom import phantom
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.pieces import UnreadableVolumeError
@@ -35,7 +36,7 @@ def test_pieces_that_do_not_fit_on_the_gpu_go_there_in_halves(monkeypatch):
 
     monkeypatch.setattr(Reader, "_on_device", short_of_memory)
     slices = pixels(7, 20, 24)
-    found = torch.cat(list(hash_reader()._in_halves(torch.from_numpy(slices), Intensity())))
+    found = torch.cat(list(hash_reader()._in_halves(torch.from_numpy(slices), VolumeMapping())))
     np.testing.assert_array_equal(found, Intensity.parse().to_uint8(slices))
     assert sizes == [7, 4, 2, 2, 3, 2, 1]
 
@@ -46,7 +47,7 @@ def test_no_memory_for_one_slice_is_one_line(monkeypatch):
 
     monkeypatch.setattr(Reader, "_on_device", none_left)
     with pytest.raises(LimGpuError, match="^cpu: out of memory for one slice. Free memory, or use --device cpu$"):
-        list(hash_reader()._in_halves(torch.zeros((3, 4, 4), dtype=torch.int16), Intensity()))
+        list(hash_reader()._in_halves(torch.zeros((3, 4, 4), dtype=torch.int16), VolumeMapping()))
 
 
 VOLUMES = [pixels(7, 20, 24), pixels(5, 11, 9, dtype="uint8"), pixels(1, 12, 12), pixels(3, 1, 1)]
