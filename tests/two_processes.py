@@ -68,13 +68,14 @@ def assign(rank: int) -> dict[str, Tensor]:
 
 def contrast(rank: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    overrides = {"backbone": "resnet18", "batch_size": 8, "moco.size": 32, "moco.bn_groups": 2, "moco.output": 8}
+    overrides = {"backbone": "resnet18", "batch_size": 8, "moco.size": 32, "moco.bn_groups": 4, "moco.output": 8}
     method = MoCo(resolve("moco", overrides=overrides), slices=96)
     ids = torch.arange(8)[4 * rank : 4 * rank + 4]
     found = method.training_step(batch(ids), 0)
     found = method.training_step(batch(ids + 8), 0)
     queue = method.queue
-    return {"keys": queue.keys, "ids": queue.ids, "volumes": queue.volumes, "loss": found["loss"].detach()}
+    keys = {"keys": queue.keys, "ids": queue.ids, "volumes": queue.volumes}
+    return keys | {"loss": found["loss"].detach(), "groups": method.groups}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lim_gpu.files import fingerprint, read_json, write_json, write_text
 from lim_gpu.weights.load import sidecar
 
 FORMAT, VERSION = "lim-gpu-finetune", 1
-ALGORITHM = 2  # raised when a change of this program changes a result
+ALGORITHM = 3  # raised when a change of this program changes a result
 OWN = ("config.json", "results.json", "results.md", "predictions.csv", "roc.png", "comparison.json", "runs")
 
 

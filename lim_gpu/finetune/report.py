@@ -31,7 +31,7 @@ def results_markdown(results: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        "Mean and standard deviation (ddof 1) over runs; the interval by bootstrap of test images and runs.",
+        "Mean and standard deviation (ddof 1) over runs; Student's interval over test images (patients) and runs.",
         "",
         "## Runs",
         "",

@@ -51,6 +51,8 @@ def finetune(
         if against is not None:
             read_finished(against)
         if dry_run:
+            for file in files:
+                file.check_kind()
             return _plan(request, table, output, finished)
         if not finished:
             _do(request, table, folder, files, device, reporter)

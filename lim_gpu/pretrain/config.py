@@ -73,7 +73,7 @@ class MocoConfig:
     key_momentum: float = 0.999
     queue: int = 65536  # keys; a multiple of the batch
     queue_share: float = 0.25  # the queue is cut to this share of the data set; 0: never
-    bn_groups: int = 8  # split-BN on one device, differently permuted for query and key; 1: plain BN
+    bn_groups: int = 8  # of split-BN over all processes, differently permuted for query and key; 1: plain BN
     mask_same_slice: bool = True  # keys of the query's own slice are no negatives
     mask_same_volume: bool = False  # nor are those of its volume, neighbouring slices among them
 
@@ -179,6 +179,14 @@ class PretrainConfig:
     def warmup(self, steps_per_epoch: int) -> int:
         """Steps of the warm-up."""
         return self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
+
+    def bn_groups_of(self, processes: int) -> int:
+        """Groups of MoCo's split-BN in each process: its share, so that a group has as many slices as on one device.
+
+        At least two where there are any: in one, a query would share its statistics with its key.
+        """
+        groups = self.moco.bn_groups
+        return groups if min(groups, processes) == 1 else max(2, groups // processes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: lists for tuples, the parts of other methods left out."""

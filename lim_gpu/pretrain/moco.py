@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lim_gpu import augment
 from lim_gpu.errors import UsageError
-from lim_gpu.pretrain.collectives import gather
+from lim_gpu.pretrain.collectives import gather, world
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.backbone import features
@@ -26,14 +26,15 @@ class MoCo(Pretraining):
 
     Batch normalisation lets a network tell which images share a batch, and so find a key without looking at it. Both
     encoders therefore normalise over sub-batches (split-BN), and the key's batch is shuffled, so that a query and its
-    key stand among different images. Every process does so within its own batch: nothing is shuffled across processes,
-    which only share their keys.
+    key stand among different images. Every process does so within its own batch, in its share of the groups: nothing is
+    shuffled across processes, which only share their keys.
     """
 
     meters: ClassVar[Mapping[str, Meter]] = {
         "loss": Meter("nat", "cross-entropy of the own key among those of the queue; ln(1 + negatives) is chance"),
         "pretext_top1": Meter("share", "of the queries: nearest to their own key; near 1 early, batch statistics leak"),
         "own_negatives": Meter("keys", "of its own slice that a query meets in the queue, hidden or not"),
+        "negatives": Meter("keys", "that a query is told apart from: those of the queue that are not hidden"),
         "queue_filled": Meter("share", "of the queue's places that hold a key"),
     } | SPREAD
 
@@ -43,7 +44,8 @@ class MoCo(Pretraining):
         width = features(config.backbone)
         last = nn.Linear(width, moco.output)
         self.head: nn.Module = nn.Sequential(nn.Linear(width, width), nn.ReLU(), last) if moco.mlp else last
-        split_batch_norm(self.encoder, moco.bn_groups)
+        self.groups = config.bn_groups_of(world()[1])
+        split_batch_norm(self.encoder, self.groups)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         if config.compile:
@@ -76,10 +78,11 @@ class MoCo(Pretraining):
     def loss(self, views: list[Tensor], batch: SliceBatch) -> dict[str, Tensor]:
         """InfoNCE: cross-entropy of the own key among the queue's; then this batch's keys enter the queue."""
         query, key, order = views
-        if len(query) % self.moco.bn_groups or len(query) == self.moco.bn_groups > 1:
+        if len(query) % self.groups or len(query) == self.groups > 1:
+            here = f", {self.groups} in each of {world()[1]} processes," if world()[1] > 1 else ""
             raise UsageError(
-                f"moco.bn_groups {self.moco.bn_groups} does not split the {len(query)} slices of a step into equal "
-                "groups of 2 or more. Give --set moco.bn_groups=1, or a divisor"
+                f"moco.bn_groups {self.moco.bn_groups}{here} does not split the {len(query)} slices of a step into "
+                "equal groups of 2 or more. Give --set moco.bn_groups=1, or a divisor"
             )
         with torch.no_grad():
             self.update_keys()
@@ -100,6 +103,7 @@ class MoCo(Pretraining):
             meters = {
                 "pretext_top1": (logits.detach().argmax(1) == 0).float().mean(),
                 "own_negatives": own.sum(1).float().mean(),
+                "negatives": (~hidden).sum(-1).float().mean(),
                 "queue_filled": (self.queue.ids >= 0).float().mean(),
             }
             return {"loss": loss} | meters | spread(q.detach())
@@ -147,9 +151,10 @@ def info_nce_logits(q: Tensor, k: Tensor, queue: Tensor, hidden: Tensor, tempera
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that in training normalises each of `groups` consecutive sub-batches on its own.
+    """BatchNorm2d that in training normalises each of `groups` sub-batches on its own: every groups-th image is in one.
 
-    The running statistics take the mean of those of the groups.
+    The groups stand beside each other as channels of a smaller batch, so that one call does all. The running
+    statistics take the mean of theirs.
     """
 
     groups: int
@@ -163,14 +168,30 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         if not self.training or self.groups == 1:
             return super().forward(input)
         mean, variance = (self.running_mean.new_zeros(self.groups, self.num_features) for _ in range(2))
-        out = [  # with momentum 1 the running statistics become those of the sub-batch
-            functional.batch_norm(part, m, v, self.weight, self.bias, True, 1.0, self.eps)
-            for part, m, v in zip(input.chunk(self.groups), mean, variance, strict=True)
-        ]
+        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+        out = functional.batch_norm(  # with momentum 1 the running statistics become those of the groups
+            _beside(input, self.groups), mean.view(-1), variance.view(-1), weight, bias, True, 1.0, self.eps
+        )
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean.mean(0), self.momentum)
         self.running_var.lerp_(variance.mean(0), self.momentum)
-        return torch.cat(out)
+        return _below(out, self.groups)
+
+
+def _beside(x: Tensor, groups: int) -> Tensor:
+    """(B, C, H, W) as (B / groups, groups x C, H, W) in its memory format: a view, of channels_last a copy."""
+    if x.is_contiguous():
+        return x.unflatten(0, (-1, groups)).flatten(1, 2)
+    last = x.permute(0, 2, 3, 1).unflatten(0, (-1, groups))  # B / groups, groups, H, W, C
+    return last.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
+
+
+def _below(x: Tensor, groups: int) -> Tensor:
+    """The inverse of `_beside`."""
+    if x.is_contiguous():
+        return x.unflatten(1, (groups, -1)).flatten(0, 1)
+    last = x.permute(0, 2, 3, 1).unflatten(3, (groups, -1))  # B / groups, H, W, groups, C
+    return last.permute(0, 3, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def split_batch_norm(module: nn.Module, groups: int) -> None:

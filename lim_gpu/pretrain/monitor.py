@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from lim_gpu.pretrain.config import PretrainConfig
-from lim_gpu.pretrain.plan import Plan
+from lim_gpu.pretrain.plan import Plan, world_size
 from lim_gpu.pretrain.presets import TURNS
 from lim_gpu.progress import Reporter
 
@@ -84,9 +84,14 @@ def _moco_warnings(plan: Plan) -> list[str]:
         )
     if moco.bn_groups == 1:
         found.append("plain batch normalisation lets query and key recognise each other. Give --set moco.bn_groups=8")
-    if moco.bn_groups > 1 and config.batch_size // moco.bn_groups < 4:
+    groups, here = config.bn_groups_of(world_size()), config.batch_size // world_size()
+    if groups > 1 and here // groups < 4:
+        of = " of a process" if world_size() > 1 else ""
+        found.append(f"{groups} groups of {here} slices{of} are too small to normalise. Lower moco.bn_groups")
+    if moco.mask_same_volume and plan.volumes == 1:
         found.append(
-            f"{moco.bn_groups} groups of {config.batch_size} slices are too small to normalise. Lower moco.bn_groups"
+            "moco.mask_same_volume hides every negative where there is one volume: the loss is 0 and teaches nothing. "
+            "Give more volumes, or --set moco.mask_same_volume=false"
         )
     return found
 
@@ -143,6 +148,8 @@ def collapse_signs(config: PretrainConfig, means: Mapping[str, float]) -> dict[s
         signs["std"] = f"embeddings become alike (std {means['embedding_std']:.2g}): {advice}"
     if "effective_rank" in means and means["effective_rank"] < COLLAPSED_RANK:
         signs["rank"] = f"embeddings use {means['effective_rank']:.1f} of {dimension} dimensions: {advice}"
+    if means.get("negatives", 1) < 1:
+        signs["alone"] = f"a query meets {means['negatives']:.2g} keys that are not hidden: nothing to tell it from"
     if config.method == "swav":
         signs |= _prototype_signs(config, means)
     return signs

@@ -52,7 +52,8 @@ def train(
         data = _data(request, plan, slices, state, reporter)
         score = probe.load_probe(request.probe, plan, place) if request.probe is not None else None
         if rank() == 0:
-            record = {"device": str(place), "precision": precision, "versions": _versions()} | _meters(module)
+            record = {"device": str(place), "precision": precision, "processes": world_size()}
+            record |= {"versions": _versions()} | _meters(module)
             _begin(plan, folder, state, record, reporter)
             if state is None:
                 save_views(module, data.streamed, folder.path / "views.png")
@@ -124,7 +125,9 @@ def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: li
     if world_size() > 1:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         values = {"devices": local, "num_nodes": world_size() // local, "plugins": [TorchElasticEnvironment()]}
-        values["strategy"] = DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo")
+        backend = "nccl" if on_gpu else "gloo"
+        # queues are equal everywhere as it is, and of running statistics those of the first process are saved
+        values["strategy"] = DDPStrategy(process_group_backend=backend, broadcast_buffers=False)
         values["sync_batchnorm"] = on_gpu and config.method == "swav"  # as published; MoCo's must stay apart
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -172,12 +175,24 @@ def _begin(
                 reporter.warn(
                     f"began with {name} {before.get(name)}, goes on with {values[name]}: its losses will differ"
                 )
+        _warn_of_processes(plan, before.get("processes", world_size()), reporter)
     for line in plan.lines():
         reporter.note(line)
     for text in warnings_of(plan):
         reporter.warn(text)
     if state is not None:
         reporter.note(f"goes on after {state['global_step']:,} of {plan.total_steps:,} steps")
+
+
+def _warn_of_processes(plan: Plan, before: int, reporter: Reporter) -> None:
+    """Say what changes when a run goes on among another number of processes than it began with."""
+    if before == world_size():
+        return
+    batch = plan.config.batch_size
+    reporter.warn(
+        f"began with {before} processes, goes on with {world_size()}: every step has the same slices, but other crops, "
+        f"and batch norm sees {batch // world_size()} of them at once, not {batch // before}: its losses will differ"
+    )
 
 
 def _meters(module: Pretraining) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The backbone of a checkpoint as safetensors under torchvision's names, with how to load it in three libraries."""
+"""A checkpoint's network as safetensors under torchvision's names, with how to load it in three libraries."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ WEIGHTS_FORMAT = "lim-gpu-weights"
 def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False) -> Outcome:
     """Write the backbone of a checkpoint as safetensors with torchvision's names, and NAME.safetensors.json beside it.
 
+    A fine-tuned network keeps its last layer, as `fc`; of other makers' it is left out and named.
     What stands at `output` and was made of the same file is left. Raises UsageError when something else stands there.
     """
     if output.suffix != ".safetensors":
@@ -26,6 +27,7 @@ def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = F
         plan = {"checkpoint": str(path), "checkpoint_sha256": file.sha256, "output": str(output)}
         standing = _standing_export(output, file.sha256, overwrite)
         if dry_run:
+            file.check_kind()
             line = f"plan: backbone of {path} -> {output}, {sidecar(output).name}"
             line = f"unchanged: {output}" if standing else line
             return Outcome(plan | {"dry_run": True, "unchanged": standing is not None}, [line])
@@ -35,9 +37,16 @@ def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = F
         backbone = find_backbone(file, file.read())
     record = _write(backbone, path, output)
     after = f", after {backbone.prefix!r}" if backbone.prefix else ""
-    first = f"{len(backbone.state)} tensors of {backbone.name} ({backbone.source}{after}) -> {output}"
-    lines = [first, f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
+    first = f"{record['tensors']} tensors of {backbone.name} ({backbone.source}{after}) -> {output}"
+    lines = [first, *_of_head(backbone), f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
     return Outcome(plan | record, lines)
+
+
+def _of_head(backbone: Backbone) -> list[str]:
+    """What became of the last layer."""
+    if backbone.head:
+        return [f"classifier: fc of {len(backbone.classes)} classes, {', '.join(backbone.classes)}"]
+    return [f"left out, a classifier: {', '.join(backbone.left_out)}"] if backbone.left_out else []
 
 
 def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
 
     with replacing(output) as temporary:
         try:
-            save_file(backbone.state, temporary, metadata={"format": "pt"})
+            save_file(backbone.state | backbone.head, temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error).split("\n")[0]) from error
         record = _export_record(path, backbone, file_sha256(temporary))
@@ -64,7 +73,8 @@ def _export_record(path: Path, backbone: Backbone, written: str) -> dict[str, An
         "version": VERSION,
         "backbone": backbone.name,
         "channels": backbone.channels,
-        "tensors": len(backbone.state),
+        "tensors": len(backbone.state) + len(backbone.head),
+        "classes": list(backbone.classes),
         "preprocess": backbone.preprocess,
         "checkpoint": made,
         "sha256": written,
@@ -99,17 +109,22 @@ def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, An
 
 def loading_lines(record: dict[str, Any], output: Path) -> list[str]:
     """How exported weights are loaded in torchvision, timm and MONAI, a line each."""
-    name, channels = record["backbone"], record["channels"]
+    name, channels, classes = record["backbone"], record["channels"], len(record.get("classes", ()))
     lines = [f'state = safetensors.torch.load_file("{output.name}")']
-    if channels == 3:
+    if channels == 3 and classes:
+        lines.append(f"torchvision: {name}(num_classes={classes}).load_state_dict(state)")
+    elif channels == 3:
         lines.append(
             f"torchvision: {name}().load_state_dict(state, strict=False)  # missing: fc.weight and fc.bias alone"
         )
-    lines.append(f'timm: timm.create_model("{name}", num_classes=0, in_chans={channels}).load_state_dict(state)')
+    lines.append(
+        f'timm: timm.create_model("{name}", num_classes={classes}, in_chans={channels}).load_state_dict(state)'
+    )
     if re.fullmatch(r"resnet\d+", name):
         lines.append(
             f"MONAI: monai.networks.nets.{name}(spatial_dims=2, n_input_channels={channels}, shortcut_type='B', "
-            "bias_downsample=False, feed_forward=False, conv1_t_stride=2).load_state_dict(state)"
+            f"bias_downsample=False, {f'num_classes={classes}' if classes else 'feed_forward=False'}, conv1_t_stride=2)"
+            ".load_state_dict(state)"
         )
         lines.append("MONAI's default conv1_t_stride=1 loads without an error and computes something else")
     return lines

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from lim_gpu.errors import InputError, unreadable
 
+SAVED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")  # how torch.save begins: a zip; pickles, before 1.6
+
 
 class CheckpointFile:
     """What torch.save or safetensors wrote at `path`, opened once.
@@ -60,6 +62,17 @@ class CheckpointFile:
             kind = type(content).__name__
             raise InputError(f"{self.path}: holds a {kind}, not a state_dict. Save model.state_dict()")
         return content
+
+    def check_kind(self) -> None:
+        """Raise InputError for what neither torch.save nor safetensors wrote, by its first bytes. Loads no torch."""
+        try:
+            self._file.seek(0)
+            first = self._file.read(9)
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        known = first[8:] == b"{" if self.path.suffix == ".safetensors" else first.startswith(SAVED)
+        if not known:
+            raise InputError(f"{self.path}: is no checkpoint, which torch.save or safetensors writes. Give one")
 
     def _content(self) -> Any:
         import torch

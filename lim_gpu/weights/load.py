@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ SHOWN = 6  # names listed in an error, the others are counted
 BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
 # nn.Sequential(*list(resnet.children())[:-1]): the places of the children that hold tensors.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+LAST_LAYER = re.compile(r"(^|\.)(fc|classifier)\.(weight|bias)$")
 CHILD = re.compile(r"([014567])\.")
 
 
@@ -80,6 +81,8 @@ class Backbone:
 
     `source` says what the file was taken for, `prefix` what stood before its names, `preprocess` how its images were
     made (`preprocess["stated"]` False: as its maker is known to do, the file does not say), `sha256` is of the file.
+    `head`: the last layer of a fine-tuned network of ours, "fc.weight" and "fc.bias" of its `classes`; else empty.
+    `left_out`: tensors of the file that look like another maker's last layer.
     """
 
     state: dict[str, Tensor]
@@ -89,6 +92,9 @@ class Backbone:
     preprocess: dict[str, Any]
     sha256: str
     prefix: str = ""
+    head: dict[str, Tensor] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def preprocess(
@@ -135,7 +141,27 @@ def find_backbone(file: CheckpointFile, content: dict[str, Any], expected: str |
             raise InputError(f"{file.path}: {key} holds values that are not finite. Give an earlier checkpoint")
     stated = _stated_preprocess(file.path, content)
     prepared = stated or preprocess(*layout.normalisation, channels, stated=False)
-    return Backbone(state, name, channels, layout.source, prepared, file.sha256, layout.prefix)
+    head, classes = _own_head(content)
+    left_out = () if head else _last_layer(content)
+    return Backbone(state, name, channels, layout.source, prepared, file.sha256, layout.prefix, head, classes, left_out)
+
+
+def _own_head(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The last layer of a network that `finetune` saved, under torchvision's names, with the names of its classes."""
+    about, state = content.get("lim_gpu"), content.get("state_dict")
+    if not isinstance(about, dict) or about.get("method") != "finetune":  # others have a head of their pretext
+        return {}, ()
+    if not isinstance(state, dict) or "head.weight" not in state:
+        return {}, ()
+    head = {f"fc.{part}": state[f"head.{part}"].detach().clone().contiguous() for part in ("weight", "bias")}
+    return head, tuple(about["classes"])
+
+
+def _last_layer(content: dict[str, Any]) -> tuple[str, ...]:
+    """Names of tensors that a classifier is made of, in the file or a part of it."""
+    parts = [content, *(part for part in content.values() if isinstance(part, dict))]
+    names = {name for part in parts for name in part if isinstance(name, str)}
+    return tuple(sorted(name for name in names if LAST_LAYER.search(name)))
 
 
 def vote(path: Path, content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]]:

@@ -198,6 +198,13 @@ def test_a_dry_run_writes_nothing_and_loads_no_torch(make_folder, two_classes, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_refuses_what_is_no_checkpoint(make_folder, two_classes, tmp_path):
+    (tmp_path / "README.md").write_text("# A title\n")
+    asked = request(make_folder(two_classes), checkpoints=(tmp_path / "README.md",), backbone=None)
+    with pytest.raises(InputError, match=r"README.md: is no checkpoint"):
+        finetune(asked, tmp_path / "run", "cpu", QUIET, dry_run=True)
+
+
 def test_equal_images_across_a_fixed_split_are_said(make_folder, tmp_path, capsys):
     rows = [
         {"file": f"i{n:02d}.png", "label": ("disc", "none")[n % 2], "split": ("train", "test")[n // 20]}

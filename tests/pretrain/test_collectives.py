@@ -55,4 +55,5 @@ def test_the_queue_of_moco_holds_the_keys_of_both(found):
     assert first["ids"].tolist() == [8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7] + [-1] * 8
     assert first["volumes"].tolist() == [0] * 16 + [-1] * 8
     torch.testing.assert_close(first["keys"][:16].norm(dim=1), torch.ones(16))
+    assert first["groups"] == second["groups"] == 2  # of the four: each of two slices, as on one device
     assert first["loss"] != second["loss"]  # each has its own slices

@@ -41,11 +41,15 @@ def test_a_full_disk_keeps_the_checkpoint_before(finished, store, tmp_path, monk
     assert not list((tmp_path / "run").glob(".*.tmp"))
     monkeypatch.undo()
     config = tmp_path / "run" / "config.json"
-    config.write_text(config.read_text().replace('"device": "cpu"', '"device": "cuda:0"'))
+    began = config.read_text().replace('"device": "cpu"', '"device": "cuda:0"')
+    config.write_text(began.replace('"processes": 1', '"processes": 2'))
     options = arguments("swav", resume=True, reporter=Reporter())
     pretrain(store, "swav", output=tmp_path / "run", **options)
     assert losses(tmp_path / "run") == losses(finished / "swav")
-    assert "warning: began with device cuda:0, goes on with cpu: its losses will differ" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: began with device cuda:0, goes on with cpu: its losses will differ" in said
+    assert "warning: began with 2 processes, goes on with 1: every step has the same slices, but other crops" in said
+    assert "batch norm sees 8 of them at once, not 4" in said
 
 
 def test_a_loss_that_is_no_number_stops_with_a_dump(store, tmp_path, monkeypatch):

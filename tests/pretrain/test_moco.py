@@ -106,6 +106,7 @@ def test_own_slices_and_volumes_can_be_hidden():
         method.queue.push(unit(8, 8).float(), others, others // 16)
         found = method.loss(views, batch(ids))
         assert found["own_negatives"].item() == 3 / 8
+        assert found["negatives"].item() == {"nothing": 8, "slice": 8 - 3 / 8, "volume": 8 - 3 * 4 / 8}[name]
         losses[name] = found["loss"].item()
     assert losses["nothing"] > losses["slice"] > losses["volume"] > 0  # fewer negatives, less to tell apart
 
@@ -114,13 +115,15 @@ def test_an_empty_queue_has_no_negatives():
     method = moco()
     first = method.training_step(batch(torch.arange(8)), 0)
     assert first["loss"] == 0
+    assert first["negatives"] == 0
     assert first["queue_filled"].item() == pytest.approx(8 / 24)
     second = method.training_step(batch(torch.arange(8, 16)), 0)
     assert 0 < second["loss"] < 2 * math.log(9)
     assert not torch.isnan(second["loss"])
 
 
-def test_split_norm_equals_a_norm_of_each_sub_batch():
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_split_norm_equals_a_norm_of_each_sub_batch(memory_format):
     torch.manual_seed(0)
     whole = nn.Sequential(nn.BatchNorm2d(3)).double()
     nn.init.uniform_(whole[0].weight)
@@ -129,9 +132,10 @@ def test_split_norm_equals_a_norm_of_each_sub_batch():
         part.load_state_dict(whole[0].state_dict())
     split_batch_norm(whole, 4)
     assert isinstance(whole[0], SplitBatchNorm2d)
-    x = torch.randn(8, 3, 5, 5, dtype=torch.float64)
+    x = torch.randn(8, 3, 5, 5, dtype=torch.float64).contiguous(memory_format=memory_format)
     x, y = x.requires_grad_(), x.detach().clone().requires_grad_()
-    out, expected = whole(x), torch.cat([part(rows) for part, rows in zip(parts, y.chunk(4), strict=True)])
+    out, expected = whole(x), torch.stack([part(y[i::4]) for i, part in enumerate(parts)], dim=1).flatten(0, 1)
+    assert out.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     out.sin().sum().backward()
     expected.sin().sum().backward()
@@ -143,6 +147,22 @@ def test_split_norm_equals_a_norm_of_each_sub_batch():
     plain = nn.BatchNorm2d(3).double().eval()
     plain.load_state_dict(whole[0].state_dict())
     assert torch.equal(whole.eval()(x), plain(x))
+
+
+def test_all_groups_are_normalised_in_one_call(monkeypatch):
+    calls, norm = [], functional.batch_norm
+    monkeypatch.setattr(functional, "batch_norm", lambda x, *args: calls.append(x.shape) or norm(x, *args))
+    whole = nn.Sequential(nn.BatchNorm2d(3))
+    split_batch_norm(whole, 4)
+    whole(torch.randn(8, 3, 5, 5))
+    assert calls == [(2, 12, 5, 5)]
+
+
+def test_a_group_has_as_many_slices_on_several_devices_as_on_one():
+    config = resolve("moco", overrides={"batch_size": 128, "moco.bn_groups": 8})
+    assert [config.bn_groups_of(processes) for processes in (1, 2, 4)] == [8, 4, 2]
+    assert config.bn_groups_of(8) == 2  # a single one would let query and key share their statistics
+    assert resolve("moco", "wolf2024-code").bn_groups_of(4) == 1  # plain, as published
 
 
 def test_the_names_of_the_encoder_stay_those_of_torchvision():

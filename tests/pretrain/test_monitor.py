@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain import monitor
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.monitor import PATIENCE, CollapseWatch, collapse_signs, warnings_of
 from lim_gpu.pretrain.plan import Plan
@@ -15,8 +16,8 @@ from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.progress import Reporter
 
 
-def plan(method="swav", preset="recommended", slices=20_000, **overrides):
-    return Plan(resolve(method, preset, overrides), Path("slices"), None, Intensity(), slices, 100, {})
+def plan(method="swav", preset="recommended", slices=20_000, volumes=100, **overrides):
+    return Plan(resolve(method, preset, overrides), Path("slices"), None, Intensity(), slices, volumes, {})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -38,12 +39,20 @@ def test_recommended_presets_need_no_warning(method):
         (plan("moco", "wolf2024-code"), "every query meets old keys of its own slice"),
         (plan("moco", "wolf2024-code"), "plain batch normalisation"),
         (plan("moco", batch_size=16, **{"moco.bn_groups": 8}), "8 groups of 16 slices are too small"),
+        (plan("moco", volumes=1, **{"moco.mask_same_volume": True}), "hides every negative where there is one volume"),
         (plan("spark", batch_size=6), "sees 120 positions a batch"),
         (plan(slices=200, epochs=20), "20 steps are few"),
     ],
 )
 def test_what_is_wrong_with_a_plan(made, text):
     assert any(text in warning for warning in warnings_of(made))
+
+
+def test_groups_of_a_process_are_judged_by_its_slices(monkeypatch):
+    made = plan("moco", batch_size=32, **{"moco.bn_groups": 8})
+    assert warnings_of(made) == []
+    monkeypatch.setattr(monitor, "world_size", lambda: 16)
+    assert any("2 groups of 2 slices of a process are too small" in warning for warning in warnings_of(made))
 
 
 HEALTHY = {"loss": 5.2, "embedding_std": 0.06, "effective_rank": 40.0, "usage_perplexity": 300.0}
@@ -60,6 +69,7 @@ HEALTHY = {"loss": 5.2, "embedding_std": 0.06, "effective_rank": 40.0, "usage_pe
         ("swav", {"usage_perplexity": 3.0}, "usage"),
         ("swav", {"loss": math.log(500) - 0.01}, "stuck"),
         ("moco", {"loss": math.log(500)}, None),
+        ("moco", {"negatives": 0.0}, "alone"),
         ("spark", {"embedding_std": 0.0}, None),
         ("rotation", {"loss": 1.0, "embedding_std": 0.0}, None),
         ("rotation", {"loss": math.log(4)}, "stuck"),

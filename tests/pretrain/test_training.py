@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import lim_gpu
 from counted import count_opened
+from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.config import resolve
+from lim_gpu.pretrain.plan import Plan
 from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
+from lim_gpu.pretrain.training import build_trainer
 from pretrainings import arguments, rows
+
+
+def test_no_step_sends_the_queue_of_the_first_process_to_the_others(monkeypatch):
+    """33.5 MB of MoCo's keys; they are equal everywhere, because a push gathers from all."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    for name in ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK"):
+        monkeypatch.setenv(name, "0")
+    plan = Plan(resolve("moco"), Path("slices"), None, Intensity(), 2000, 4, {})
+    trainer = build_trainer(plan, torch.device("cpu"), "32-true", [])
+    assert trainer.world_size == 2
+    assert trainer.strategy._ddp_kwargs["broadcast_buffers"] is False
 
 
 @pytest.mark.parametrize("stream", [False, True])

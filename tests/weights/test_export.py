@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from checkpoints import FOREIGN, under
 from counted import count_opened
-from lim_gpu.errors import LimGpuError, UsageError
+from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.finetune.training import Classifier
 from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.export import export
 from lim_gpu.weights.load import load_backbone, preprocess
@@ -71,6 +72,46 @@ def test_the_printed_lines_load_a_resnet50(tmp_path):
         eval(f"network.load_state_dict{load}", names | {"network": network})
         network.fc = torch.nn.Identity()
         assert torch.equal(network.eval()(images), own(images)), library
+
+
+@torch.no_grad()
+def test_a_fine_tuned_network_keeps_its_classifier(tmp_path, state):
+    network = Classifier("resnet18", 3, 2)
+    network.encoder.load_state_dict(state)
+    about = {"method": "finetune", "classes": ["clear", "spot"], "preprocess": preprocess(0.5, 0.5, 3)}
+    torch.save({"state_dict": network.state_dict(), "lim_gpu": about}, tmp_path / "best.ckpt")
+    outcome = export(tmp_path / "best.ckpt", tmp_path / "w.safetensors")
+    assert "classifier: fc of 2 classes, clear, spot" in outcome.lines
+    assert json.loads((tmp_path / "w.safetensors.json").read_text())["classes"] == ["clear", "spot"]
+    weights, images = load_file(tmp_path / "w.safetensors"), torch.rand(2, 3, 64, 64)
+    from monai.networks.nets import resnet18 as monai_resnet18
+    from timm import create_model
+    from torchvision.models import resnet18
+
+    monai = {"spatial_dims": 2, "n_input_channels": 3, "shortcut_type": "B", "bias_downsample": False}
+    for other in (
+        resnet18(num_classes=2),
+        create_model("resnet18", num_classes=2, in_chans=3),
+        monai_resnet18(**monai, num_classes=2, conv1_t_stride=2),
+    ):
+        other.load_state_dict(weights)
+        torch.testing.assert_close(other.eval()(images), network.eval()(images))
+    assert any("num_classes=2" in line for line in outcome.lines if line.startswith("MONAI"))
+    assert load_backbone(tmp_path / "w.safetensors").state.keys() == state.keys()
+
+
+def test_a_classifier_of_another_maker_is_named(tmp_path, state):
+    torch.save(state | {"fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "c.pth")
+    outcome = export(tmp_path / "c.pth", tmp_path / "w.safetensors")
+    assert "left out, a classifier: fc.bias, fc.weight" in outcome.lines
+
+
+def test_a_plan_refuses_what_is_no_checkpoint(tmp_path, state):
+    (tmp_path / "README.md").write_text("# A title\n")
+    with pytest.raises(InputError, match="is no checkpoint, which torch.save or safetensors writes"):
+        export(tmp_path / "README.md", tmp_path / "w.safetensors", dry_run=True)
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert export(tmp_path / "old.pth", tmp_path / "w.safetensors", dry_run=True).values["dry_run"]
 
 
 def test_the_json_tells_how_to_preprocess_and_where_it_came_from(exported):
