@@ -18,7 +18,7 @@ from lim_gpu.reduction.edit import select_verb
 from lim_gpu.reduction.parts import save_measure
 from lim_gpu.reduction.reader import Reader
 from lim_gpu.reduction.request import Request
-from lim_gpu.reduction.run import reduce_shard
+from lim_gpu.reduction.shards import reduce_shard
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection
 from lim_gpu.shard import Shard
