@@ -23,7 +23,7 @@ class Shard:
     count: int
 
     @classmethod
-    def asked(cls, text: str | None, **whole: object) -> Shard | None:
+    def asked(cls, text: str | tuple[int, int] | None, **whole: object) -> Shard | None:
         """None without a text. Raises UsageError as `parse`, and beside an option of `whole`, of all of the work."""
         if text is None:
             return None
@@ -32,8 +32,10 @@ class Shard:
         return cls.parse(text)
 
     @classmethod
-    def parse(cls, text: str) -> Shard:
-        """From "I/N", 0 <= I <= N. Raises UsageError."""
+    def parse(cls, text: str | tuple[int, int]) -> Shard:
+        """From "I/N" or (I, N), 0 <= I <= N. Raises UsageError."""
+        if not isinstance(text, str):
+            text = "/".join(map(str, text))
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
         number, count = (int(found[1]), int(found[2])) if found else (0, 0)
         if not count or number > count:

@@ -66,7 +66,7 @@ def test_a_selection_of_another_store_is_refused(path, selection, tmp_path):
 def test_a_selection_that_names_more_than_there_is_is_refused(path, selection):
     record = lim_gpu.Selection.load(selection)
     longer = replace(record.volumes[1], **{name: np.repeat(getattr(record.volumes[1], name), 2) for name in ARRAYS})
-    longer = replace(longer, covered_by=longer.covered_by * 2)
+    longer = replace(longer, covered_by=[*longer.covered_by] * 2)
     lim_gpu.Selection((record.volumes[0], longer), record.record).save(selection)
     with pytest.raises(InputError, match=f"names slice 4 of volume {1:016x}"):
         lim_gpu.SliceDataset(path, selection)

@@ -15,14 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lim_gpu.errors import UsageError
+from lim_gpu.reduction.run import reduce
 from lim_gpu.shard import Shard
+from lim_gpu.store.slices import SliceStore
 from reductions import RESULTS
 from stores import make_sources, make_store
 
 
 @given(st.integers(1, 40), st.integers(0, 100), st.booleans())
 def test_the_shards_are_all_of_it_once_whether_counted_from_0_or_from_1(count, items, from_1):
-    shares = [Shard.parse(f"{i + from_1}/{count}").of(range(items)) for i in range(count)]
+    shares = [Shard.parse((i + from_1, count)).of(range(items)) for i in range(count)]
     assert sorted(item for share in shares for item in share) == list(range(items))
     assert all(share == sorted(share) for share in shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -32,6 +34,27 @@ def test_the_shards_are_all_of_it_once_whether_counted_from_0_or_from_1(count, i
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(UsageError, match="is not I/N"):
         Shard.parse(text)
+
+
+def test_shares_in_python_hold_their_units_and_one_call_then_selects(tmp_path):
+    with SliceStore(make_store(tmp_path)) as store:
+        asked = {"keep": 0.3, "seed": 4}
+        shares = [reduce(store, "random", **asked, output=tmp_path / "s.csv", shard=one) for one in [(0, 2), "1/2"]]
+        assert not (tmp_path / "s.csv").exists()
+        whole = reduce(store, "random", **asked)
+        assert sorted(place for share in shares for place in share.kept()) == sorted(whole.kept())
+        assert [len(share.volumes) for share in shares] == [2, 2]
+        assert [share.record["shard"] for share in shares] == ["0/2", "1/2"]
+        assert reduce(store, "random", **asked, output=tmp_path / "s.csv").kept() == whole.kept()
+        assert len(reduce(store, "random", **asked, output=tmp_path / "s.csv", shard=(1, 2)).volumes) == 4  # it stands
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [({}, "Give that, too"), ({"ray": "local"}, "of the whole"), ({"shard": (3, 2)}, "is not I/N")]
+)
+def test_a_share_in_python_that_contradicts_itself_is_refused(tmp_path, more, said):
+    with pytest.raises(UsageError, match=said):
+        reduce(tmp_path, "all", **{"shard": (0, 2)} | more)
 
 
 def lim_gpu(*arguments):

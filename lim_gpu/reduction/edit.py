@@ -23,6 +23,7 @@ from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.reduction.run import parts_folder
 from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
 from lim_gpu.selection.edits import Edits, read_edits
+from lim_gpu.selection.volume import Covering
 from lim_gpu.store.slices import SliceStore
 
 METHOD = "edited"
@@ -116,11 +117,11 @@ def _covered(
         if measured is None
         else nearest_by_similarity(measured, indices, method)
     )
+    covering = Covering.numbered([(volume.key, len(volume.kept)) for volume in volumes], covered_by)
     result, start = [], 0
     for volume in volumes:
         own = slice(start, start + len(volume.kept))
-        covering = tuple(places[i] for i in covered_by[own])
-        result.append(replace(volume, kept=stays[own], covered_by=covering, similarity=similarity[own]))
+        result.append(replace(volume, kept=stays[own], covered_by=covering[own], similarity=similarity[own]))
         start = own.stop
     return result
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError
 from lim_gpu.files import canonical_json, fingerprint, parse_json, read_json, replacing
-from lim_gpu.selection import VolumeSelection
+from lim_gpu.selection.volume import Covering, VolumeSelection
 
 VERSION = 2  # of a result; 1 was JSON, which held no number
 RESULT = ".result.npz"  # behind the name of the unit
@@ -65,19 +65,20 @@ class UnitResult:
 
     def split(self) -> list[VolumeSelection]:
         """The unit's volumes, each with its own slices."""
-        places = [(key, i) for key, n in self.volumes for i in range(n)]
-        kept = np.zeros(len(places), dtype=bool)
+        n = len(self.z)
+        kept = np.zeros(n, dtype=bool)
         kept[self.kept] = True
-        rank = np.full(len(places), -1, dtype=np.int64)
+        rank = np.full(n, -1, dtype=np.int64)
         rank[self.dropped] = np.arange(len(self.dropped))
-        if self.ranked and len(self.dropped) == len(places) - 1:  # one survivor: it is the last of the sequence
+        if self.ranked and len(self.dropped) == n - 1:  # one survivor: it is the last of the sequence
             rank[rank < 0] = len(self.dropped)
+        covered_by = Covering.numbered(self.volumes, self.covered_by)
         result, start = [], 0
-        for key, n in self.volumes:
-            own = slice(start, start + n)
-            covered_by = tuple(places[i] for i in self.covered_by[own])
-            result.append(VolumeSelection(key, self.z[own], kept[own], rank[own], covered_by, self.similarity[own]))
-            start += n
+        for key, size in self.volumes:
+            own = slice(start, start + size)
+            arrays = (self.z[own], kept[own], rank[own], covered_by[own], self.similarity[own])
+            result.append(VolumeSelection(key, *arrays))
+            start += size
         return result
 
 

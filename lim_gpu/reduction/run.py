@@ -61,6 +61,7 @@ def reduce(
     threshold_rule: dict[str, Any] | None = None,
     ray: str | None = None,
     cpus_per_task: int | None = None,
+    shard: tuple[int, int] | str | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
     """Select the slices of every volume of `store`, a store or its folder, that stay.
@@ -84,6 +85,8 @@ def reduce(
     threshold_rule   how the threshold was found, for the record alone
     ray         the hosts of a Ray cluster do the work: "auto", "local" or "HOST:PORT"; all see `store` at its path
     cpus_per_task    of each process there, 1 by default; one with a GPU reads with as many threads
+    shard       (I, N) or "I/N": only every N-th unit is reduced, as others do the rest at the same time; the same call
+                without it then makes the selection. What is returned holds these units, and stands in no file
 
     Returns the selection. Volumes that cannot be read are left out and listed in `record["failures"]`.
     Raises UsageError for a contradictory call, limits in HU on values that are no HU, or an existing output of other
@@ -95,7 +98,9 @@ def reduce(
     criterion = Criterion(method, seen, bins, features, weights, precision)
     request, automatic = request_for(criterion, threshold=threshold, seed=seed, **asked)
     reporter = reporter or Reporter(quiet=True)
-    cluster = cluster_for(ray, cpus_per_task, device)
+    cluster, part = cluster_for(ray, cpus_per_task, device), Shard.asked(shard, ray=ray)
+    if part is not None and output is None:
+        raise UsageError("`shard` leaves its results beside `output`. Give that, too")
     with nullcontext(store) if isinstance(store, SliceStore) else SliceStore(store) as opened:
         check_units(opened, request)
         if automatic:
@@ -108,6 +113,10 @@ def reduce(
         if (found := standing_selection(opened, request, csv_path, overwrite)) is not None:
             reporter.note(f"unchanged: {csv_path}")
             return found
+        if part is not None:
+            from lim_gpu.reduction.shards import selection_of_shard
+
+            return selection_of_shard(opened, request, csv_path, device, part, reporter)
         return write_selection(opened, request, csv_path, device, reporter, threshold_rule, cluster)
 
 
@@ -182,9 +191,9 @@ def _run(
 ) -> Selection:
     start, worked = time.perf_counter(), Counter[str]()
     fill = _filler(request, device, cluster, worked)  # first: a device that is not there ends it all
-    units = _comparable(store, request)
+    units = comparable(store, request)
     _say_once(store, units, request, reporter)
-    done = _reduced(units, fill, store, request, parts, reporter)
+    done = reduced(units, fill, store, request, parts, reporter)
     results = [one.result for one in done if one.result is not None]
     if not results:
         raise InputError(f"{store.path}: no volume can be read. Run lim-gpu ingest again")
@@ -199,29 +208,10 @@ def _run(
     record = record_of(store, request, results, failures, time.perf_counter() - start)
     if cluster is not None:
         record["hosts"] = dict(sorted(worked.items()))
-    return Selection(_in_store_order(store, results), record)
+    return Selection(in_store_order(store, results), record)
 
 
-def reduce_shard(
-    store: SliceStore, request: Request, csv_path: Path, device: str, shard: Shard, reporter: Reporter
-) -> list[Done]:
-    """Reduce one share of the units into NAME.parts, beside other shares at once; `reduce` then finds them there.
-
-    Of HASH of a data set a share of its volumes is hashed. Returns its units. Raises as `reduce`.
-    """
-    parts = parts_folder(csv_path)
-    engines = engines_for(request, device)
-    units = _comparable(store, request)
-    with locked(parts, shared=True):
-        remove_stale(parts)
-        if request.is_whole:
-            fill, units = partial(measure_units, engines=engines), units[0].singly()
-        else:
-            fill = partial(reduce_units, engines=engines)
-        return _reduced(shard.of(units), fill, store, request, parts, reporter)
-
-
-def _comparable(store: SliceStore, request: Request) -> list[Unit]:
+def comparable(store: SliceStore, request: Request) -> list[Unit]:
     """The units of a request. Raises InputError where there is nothing to compare in any."""
     units = units_of(store.volumes, request.scope)
     if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
@@ -230,7 +220,7 @@ def _comparable(store: SliceStore, request: Request) -> list[Unit]:
     return list(units)
 
 
-def _reduced(
+def reduced(
     units: Sequence[Unit], fill: Filler, store: SliceStore, request: Request, parts: Path | None, reporter: Reporter
 ) -> list[Done]:
     """The results of units in their order: those that stand in `parts`, and those that `fill` makes."""
@@ -284,6 +274,7 @@ def _missed(results: Sequence[UnitResult], request: Request) -> int:
     return sum(reached)
 
 
-def _in_store_order(store: SliceStore, results: Sequence[UnitResult]) -> tuple[VolumeSelection, ...]:
+def in_store_order(store: SliceStore, results: Sequence[UnitResult]) -> tuple[VolumeSelection, ...]:
+    """The volumes of all results, as the store has them."""
     by_key = {volume.key: volume for result in results for volume in result.split()}
     return tuple(by_key[entry.key] for entry in store.volumes if entry.key in by_key)

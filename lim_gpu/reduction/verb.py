@@ -14,7 +14,8 @@ from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
 from lim_gpu.reduction.request import SIMILARITIES, Request
-from lim_gpu.reduction.run import check_units, parts_folder, reduce_shard, standing_selection, write_selection
+from lim_gpu.reduction.run import check_units, parts_folder, standing_selection, write_selection
+from lim_gpu.reduction.shards import reduce_shard
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection, selection_paths
 from lim_gpu.selection.files import kept_list, source_rows

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import LARGE_JSON, csv_text, made_otherwise, read_json, write_json, write_text
+from lim_gpu.files import LARGE_JSON, made_otherwise, read_json, replacing, write_json
+from lim_gpu.selection.volume import COLUMNS
+from lim_gpu.selection.volume import VolumeSelection as VolumeSelection
 from lim_gpu.spread import spread_evenly
 from lim_gpu.strip import SHOWN, strip
 
@@ -30,44 +29,7 @@ if TYPE_CHECKING:
     from lim_gpu.store.slices import SliceStore
 
 FORMAT, VERSION = "lim-gpu-selection", 1
-COLUMNS = ("volume", "slice", "z_mm", "kept", "rank", "covered_by", "similarity")
-KEY = re.compile(r"[0-9a-f]{16}\Z")
-
-
-@dataclass(frozen=True, eq=False)
-class VolumeSelection:
-    """The slices of one volume, in spatial order; every array has length n.
-
-    key         the volume's key in its store
-    z           float64, mm along the normal
-    kept        bool
-    rank        int64, place in the removal sequence, 0-based; -1 where the rule has none
-    covered_by  (key of the volume, slice) of the nearest kept slice, itself if kept
-    similarity  float32, to that slice, in the method's own scale; NaN for methods that compare nothing
-    """
-
-    key: str
-    z: NDArray[np.float64]
-    kept: NDArray[np.bool_]
-    rank: NDArray[np.int64]
-    covered_by: tuple[tuple[str, int], ...]
-    similarity: NDArray[np.float32]
-
-    def __repr__(self) -> str:
-        return f"VolumeSelection({self.key}: {int(self.kept.sum())} of {len(self.kept)} slices)"
-
-    def rows(self) -> Iterator[tuple[str, ...]]:
-        """The CSV rows. Another volume's slice is written KEY:SLICE. Numbers read back to the same bits."""
-        for i, (volume, covering) in enumerate(self.covered_by):
-            yield (
-                self.key,
-                str(i),
-                repr(float(self.z[i])),
-                "1" if self.kept[i] else "0",
-                str(self.rank[i]) if self.rank[i] >= 0 else "",
-                str(covering) if volume == self.key else f"{volume}:{covering}",
-                str(self.similarity[i]) if np.isfinite(self.similarity[i]) else "",
-            )
+HASHED = 1 << 20  # characters of a CSV at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +46,8 @@ class Selection:
 
     def __repr__(self) -> str:
         n = sum(len(volume.kept) for volume in self.volumes)
-        return f"Selection({len(self.kept())} of {n} slices in {len(self.volumes)} volumes)"
+        kept = sum(int(volume.kept.sum()) for volume in self.volumes)
+        return f"Selection({kept} of {n} slices in {len(self.volumes)} volumes)"
 
     def _repr_html_(self) -> str:
         """For notebooks: some of the kept slices; where the store is not at hand, why."""
@@ -173,10 +136,13 @@ class Selection:
     def save(self, path: str | Path) -> None:
         """Write PATH (NAME.csv) and NAME.json beside it. The JSON comes first and the CSV last."""
         csv_path, json_path = selection_paths(path)
-        text = self._csv()
-        record = self.record | {"csv_sha256": hashlib.sha256(text.encode()).hexdigest()}
-        write_json(json_path, record, LARGE_JSON)
-        write_text(csv_path, text)
+        digest = hashlib.sha256()
+        with replacing(csv_path) as temporary:
+            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+                for line in self.lines():
+                    digest.update(line.encode())
+                    file.write(line)
+            write_json(json_path, self.record | {"csv_sha256": digest.hexdigest()}, LARGE_JSON)
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:
@@ -186,27 +152,31 @@ class Selection:
         """
         csv_path, json_path = selection_paths(path)
         try:
-            text = csv_path.read_text(encoding="utf-8")
+            with open(csv_path, encoding="utf-8") as file:
+                _check_columns(csv_path, file.readline(), json_path)
+                record = read_record(json_path)
+                file.seek(0)
+                if _digest(file) != record.get("csv_sha256"):
+                    raise InputError(f"{csv_path}: {_changed(csv_path)}")
+                file.seek(0)
+                volumes = _volumes(file)
         except FileNotFoundError:
             raise InputError(f"{csv_path}: there is no such selection. {_remedy(csv_path)}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{csv_path}: cannot be read ({error}). Run lim-gpu reduce again") from None
-        _check_columns(csv_path, text, json_path)
-        record = read_record(json_path)
-        if hashlib.sha256(text.encode()).hexdigest() != record.get("csv_sha256"):
-            raise InputError(f"{csv_path}: {_changed(csv_path)}")
-        rows = csv.reader(io.StringIO(text, newline=""))
-        next(rows, None)  # the columns
-        try:
-            volumes = tuple(_parse_volume(key, list(group)) for key, group in groupby(rows, key=lambda row: row[0]))
+        except InputError:
+            raise
         except (ValueError, IndexError) as error:
             raise InputError(f"{csv_path}: {error}") from None
         if len({volume.key for volume in volumes}) != len(volumes):
             raise InputError(f"{csv_path}: a volume stands twice")
         return cls(volumes, record, csv_path)
 
-    def _csv(self) -> str:
-        return csv_text(COLUMNS, chain.from_iterable(volume.rows() for volume in self.volumes))
+    def lines(self) -> Iterator[str]:
+        """Those of NAME.csv."""
+        yield ",".join(COLUMNS) + "\n"
+        for volume in self.volumes:
+            yield from (",".join(row) + "\n" for row in volume.rows())
 
 
 def selection_paths(path: str | Path) -> tuple[Path, Path]:
@@ -253,33 +223,23 @@ def relative_path(target: Path, start: Path) -> str:
     return os.path.relpath(target.resolve(), start.resolve())
 
 
-def _parse_volume(key: str, rows: list[list[str]]) -> VolumeSelection:
-    if not KEY.match(key):
-        raise ValueError(f"{key!r} is no volume key")
-    if [row[1] for row in rows] != [str(i) for i in range(len(rows))]:
-        raise ValueError(f"volume {key}: the slices are not 0..{len(rows) - 1} in order")
-    if any(len(row) != len(COLUMNS) or row[3] not in ("0", "1") for row in rows):
-        raise ValueError(f"volume {key}: a row is not {','.join(COLUMNS)} with kept 0 or 1")
-    return VolumeSelection(
-        key,
-        np.array([float(row[2]) for row in rows]),
-        np.array([row[3] == "1" for row in rows]),
-        np.array([int(row[4]) if row[4] else -1 for row in rows], dtype=np.int64),
-        tuple(_parse_covering(key, row[5]) for row in rows),
-        np.array([float(row[6]) if row[6] else np.nan for row in rows], dtype=np.float32),
-    )
+def _digest(file: IO[str]) -> str:
+    digest = hashlib.sha256()
+    while text := file.read(HASHED):
+        digest.update(text.encode())
+    return digest.hexdigest()
 
 
-def _parse_covering(own_key: str, text: str) -> tuple[str, int]:
-    volume, _, covering = text.rpartition(":")
-    if volume and not KEY.match(volume):
-        raise ValueError(f"{volume!r} is no volume key")
-    return volume or own_key, int(covering)
+def _volumes(file: IO[str]) -> tuple[VolumeSelection, ...]:
+    """Row by row: texts of a million slices would take ten times the memory of their numbers."""
+    rows = csv.reader(file)
+    next(rows, None)  # the columns
+    return tuple(VolumeSelection.parse(key, list(own)) for key, own in groupby(rows, key=lambda row: row[0]))
 
 
-def _check_columns(csv_path: Path, text: str, json_path: Path) -> None:
+def _check_columns(csv_path: Path, first: str, json_path: Path) -> None:
     """Raise InputError for a CSV that is something else, or that has no JSON beside it, with the remedy."""
-    if text.partition("\n")[0].strip() != ",".join(COLUMNS):
+    if first.strip() != ",".join(COLUMNS):
         raise InputError(f"{csv_path}: is no selection of lim-gpu, whose first line is {','.join(COLUMNS)}")
     if not json_path.exists():
         remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,22 +63,28 @@ def open_selected(store: SliceStore | str | Path, selection: Selection | str | P
     chosen = Selection.load(selection) if isinstance(selection, str | Path) else selection
     places = _all(opened) if chosen is None else _selected(opened, chosen)
     # an array: of a list, every forked worker would soon hold a copy
-    array = np.array(places, dtype=np.int32).reshape(-1, 2)
-    return SelectedSlices(opened, chosen.path if chosen is not None else None, array)
+    return SelectedSlices(opened, chosen.path if chosen is not None else None, places)
 
 
-def _all(store: SliceStore) -> list[tuple[int, int]]:
-    return [(number, i) for number, entry in enumerate(store.volumes) for i in range(entry.shape[0])]
+def _all(store: SliceStore) -> NDArray[np.int32]:
+    return _places((number, np.arange(entry.shape[0])) for number, entry in enumerate(store.volumes))
 
 
-def _selected(store: SliceStore, selection: Selection) -> list[tuple[int, int]]:
+def _selected(store: SliceStore, selection: Selection) -> NDArray[np.int32]:
     selection.check_store(store)
     known = {entry.key: (number, entry.shape[0]) for number, entry in enumerate(store.volumes)}
-    places = []
-    for key, i in selection.kept():
-        number, n = known.get(key, (0, 0))
-        if i >= n:
-            name = selection.path or "the selection"
-            raise InputError(f"{name}: names slice {i} of volume {key}, which {store.path} does not hold")
-        places.append((number, i))
-    return places
+    chosen = []
+    for volume in selection.volumes:
+        number, n = known.get(volume.key, (0, 0))
+        kept = np.flatnonzero(volume.kept)
+        if len(beyond := kept[kept >= n]):
+            what = f"slice {beyond[0]} of volume {volume.key}"
+            raise InputError(f"{selection.path or 'the selection'}: names {what}, which {store.path} does not hold")
+        chosen.append((number, kept))
+    return _places(chosen)
+
+
+def _places(chosen: Iterable[tuple[int, NDArray[np.int64]]]) -> NDArray[np.int32]:
+    """From the number of each volume and its slices."""
+    rows = [np.stack([np.full_like(slices, number), slices], axis=1).astype(np.int32) for number, slices in chosen]
+    return np.concatenate([np.empty((0, 2), np.int32), *rows])

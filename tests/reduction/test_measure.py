@@ -18,7 +18,7 @@ from lim_gpu.reduction.edit import select_verb
 from lim_gpu.reduction.parts import save_measure
 from lim_gpu.reduction.reader import Reader
 from lim_gpu.reduction.request import Request
-from lim_gpu.reduction.run import reduce_shard
+from lim_gpu.reduction.shards import reduce_shard
 from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection
 from lim_gpu.shard import Shard
@@ -46,6 +46,10 @@ def once(store):
     return {entry.key: entry.shape[0] for entry in store.volumes}
 
 
+def text_of(selection):
+    return "".join(selection.lines())
+
+
 def hash_of(store, output, **how):
     lim_gpu.reduce(store, "hash", **how, device="cpu", output=output, overwrite=True)
     return output.read_bytes()
@@ -59,7 +63,7 @@ def test_thresholds_and_scopes_hash_the_pixels_once(store, tmp_path, hashed, way
     made = [hash_of(store, tmp_path / "s.csv", **way) for way in ways]
     assert hashed == once(store)
     for way, bytes_made in zip(ways, made, strict=True):
-        assert lim_gpu.reduce(store, "hash", **way, device="cpu")._csv() == bytes_made.decode()
+        assert text_of(lim_gpu.reduce(store, "hash", **way, device="cpu")) == bytes_made.decode()
 
 
 def test_other_selections_of_the_folder_share_them(store, tmp_path, hashed):
@@ -69,7 +73,7 @@ def test_other_selections_of_the_folder_share_them(store, tmp_path, hashed):
     window = {"intensity": Intensity.parse(window="lung"), "threshold": 3}
     other = hash_of(store, tmp_path / "lung.csv", **window)
     assert hashed == {key: 2 * n for key, n in once(store).items()}
-    assert other.decode() == lim_gpu.reduce(store, "hash", **window, device="cpu")._csv()
+    assert other.decode() == text_of(lim_gpu.reduce(store, "hash", **window, device="cpu"))
 
 
 def test_what_was_borrowed_outlives_its_lender_and_needs_no_hard_links(store, tmp_path, hashed, monkeypatch):
@@ -84,7 +88,7 @@ def test_what_was_borrowed_outlives_its_lender_and_needs_no_hard_links(store, tm
 
 @pytest.mark.parametrize("scope", ["patient", "dataset"])
 def test_hashing_goes_on_where_it_stopped(store, tmp_path, hashed, monkeypatch, scope):
-    whole = lim_gpu.reduce(store, "hash", scope=scope, device="cpu")._csv()
+    whole = text_of(lim_gpu.reduce(store, "hash", scope=scope, device="cpu"))
     hashed.clear()
     save = measure.save_measure
 
@@ -115,7 +119,7 @@ def test_shards_of_a_data_set_hash_its_volumes_and_one_run_compiles(store, tmp_p
     assert not list((tmp_path / "s.parts").glob(RESULTS))
     compiled = hash_of(store, tmp_path / "s.csv", scope="dataset")
     assert hashed == once(store)
-    assert compiled.decode() == lim_gpu.reduce(store, "hash", scope="dataset", device="cpu")._csv()
+    assert compiled.decode() == text_of(lim_gpu.reduce(store, "hash", scope="dataset", device="cpu"))
 
 
 def test_a_shard_that_came_again_hashes_nothing(store, tmp_path, hashed):
@@ -142,7 +146,7 @@ def test_what_earlier_versions_kept_of_a_unit_is_used(store, tmp_path, hashed, s
 def test_several_devices_hash_one_data_set(store, tmp_path, hashed, monkeypatch, engines):
     monkeypatch.setattr(similarity, "resolve_devices", lambda _device: [torch.device("cpu")] * engines)
     made = hash_of(store, tmp_path / "s.csv", scope="dataset", keep=0.3)
-    assert made.decode() == lim_gpu.reduce(store, "hash", scope="dataset", keep=0.3, device="cpu")._csv()
+    assert made.decode() == text_of(lim_gpu.reduce(store, "hash", scope="dataset", keep=0.3, device="cpu"))
     assert hashed == {key: 2 * n for key, n in once(store).items()}
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -13,6 +17,7 @@ from hypothesis import strategies as st
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import JSON_LIMIT
 from lim_gpu.selection import FORMAT, VERSION, Selection, VolumeSelection, relative_path, selection_paths
+from lim_gpu.selection.volume import COLUMNS
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -56,6 +61,25 @@ def test_round_trip_to_the_bit(tmp_path_factory, selection):
         np.testing.assert_array_equal(a.kept, b.kept)
         np.testing.assert_array_equal(a.rank, b.rank)
         np.testing.assert_array_equal(a.similarity, b.similarity)
+
+
+def test_a_million_slices_take_less_than_100_mb(tmp_path):
+    """Told of 50,000 in 200 volumes, each slice covered by one of another volume, as in a data set of one scope."""
+    n, size = 50_000, 250
+    keys = [f"{i:016x}" for i in range(n // size)]
+    rows = (f"{keys[i // size]},{i % size},{i}.5,1,{i},{keys[i * 7919 % len(keys)]}:{i % size},0.75" for i in range(n))
+    text = "\n".join([",".join(COLUMNS), *rows, ""])
+    (tmp_path / "s.csv").write_text(text)
+    (tmp_path / "s.json").write_text(json.dumps(record(csv_sha256=hashlib.sha256(text.encode()).hexdigest())))
+    del text
+    tracemalloc.start()
+    try:
+        back = Selection.load(tmp_path / "s.csv")
+        assert tracemalloc.get_traced_memory()[1] < 100 * n
+    finally:
+        tracemalloc.stop()
+    assert [len(volume.kept) for volume in back.volumes] == [size] * len(keys)
+    assert back.volumes[1].covered_by[3] == (keys[(size + 3) * 7919 % len(keys)], 3)
 
 
 @pytest.fixture
@@ -105,9 +129,6 @@ def test_another_ending_is_refused(name):
     ],
 )
 def test_foreign_rows_are_refused(saved, old, new):
-    import hashlib
-    import json
-
     text = saved.read_text().replace(old, new)
     saved.write_text(text)
     saved.with_suffix(".json").write_text(json.dumps(record(csv_sha256=hashlib.sha256(text.encode()).hexdigest())))
