@@ -272,4 +272,5 @@ def finetuning_request(options: dict[str, Any], seed: int) -> FinetuneRequest:
     changes = {name: options.pop(name) for name in ("epochs", "head_epochs", "batch_size", "lr", "size", "flip")}
     if changes["flip"] is None:
         changes["flip"] = mirrors(options["data"])
-    return Request(protocol=protocol(options.pop("protocol"), **changes), **options, seed=seed)
+    intensity = intensity_of(options)
+    return Request(protocol=protocol(options.pop("protocol"), **changes), **options, intensity=intensity, seed=seed)

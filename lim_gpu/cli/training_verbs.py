@@ -112,6 +112,41 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     help="A list file,label,split in place of DATA's own, such as leaks --write-split gives; paths relative to DATA.",
 )
 @click.option(
+    "--labels",
+    type=PATH,
+    metavar="CSV",
+    help="DATA is a store, and this the table of its labels, such as lim-gpu labels makes, or RSNA's train.csv.",
+)
+@click.option("--target", metavar="COLUMN", help="Of the table of labels; default: label.")
+@click.option(
+    "--task",
+    type=OneOf("lim_gpu.finetune.request", "TASKS"),
+    default="classification",
+    show_default=True,
+    metavar="classification|segmentation",
+    help="segmentation: the column mask (PNG, 0 or not) is learnt, by a U-Net on the backbone (extra monai).",
+)
+@click.option(
+    "--fraction",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="F",
+    help="Train on this part of the training patients; a smaller part lies within a larger one.",
+)
+@click.option(
+    "--choose",
+    type=OneOf("lim_gpu.finetune.request", "SCORES"),
+    default="accuracy",
+    show_default=True,
+    metavar="accuracy|auc",
+    help="By which validation score the epoch, and of several checkpoints one, is chosen.",
+)
+@click.option(
+    "--context", type=int, default=0, show_default=True, metavar="0|1", help="1: slices z - 1, z, z + 1 as channels."
+)
+@intensity_options
+@click.option(
     "--checkpoint",
     "checkpoints",
     type=PATH,
@@ -120,7 +155,11 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     help="Initial weights: ours, the authors', SwAV's, MoCo's, SparK's, lightly's. Of several, validation chooses.",
 )
 @click.option("--init", metavar="random|imagenet", help="Initial weights without a checkpoint; default: random.")
-@click.option("--backbone", metavar="B", help="torchvision's name; default: the checkpoint's, else resnet50.")
+@click.option(
+    "--backbone",
+    metavar="B",
+    help="torchvision's name, or timm:NAME; default: the checkpoint's, else resnet50.",
+)
 @click.option("--runs", type=int, metavar="N", help="Runs of the data's own split, 5 by default; else random splits.")
 @click.option("--folds", type=int, metavar="N", help="Folds of data without a split, 5 by default.")
 @click.option("--epochs", type=int, metavar="N", help="In all, the head phase included; default: 70.")
@@ -151,13 +190,16 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
 def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwrite: bool, **options: Any) -> None:
     """Fine-tune a network on labelled images and evaluate it on the test part, once.
 
-    DATA: a folder with split.csv (file,label,split) or labels.csv (file,label), a folder per class, or a MedMNIST .npz.
-    A column patient keeps the images of a patient together. The epoch and, of several checkpoints, the best are chosen
-    on validation. Runs that are finished are not done again: an interrupted command goes on where it stopped.
+    DATA: a folder with split.csv (file,label,split) or labels.csv (file,label), a folder per class, a MedMNIST .npz, or
+    a store with --labels. For --task segmentation lists have mask in place of label. A column patient keeps the images
+    of a patient together. The epoch and, of several checkpoints, the best are chosen on validation. Runs that are
+    finished are not done again: an interrupted command goes on where it stopped.
 
     \b
     Examples: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
               lim-gpu finetune covid-ct --split clean.csv --checkpoint RUN/last.ckpt -o covid-run
+              lim-gpu finetune slices --labels train.csv --target pe_present_on_image --choose auc --context 1 -o pe
+              lim-gpu finetune slices --labels nodules/labels.csv --task segmentation -o nodule-run
     """
     from lim_gpu.finetune.run import finetune as run_finetuning
 

@@ -3,7 +3,8 @@
 RUN/config.json                 what was asked, the data, the seeds and the versions; with it a folder is a run
 RUN/runs/R/candidate-C/         training.json and best.ckpt of run R from the initial weights C
 RUN/runs/R/test.json            the predictions of run R on its test part
-RUN/results.json                the scores; with it a run is finished. results.md, predictions.csv, roc.png beside it
+RUN/results.json                the scores; with it a run is finished. results.md, predictions.csv, roc.png beside it;
+                                of a segmentation overlaps.csv and overlays.png
 RUN/comparison.json             the scores less those of another run
 """
 
@@ -20,7 +21,10 @@ from lim_gpu.weights.load import sidecar
 
 FORMAT, VERSION = "lim-gpu-finetune", 1
 ALGORITHM = 3  # raised when a change of this program changes a result
-OWN = ("config.json", "results.json", "results.md", "predictions.csv", "roc.png", "comparison.json", "runs")
+OWN = (
+    *("config.json", "results.json", "results.md", "predictions.csv", "roc.png", "comparison.json", "runs"),
+    *("overlaps.csv", "overlays.png"),
+)
 
 
 class RunFolder:

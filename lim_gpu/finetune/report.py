@@ -13,7 +13,7 @@ from lim_gpu.files import csv_text, replacing
 from lim_gpu.finetune.metrics import MAIN, Predictions
 from lim_gpu.labelled.table import Table
 
-NAMES = {"auc": "AUC", "f1": "F1", "acc": "accuracy"}
+NAMES = {"auc": "AUC", "f1": "F1", "acc": "accuracy", "dice": "Dice", "iou": "IoU"}
 GRID = np.linspace(0, 1, 201)  # false positive rates at which curves of several runs are averaged
 
 
@@ -27,7 +27,7 @@ def results_markdown(results: dict[str, Any]) -> str:
     ]
     lines += [
         "",
-        *_table(["score", "mean", "sd", "95 % interval", "runs"], [_score_row(results, name) for name in MAIN]),
+        *markdown_table(["score", "mean", "sd", "95 % interval", "runs"], [_score_row(results, name) for name in MAIN]),
     ]
     lines += [
         "",
@@ -36,26 +36,34 @@ def results_markdown(results: dict[str, Any]) -> str:
         "## Runs",
         "",
     ]
-    header = ["run", "seed", "train / val / test", "initial weights", "best epoch", "val accuracy", *NAMES.values()]
-    lines += _table(header, [_run_row(run) for run in results["runs"]])
+    header = [
+        "run",
+        "seed",
+        "train / val / test",
+        "initial weights",
+        "best epoch",
+        "val accuracy",
+        *(NAMES[name] for name in MAIN),
+    ]
+    lines += markdown_table(header, [_run_row(run) for run in results["runs"]])
     lines += [
         "",
         "## Classes",
         "",
-        *_table(["class", "F1 mean", "sd"], [_class_row(results, name) for name in results["classes"]]),
+        *markdown_table(["class", "F1 mean", "sd"], [_class_row(results, name) for name in results["classes"]]),
     ]
     lines += [
         "",
         f"Confusion, all runs together (rows true, columns predicted), classes {', '.join(results['classes'])}:",
         "",
     ]
-    lines += _table(
+    lines += markdown_table(
         ["", *results["classes"]], [[n, *row] for n, row in zip(results["classes"], results["confusion"], strict=True)]
     )
     if len(results["candidates"]) > 1:
         lines += ["", f"## Candidates: {len(results['candidates'])}, chosen on validation", ""]
         rows = [[c["name"], f"{c['val_acc']:.4f}", f"{c['val_loss']:.4f}", c["chosen"]] for c in results["candidates"]]
-        lines += _table(["initial weights", "val accuracy", "val loss", "chosen in runs"], rows)
+        lines += markdown_table(["initial weights", "val accuracy", "val loss", "chosen in runs"], rows)
     return "\n".join(lines) + "\n"
 
 
@@ -87,7 +95,8 @@ def _class_row(results: dict[str, Any], name: str) -> list[Any]:
     return [marked, f"{score['mean']:.4f}", f"{score['sd']:.4f}" if score["sd"] is not None else ""]
 
 
-def _table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+def markdown_table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """The lines of a table, its columns aligned."""
     texts = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in texts) for column in range(len(header))]
     lines = [

@@ -13,6 +13,7 @@ from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import read_json, write_json, write_text
 from lim_gpu.finetune.folder import VERSION, RunFolder, predictions_path
 from lim_gpu.finetune.metrics import MAIN, Predictions, bootstrap, paired, scores, summary
+from lim_gpu.finetune.overlap import Overlaps, differences, overlaps
 from lim_gpu.finetune.report import NAMES, predictions_csv, results_markdown, save_roc, score_text
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.splits import Split
@@ -23,12 +24,15 @@ AVERAGES = ("f1_macro", "f1_micro", "f1_weighted")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run that is done: the records of its trainings, one a candidate, the number of the chosen one, its test."""
+    """A run that is done: the records of its trainings, one a candidate, the number of the chosen one, its test.
+
+    predictions: Predictions, of a segmentation Overlaps.
+    """
 
     split: Split
     trained: Sequence[dict[str, Any]]
     chosen: int
-    predictions: Predictions
+    predictions: Any
 
 
 def write_results(
@@ -95,13 +99,15 @@ def sizes(split: Split) -> dict[str, int]:
     return {"run": split.run, "seed": split.seed} | parts
 
 
-def predictions(record: dict[str, Any]) -> Predictions:
-    """Those that a run's test.json holds."""
+def predictions(record: dict[str, Any]) -> Any:
+    """Those that a run's test.json holds: Predictions, of a segmentation Overlaps."""
+    if "dice" in record:
+        return overlaps(record)
     places, groups, labels = (np.array(record[name], dtype=np.int64) for name in ("places", "groups", "labels"))
     return Predictions(places, groups, labels, np.array(record["probabilities"], dtype=np.float64))
 
 
-def read_finished(folder: Path) -> tuple[dict[str, Any], list[Predictions]]:
+def read_finished(folder: Path) -> tuple[dict[str, Any], list[Any]]:
     """config.json and the predictions of a finished fine-tuning. InputError when it is none."""
     if not (folder / "results.json").is_file() or not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no finished fine-tuning. Run lim-gpu finetune -o {folder} to its end")
@@ -126,27 +132,30 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     ):
         if own != other:
             raise UsageError(f"{first} and {second} differ in their {what}. Run both with the same")
+    about = {"first": str(first), "second": str(second), "seeds": config["seeds"]}
     classes = list(config["data"]["classes"])
     positive = classes.index(config["positive"]) if config["positive"] else 1
+    if isinstance(runs[0], Overlaps):
+        return about | differences(runs, others, config["seeds"][0])
     intervals = bootstrap(runs, positive, config["seeds"][0], minus=others)
     found, found_others = ([scores(run, classes, positive) for run in side] for side in (runs, others))
-    differences = {
+    return about | {
         name: paired([s[name] for s in found], [s[name] for s in found_others], intervals[name]) for name in MAIN
     }
-    return {"first": str(first), "second": str(second), "seeds": config["seeds"]} | differences
 
 
 def result_lines(results: dict[str, Any], output: Path, unchanged: bool) -> list[str]:
     """For people: where the results stand, and the main scores."""
     runs = len(results["runs"])
-    done = f"{', '.join(results['start'])}: {runs} run{'s' if runs > 1 else ''}, {results['f1_is']} -> {output}"
+    what = results.get("f1_is", "Dice and IoU of an image.")
+    done = f"{', '.join(results['start'])}: {runs} run{'s' if runs > 1 else ''}, {what} -> {output}"
     first = f"unchanged: {output}" if unchanged else done
-    return [first, *(f"{NAMES[name]:9s}{score_text(results[name])}" for name in MAIN)]
+    return [first, *(f"{NAMES[name]:9s}{score_text(results[name])}" for name in NAMES if name in results)]
 
 
 def positive_lines(request: Request, table: Table) -> list[str]:
     """Which class the scores are of, and that it was not chosen by the user."""
-    if len(table.classes) > 2:
+    if len(table.classes) != 2:
         return []
     place = request.positive_in(table)
     told = "" if request.positive is not None else f" (--positive {table.classes[1 - place]} for the other)"
@@ -156,4 +165,4 @@ def positive_lines(request: Request, table: Table) -> list[str]:
 def comparison_lines(compared: dict[str, Any]) -> list[str]:
     """For people: what `compare` found."""
     lines = [f"{compared['first']} less {compared['second']}, {len(compared['seeds'])} runs of the same seeds:"]
-    return lines + [f"{NAMES[name]:9s}{score_text(compared[name], '+.4f')}" for name in MAIN]
+    return lines + [f"{NAMES[name]:9s}{score_text(compared[name], '+.4f')}" for name in NAMES if name in compared]

@@ -14,11 +14,12 @@ import numpy as np
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
 from lim_gpu.files import locked, read_json, remove_stale, write_json
+from lim_gpu.finetune.data import read_data
 from lim_gpu.finetune.folder import RunFolder
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import compare, comparison_lines, positive_lines, read_finished, result_lines, sizes
-from lim_gpu.finetune.splits import make_splits
-from lim_gpu.labelled.table import Table, read_table
+from lim_gpu.finetune.splits import splits_of
+from lim_gpu.labelled.table import Table
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.weights.file import CheckpointFile
 
@@ -41,7 +42,7 @@ def finetune(
     if output.resolve().is_relative_to(request.data.resolve()):
         raise UsageError(f"{output}: is inside the data, which it would become a part of. Give another -o")
     check_gpu(device)
-    table = read_table(request.data, request.split)
+    table = read_data(request, reporter)
     request.positive_in(table)
     with ExitStack() as opened:
         files = [opened.enter_context(CheckpointFile(path, trust=request.trust)) for path in request.checkpoints]
@@ -62,8 +63,9 @@ def finetune(
 def _do(
     request: Request, table: Table, folder: RunFolder, files: list[CheckpointFile], device: str, reporter: Reporter
 ) -> None:
+    from lim_gpu.finetune.segment_work import Segmenter
     from lim_gpu.finetune.starts import read_starts
-    from lim_gpu.finetune.work import work
+    from lim_gpu.finetune.work import Worker, work
     from lim_gpu.weights.backbone import training_device
 
     place = training_device(device)
@@ -75,7 +77,7 @@ def _do(
     with locked(folder.path):
         remove_stale(folder.path)
         folder.clear()
-        work(request, table, folder, starts, place, reporter)
+        work(request, table, folder, starts, place, reporter, Segmenter if request.segments else Worker)
 
 
 def _outcome(request: Request, table: Table, folder: RunFolder, unchanged: bool, against: Path | None) -> Outcome:
@@ -94,7 +96,7 @@ def _outcome(request: Request, table: Table, folder: RunFolder, unchanged: bool,
 def _plan(request: Request, table: Table, output: Path, finished: bool) -> Outcome:
     """What would be done."""
     protocol, starts = request.protocol, request.starts()
-    splits = make_splits(table, request.runs, request.folds, request.seed, table.groups())
+    splits = splits_of(request, table, table.groups())
     counts = table.counts(np.arange(len(table)))
     batches = sum(math.ceil(len(split.train) / protocol.batch_size) for split in splits)
     steps = batches * protocol.epochs * len(starts)

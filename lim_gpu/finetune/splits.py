@@ -5,18 +5,21 @@ Stratified by class; images of one patient, and images with equal pixels, never 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.finetune.request import Request
 from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import Table
 
 VALIDATION_PARTS = 10  # one of ten parts of what is left for training chooses the epoch (the paper's 90/10)
 RANDOM_TEST_PARTS = 5  # one of five parts tests, where runs draw their own split
 DEFAULT_RUNS = 5
+ROUNDING = 1e-9  # a fraction of a whole number of patients is no patient more
 
 Places = NDArray[np.int64]
 
@@ -30,6 +33,17 @@ class Split:
     train: Places
     val: Places
     test: Places
+
+
+def splits_of(request: Request, table: Table, groups: Places) -> list[Split]:
+    """The splits that are asked for, each with the fraction of its training patients that is."""
+    splits = make_splits(table, request.runs, request.folds, request.seed, groups)
+    if request.fraction == 1:
+        return splits
+    parts = [take_fraction(table, split, request.fraction, groups) for split in splits]
+    for part in parts:
+        _check(table, part)
+    return parts
 
 
 def make_splits(table: Table, runs: int | None, folds: int | None, seed: int, groups: Places) -> list[Split]:
@@ -61,6 +75,23 @@ def make_splits(table: Table, runs: int | None, folds: int | None, seed: int, gr
     for split in splits:
         _check(table, split)
     return splits
+
+
+def take_fraction(table: Table, split: Split, fraction: float, groups: Places) -> Split:
+    """The split with a fraction of its training patients: of every kind of them so many, rounded up.
+
+    A patient's kind is the rarest class that he has. The order in which they are taken depends on the seed alone, so a
+    smaller fraction is a part of a larger one.
+    """
+    own = groups[split.train]
+    counts = np.bincount(table.labels[split.train], minlength=len(table.classes))
+    rarest = {int(g): min(table.labels[split.train[own == g]], key=lambda c: (counts[c], c)) for g in np.unique(own)}
+    order = np.random.default_rng(split.seed).permutation(np.array(sorted(rarest), dtype=np.int64)).tolist()
+    taken: list[int] = []
+    for kind in sorted(set(rarest.values())):
+        alike = [group for group in order if rarest[group] == kind]
+        taken += alike[: math.ceil(fraction * len(alike) - ROUNDING)]
+    return replace(split, train=split.train[np.isin(own, taken)])
 
 
 def _around(table: Table, groups: Places, test: Places, run: int, seed: int) -> Split:

@@ -14,11 +14,14 @@ from torch import Tensor
 from lim_gpu.errors import InputError
 from lim_gpu.finetune.request import INITS, Request
 from lim_gpu.finetune.training import Classifier
+from lim_gpu.finetune.unet import UNet
 from lim_gpu.labelled.images import Normalisation
 from lim_gpu.progress import Reporter
 from lim_gpu.weights.backbone import features
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import IMAGENET, find_backbone, per_channel
+from lim_gpu.weights.names import is_timm
+from lim_gpu.weights.timm_models import timm_normalisation, timm_state
 
 DEFAULT_BACKBONE = "resnet50"
 
@@ -45,6 +48,15 @@ class Start:
             network.encoder.load_state_dict(self.state, strict=True)
         return network
 
+    def unet(self, seed: int) -> UNet:
+        """The U-Net before its first step; starts of equal backbone and seed have equal decoders."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            whole = UNet(self.backbone, self.channels, self.imagenet)
+        if self.state is not None:
+            whole.encoder.load_state_dict(self.state, strict=True)
+        return whole
+
 
 def read_starts(request: Request, files: Sequence[CheckpointFile], reporter: Reporter) -> list[Start]:
     """Every candidate's initial weights, read and checked; `files` are the request's checkpoints, closed hereafter."""
@@ -53,17 +65,39 @@ def read_starts(request: Request, files: Sequence[CheckpointFile], reporter: Rep
     name = request.backbone or DEFAULT_BACKBONE
     features(name)  # is it known?
     if request.init == "imagenet":
-        return [Start("imagenet", name, 3, imagenet=True, normalisation=Normalisation(*IMAGENET))]
+        constants = timm_normalisation(name) if is_timm(name) else IMAGENET
+        return [Start("imagenet", name, 3, imagenet=True, normalisation=Normalisation(*constants))]
     return [Start(INITS[0], name, 3)]
 
 
 def _of_checkpoint(file: CheckpointFile, expected: str | None, reporter: Reporter) -> Start:
     with file:
-        backbone = find_backbone(file, file.read(), expected)
+        content = file.read()
+        name = expected or _own_name(content)
+        if is_timm(name):
+            return _of_timm(file.path, content, name, reporter)
+        backbone = find_backbone(file, content, expected)
     normalisation = _stated_normalisation(file.path, backbone.preprocess, backbone.channels)
     count = len(backbone.state)
     reporter.note(f"{file.path} ({backbone.source}): {backbone.name}, {count} of {count} tensors")
     return Start(str(file.path), backbone.name, backbone.channels, backbone.state, False, normalisation)
+
+
+def _own_name(content: dict[str, Any]) -> str:
+    """The backbone that a checkpoint of ours says it has, "" of others."""
+    own = content.get("lim_gpu")
+    return str(own.get("backbone", "")) if isinstance(own, dict) else ""
+
+
+def _of_timm(path: Path, content: dict[str, Any], name: str, reporter: Reporter) -> Start:
+    state, channels, prefix = timm_state(path, content, name)
+    own = content.get("lim_gpu")
+    prepared = own.get("preprocess") if isinstance(own, dict) else None
+    mean, std = timm_normalisation(name)
+    constants = Normalisation(per_channel(mean, channels), per_channel(std, channels))
+    normalisation = _stated_normalisation(path, prepared, channels) if prepared else constants
+    reporter.note(f"{path} (timm, {prefix!r}): {name}, {len(state)} of {len(state)} tensors")
+    return Start(str(path), name, channels, state, False, normalisation)
 
 
 def _stated_normalisation(path: Path, prepared: dict[str, Any], channels: int) -> Normalisation:

@@ -18,8 +18,9 @@ from lim_gpu.augment import flip
 from lim_gpu.errors import LimGpuError
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
+from lim_gpu.finetune.threshold import auc
 from lim_gpu.labelled.images import Images, Normalisation, batches, network_input
-from lim_gpu.weights.backbone import features, resnet
+from lim_gpu.weights.backbone import features, network
 
 EVALUATED = 256  # images at a time where nothing is learnt
 
@@ -29,7 +30,7 @@ class Classifier(torch.nn.Module):
 
     def __init__(self, backbone: str, channels: int, classes: int, pretrained: bool = False) -> None:
         super().__init__()
-        self.encoder = resnet(backbone, channels, pretrained=pretrained)
+        self.encoder = network(backbone, channels, pretrained=pretrained)
         self.head = torch.nn.Linear(features(backbone), classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -39,11 +40,10 @@ class Classifier(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """The best epoch (0-based) of a run, its validation accuracy and loss, its state (CPU), all epochs' records."""
+    """The best epoch (0-based) of a run, its validation scores by name, its state (CPU), all epochs' records."""
 
     epoch: int
-    accuracy: float
-    loss: float
+    scores: dict[str, float]
     state: dict[str, Tensor]
     history: list[dict[str, Any]]
 
@@ -56,28 +56,45 @@ def train(
     protocol: Protocol,
     normalisation: Normalisation,
     after_epoch: Callable[[int], None] = lambda _count: None,
+    positive: int | None = None,
 ) -> Trained:
     """Fine-tune `network` on split.train; the epoch of the highest accuracy on split.val counts, ties the earlier.
 
+    positive: the highest AUC counts, of this class where there are two, else the mean of each against the rest.
     labels: (n,) int64 on the device of the images. Raises LimGpuError when the loss is not finite.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay)
     best: Trained | None = None
     history: list[dict[str, Any]] = []
-    with _repeatable():
+    with repeatable():
         for epoch in range(protocol.epochs):
             loss = _train_epoch(network, optimizer, images, labels, split, protocol, normalisation, epoch)
-            accuracy, val_loss = _validate(network, images, labels, split.val, protocol, normalisation)
-            if not (math.isfinite(loss) and math.isfinite(val_loss)):
-                raise LimGpuError(f"run {split.run}: the loss is not finite in epoch {epoch}. Give a lower --lr")
-            phase = {"phase": "head" if protocol.head_only(epoch) else "all", "lr": protocol.learning_rate(epoch)}
-            history.append({"epoch": epoch} | phase | {"loss": loss, "val_loss": val_loss, "val_acc": accuracy})
-            if best is None or accuracy > best.accuracy:
-                state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
-                best = Trained(epoch, accuracy, val_loss, state, history)
+            scores = _validate(network, images, labels, split.val, protocol, normalisation, positive)
+            check_finite(split, epoch, loss, scores["val_loss"])
+            history.append(epoch_record(protocol, epoch, loss) | scores)
+            decisive = "val_acc" if positive is None else "val_auc"
+            if best is None or scores[decisive] > best.scores[decisive]:
+                best = Trained(epoch, scores, state_of(network), history)
             after_epoch(1)
     assert best is not None  # epochs is at least 1
     return best
+
+
+def check_finite(split: Split, epoch: int, *losses: float) -> None:
+    """Raise LimGpuError for a loss that is not finite."""
+    if not all(map(math.isfinite, losses)):
+        raise LimGpuError(f"run {split.run}: the loss is not finite in epoch {epoch}. Give a lower --lr")
+
+
+def epoch_record(protocol: Protocol, epoch: int, loss: float) -> dict[str, Any]:
+    """What is recorded of an epoch beside its validation scores."""
+    phase = "head" if protocol.head_only(epoch) else "all"
+    return {"epoch": epoch, "phase": phase, "lr": protocol.learning_rate(epoch), "loss": loss}
+
+
+def state_of(network: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the state on the CPU."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
 def _train_epoch(
@@ -91,9 +108,7 @@ def _train_epoch(
     epoch: int,
 ) -> float:
     """The mean loss over the batches of split.train, in an order that depends on the seed and the epoch alone."""
-    _begin_epoch(network, optimizer, protocol, epoch)
-    generator = torch.Generator().manual_seed(_epoch_seed(split.seed, epoch))
-    order = split.train[torch.randperm(len(split.train), generator=generator).numpy()]
+    order, generator = begin_epoch(network, optimizer, protocol, epoch, split)
     losses = []
     for places in batches(order, protocol.batch_size):
         chosen = places.to(images.pixels.device)
@@ -107,10 +122,14 @@ def _train_epoch(
     return float(torch.stack(losses).mean())
 
 
-def _begin_epoch(network: Classifier, optimizer: torch.optim.Optimizer, protocol: Protocol, epoch: int) -> None:
-    """What trains in this epoch, at which rate, and how batch norm behaves.
+def begin_epoch(
+    network: Any, optimizer: torch.optim.Optimizer, protocol: Protocol, epoch: int, split: Split
+) -> tuple[NDArray[np.int64], torch.Generator]:
+    """Set what trains in this epoch, at which rate, and how batch norm behaves; the order of images, and the generator
+    of all that is random.
 
-    A parameter without a gradient is skipped by Adam, its weight decay included: so one optimizer serves both phases.
+    network: one whose backbone is `encoder`. A parameter without a gradient is skipped by Adam, its weight decay
+    included: so one optimizer serves both phases.
     """
     network.train()
     alone = protocol.head_only(epoch)
@@ -124,6 +143,8 @@ def _begin_epoch(network: Classifier, optimizer: torch.optim.Optimizer, protocol
         for module in network.encoder.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.requires_grad_(True)
+    generator = torch.Generator().manual_seed(_epoch_seed(split.seed, epoch))
+    return split.train[torch.randperm(len(split.train), generator=generator).numpy()], generator
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
@@ -131,7 +152,7 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 
 @contextlib.contextmanager
-def _repeatable() -> Iterator[None]:
+def repeatable() -> Iterator[None]:
     """cuDNN's algorithms that give the same bits for the same seed."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
@@ -142,9 +163,16 @@ def _repeatable() -> Iterator[None]:
 
 
 def logits(
-    network: Classifier, images: Images, places: NDArray[np.int64], protocol: Protocol, normalisation: Normalisation
+    network: torch.nn.Module,
+    images: Images,
+    places: NDArray[np.int64],
+    protocol: Protocol,
+    normalisation: Normalisation,
 ) -> Tensor:
-    """(len(places), classes) float32 on the device of the images, batch norm with its running statistics."""
+    """(len(places), classes), of a U-Net (len(places), 1, H, W), float32 on the device of the images.
+
+    Batch norm with its running statistics.
+    """
     network.eval()
     with torch.no_grad():
         return torch.cat(
@@ -166,8 +194,13 @@ def _validate(
     places: NDArray[np.int64],
     protocol: Protocol,
     normalisation: Normalisation,
-) -> tuple[float, float]:
-    """Accuracy and mean cross entropy on `places`."""
+    positive: int | None,
+) -> dict[str, float]:
+    """Accuracy and mean cross entropy on `places`, and the AUC where a positive class is given."""
     outputs = logits(network, images, places, protocol, normalisation)
     true = labels[torch.as_tensor(places, device=labels.device)]
-    return float((outputs.argmax(dim=1) == true).double().mean()), float(cross_entropy(outputs, true))
+    accuracy = float((outputs.argmax(dim=1) == true).double().mean())
+    found = {"val_loss": float(cross_entropy(outputs, true)), "val_acc": accuracy}
+    if positive is None:
+        return found
+    return found | {"val_auc": auc(torch.softmax(outputs.double(), dim=1).cpu().numpy(), true.cpu().numpy(), positive)}

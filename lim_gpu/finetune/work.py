@@ -17,18 +17,22 @@ import lim_gpu
 from lim_gpu.errors import LimGpuError
 from lim_gpu.files import replacing, write_json
 from lim_gpu.finetune import training
+from lim_gpu.finetune.data import load_data
 from lim_gpu.finetune.folder import RunFolder, predictions_path
 from lim_gpu.finetune.metrics import Predictions
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import Run, predictions, write_results
-from lim_gpu.finetune.splits import Split, make_splits
+from lim_gpu.finetune.splits import Split, splits_of
 from lim_gpu.finetune.starts import Start
-from lim_gpu.labelled.images import Images, Normalisation, load_images
+from lim_gpu.labelled.images import Images, Normalisation
 from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import Table
 from lim_gpu.progress import Reporter
 from lim_gpu.weights import load as weights
 from lim_gpu.weights.file import CheckpointFile
+
+DECISIVE = {"accuracy": "val_acc", "auc": "val_auc", "segmentation": "val_dice"}
+SCORES = {"val_acc": "accuracy", "val_auc": "AUC", "val_dice": "Dice"}
 
 
 def work(
@@ -38,19 +42,23 @@ def work(
     starts: Sequence[Start],
     place: torch.device,
     reporter: Reporter,
+    kind: type[Worker],
 ) -> None:
-    """Train what is not trained yet, choose, test once, write the results. starts: the candidates' initial weights."""
-    images = load_images(table, request.protocol.size, request.protocol.resize, reporter)
+    """Train what is not trained yet, choose, test once, write the results.
+
+    starts: the candidates' initial weights; kind: what trains and tests.
+    """
+    images = load_data(request, table, reporter)
     groups = table.groups(images.digests)
-    splits = make_splits(table, request.runs, request.folds, request.seed, groups)
+    splits = splits_of(request, table, groups)
     _warn_of_twins(table, groups, reporter)
     folder.write_config(_about(request, table, splits, starts, str(place)))
-    worker = Worker(request, table, folder, starts, images.to(place), groups, reporter)
+    worker = kind(request, table, folder, starts, images.to(place), groups, reporter)
     trained = [[worker.train(split, number) for number in range(len(starts))] for split in splits]
-    chosen = choose(trained, one_for_all=table.split is not None)
+    chosen = choose(trained, one_for_all=table.split is not None, by=decisive(request))
     tests = [worker.test(split, number) for split, number in zip(splits, chosen, strict=True)]
     runs = [Run(*parts) for parts in zip(splits, trained, chosen, tests, strict=True)]
-    write_results(folder, request, table, [start.name for start in starts], runs)
+    worker.write(runs)
     for run in runs:
         for other in set(range(len(starts))) - {run.chosen}:
             folder.drop_checkpoint(run.split.run, other)
@@ -82,17 +90,20 @@ def _about(
     }
 
 
-def choose(trained: Sequence[Sequence[dict[str, Any]]], one_for_all: bool) -> list[int]:
-    """The candidate of every run, by validation accuracy, then the lower validation loss, then the order given.
+def decisive(request: Request) -> str:
+    """The validation score by which epochs and candidates are chosen."""
+    return DECISIVE[request.task if request.segments else request.choose]
+
+
+def choose(trained: Sequence[Sequence[dict[str, Any]]], one_for_all: bool, by: str = "val_acc") -> list[int]:
+    """The candidate of every run, by a validation score, then the lower validation loss, then the order given.
 
     With a fixed test part one for all runs, by the mean; where test parts differ each run its own, because the
     validation images of one run are test images of another.
     """
     chosen = []
     for runs in [trained] if one_for_all else [[run] for run in trained]:
-        accuracy, loss = (
-            np.array([[c[key] for c in run] for run in runs]).mean(axis=0) for key in ("val_acc", "val_loss")
-        )
+        accuracy, loss = (np.array([[c[key] for c in run] for run in runs]).mean(axis=0) for key in (by, "val_loss"))
         best = int(np.lexsort((loss, -accuracy.round(9)))[0])
         chosen += [best] * len(runs)
     return chosen
@@ -119,10 +130,11 @@ class Worker:
         start, normalisation = self.starts[candidate], self._normalisation(candidate, split)
         found = self._trained(split, start, normalisation)
         self._save(found, split, candidate, normalisation)
-        values: dict[str, Any] = {"epoch": found.epoch, "val_acc": found.accuracy, "val_loss": found.loss}
+        values: dict[str, Any] = {"epoch": found.epoch} | found.scores
         values |= {"normalisation": normalisation.describe(), "history": found.history}
         record = self.folder.write_part(path, values)
-        best = f"best epoch {found.epoch}, validation accuracy {found.accuracy:.4f}"
+        score = decisive(self.request)
+        best = f"best epoch {found.epoch}, validation {SCORES[score]} {found.scores[score]:.4f}"
         self.reporter.note(f"run {split.run}, seed {split.seed}, {start.name}: {best}")
         return record
 
@@ -130,9 +142,10 @@ class Worker:
         protocol, place = self.request.protocol, self.images.pixels.device
         labels = torch.as_tensor(self.table.labels, device=place)
         network = start.network(len(self.table.classes), split.seed).to(place)
+        positive = self.request.positive_in(self.table) if self.request.choose == "auc" else None
         with self.reporter.track(f"run {split.run}, {Path(start.name).name}", protocol.epochs, "epochs") as advance:
             try:
-                return training.train(network, self.images, labels, split, protocol, normalisation, advance)
+                return training.train(network, self.images, labels, split, protocol, normalisation, advance, positive)
             except torch.OutOfMemoryError:
                 step = f"a step of {protocol.batch_size} images does not fit in its memory"
                 raise LimGpuError(f"{place}: {step}. Give a smaller --batch-size or --size") from None
@@ -160,7 +173,9 @@ class Worker:
         """What a checkpoint says of itself."""
         protocol = self.request.protocol
         resize = "area" if protocol.resize == "area" else "bilinear, antialiased"
-        how: dict[str, Any] = {"size": protocol.size, "intensity": None, "resize": resize}
+        intensity = self.request.intensity.describe() if self.request.labels is not None else None
+        how: dict[str, Any] = {"size": protocol.size, "intensity": intensity, "resize": resize}
+        how |= {"context": self.request.context} if self.request.context else {}
         return {
             "format": weights.FORMAT,
             "version": weights.VERSION,
@@ -198,3 +213,7 @@ class Worker:
         outputs = training.logits(network, self.images, split.test, self.request.protocol, normalisation)
         found: list[list[float]] = torch.softmax(outputs.double(), dim=1).tolist()
         return found
+
+    def write(self, runs: Sequence[Run]) -> None:
+        """Write what was found."""
+        write_results(self.folder, self.request, self.table, [start.name for start in self.starts], runs)

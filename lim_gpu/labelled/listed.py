@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lim_gpu.errors import InputError, unreadable
@@ -13,7 +13,15 @@ LISTS = ("split.csv", "labels.csv")  # that a folder may hold, the first one tha
 
 
 def read_list(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file, one or more, by column; "" where a line ends early.
+    """The rows of a CSV file, one or more, as `rows_of` gives them. InputError for none."""
+    rows = list(rows_of(path, columns))
+    if not rows:
+        raise InputError(f"{path}: lists no picture. Add a line for each")
+    return rows
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file, one after the other, by column; "" where a line ends early.
 
     columns  what every row must fill
 
@@ -27,18 +35,20 @@ def read_list(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             file.seek(0)
             reader = csv.DictReader(file, restval="", strict=True, skipinitialspace=spaced)
             named = reader.fieldnames = columns_of(reader.fieldnames or [])
-            rows = list(reader)
+            if absent := [column for column in columns if column not in named]:
+                must = f"The first line must be {','.join(columns)}"
+                raise InputError(f"{path}: has no column {', '.join(absent)}. {must}")
+            for line, row in enumerate(reader, start=2):
+                _check(path, line, row, columns)
+                yield row
     except OSError as error:
         raise unreadable(path, error) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    if absent := [column for column in columns if column not in named]:
-        raise InputError(f"{path}: has no column {', '.join(absent)}. The first line must be {','.join(columns)}")
-    if not rows:
-        raise InputError(f"{path}: lists no picture. Add a line for each")
-    for line, row in enumerate(rows, start=2):
-        if None in row:
-            raise InputError(f"{path}: line {line} has too many columns. Quote what holds a comma")
-        if empty := [column for column in columns if not row[column]]:
-            raise InputError(f"{path}: line {line} has no {empty[0]}. Complete it")
-    return rows
+
+
+def _check(path: Path, line: int, row: dict[str, str], columns: Sequence[str]) -> None:
+    if None in row:
+        raise InputError(f"{path}: line {line} has too many columns. Quote what holds a comma")
+    if empty := [column for column in columns if not row[column]]:
+        raise InputError(f"{path}: line {line} has no {empty[0]}. Complete it")

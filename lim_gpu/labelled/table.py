@@ -18,13 +18,16 @@ from lim_gpu.labelled.listed import LISTS, read_list
 from lim_gpu.labelled.parts import PARTS, folder_parts, part_of, patient_column, pictures_below, visible_folders
 from lim_gpu.natural import natural_key
 
+ONE_CLASS = "image"  # of which all images are that have masks
+
 
 @dataclass(frozen=True)
 class Table:
     """The n images of `path` in their order.
 
     files: (n) names relative to the folder, or "part/index" within an .npz; labels: (n,) places in `classes`; patients:
-    (n) or None where the data name none; split: (n,) places in `PARTS`, or None where the data fix no split.
+    (n) or None where the data name none; split: (n,) places in `PARTS`, or None where the data fix no split; masks: (n)
+    names of their masks where those are what is known of the images, which then are of one class.
     """
 
     path: Path
@@ -33,6 +36,7 @@ class Table:
     classes: tuple[str, ...]
     patients: tuple[str, ...] | None = None
     split: NDArray[np.int64] | None = None
+    masks: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -54,7 +58,18 @@ class Table:
     def fingerprint(self) -> str:
         """Changes with any image, label, patient or part; with nothing else."""
         split = None if self.split is None else self.split.tolist()
-        return fingerprint([self.files, self.digests, self.labels.tolist(), self.classes, self.patients, split])
+        about = [self.files, self.digests, self.labels.tolist(), self.classes, self.patients, split]
+        return fingerprint(about if self.masks is None else [*about, self.mask_digests()])
+
+    def mask_path(self, place: int) -> Path | None:
+        """The file of the mask of an image, None where nothing is on it."""
+        name = (self.masks or ())[place]
+        return self.path / name if name else None
+
+    def mask_digests(self) -> list[str]:
+        """SHA-256 of every mask's file, "" without one."""
+        paths = [self.mask_path(place) for place in range(len(self))]
+        return [file_sha256(path) if path else "" for path in paths]
 
     def groups(self, pixels: Sequence[str] | None = None) -> NDArray[np.int64]:
         """(n,) what must not be torn apart: images of one patient, and images that are equal, have one number.
@@ -76,12 +91,14 @@ class Table:
         return {name: int(number) for name, number in zip(self.classes, numbers, strict=True)}
 
 
-def read_table(path: Path, split: Path | None = None) -> Table:
+def read_table(path: Path, split: Path | None = None, *, masks: bool = False) -> Table:
     """Read DATA: a folder with split.csv or labels.csv, a folder per class, or a MedMNIST .npz.
 
-    split: a list file,label,split in place of the folder's own, its paths relative to `path`. Raises InputError, in one
-    line, for what is missing, contradictory or unknown.
+    split: a list file,label,split in place of the folder's own, its paths relative to `path`. masks: lists have mask in
+    place of label. Raises InputError, in one line, for what is missing, contradictory or unknown.
     """
+    if masks and not any((path / name).is_file() for name in LISTS) and split is None:
+        raise InputError(f"{path}: has no list of masks. Add labels.csv with file,mask")
     if path.suffix == ".npz":
         if split is not None:
             raise InputError(f"{split}: {path} holds its own split. Give a folder, or no --split")
@@ -91,24 +108,31 @@ def read_table(path: Path, split: Path | None = None) -> Table:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder. Give a folder with split.csv or labels.csv, or a MedMNIST .npz")
     if split is not None:
-        return _read_csv(path, split, divided=True)
+        return _read_csv(path, split, True, masks)
     for name in LISTS:
         if (path / name).is_file():
-            return _read_csv(path, path / name, divided=name == "split.csv")
+            return _read_csv(path, path / name, name == "split.csv", masks)
     return _read_folders(path)
 
 
-def _assemble(
-    path: Path, files: list[str], labels: list[str], patients: list[str] | None, parts: list[str] | None
+def assemble(
+    path: Path,
+    files: list[str],
+    labels: list[str],
+    patients: list[str] | None,
+    parts: list[str] | None,
+    masks: list[str] | None = None,
 ) -> Table:
+    """A table of all these, its split checked. InputError for fewer than two classes where no masks are given."""
     classes = tuple(sorted(set(labels), key=natural_key))
-    if len(classes) < 2:
+    if len(classes) < 2 and not (masks and classes):
         raise InputError(
             f"{path}: {'one class only: ' + classes[0] if classes else 'no images'}. Give two or more classes"
         )
     split = None if parts is None else np.array([PARTS.index(part) for part in parts], dtype=np.int64)
     places = np.array([classes.index(label) for label in labels], dtype=np.int64)
-    table = Table(path, tuple(files), places, classes, tuple(patients) if patients is not None else None, split)
+    of_patients, of_masks = (None if names is None else tuple(names) for names in (patients, masks))
+    table = Table(path, tuple(files), places, classes, of_patients, split, of_masks)
     if split is not None:
         _check_split(table, split)
     return table
@@ -129,8 +153,9 @@ def _check_split(table: Table, split: NDArray[np.int64]) -> None:
             raise InputError(f"{table.path}: patient {patient} stands in {where}. Put each patient into one part")
 
 
-def _read_csv(folder: Path, path: Path, divided: bool) -> Table:
-    rows = read_list(path, ("file", "label", "split") if divided else ("file", "label"))
+def _read_csv(folder: Path, path: Path, divided: bool, masks: bool) -> Table:
+    target = "mask" if masks else "label"
+    rows = read_list(path, ("file", target, "split") if divided else ("file", target))
     divided = "split" in rows[0]
     patient = patient_column(rows[0])
     lines: dict[str, int] = {}
@@ -144,10 +169,12 @@ def _read_csv(folder: Path, path: Path, divided: bool) -> Table:
         if not (folder / row["file"]).is_file():
             where = f"{folder}, to which paths are relative"
             raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}")
-    labels = [row["label"] for row in rows]
+        if masks and not (folder / row["mask"]).is_file():
+            raise InputError(f"{path}: line {line}: there is no mask {row['mask']} in {folder}")
+    labels = [ONE_CLASS if masks else row["label"] for row in rows]
     patients = [row[patient] for row in rows] if patient else None
     parts = [part_of(row["split"]) or "" for row in rows] if divided else None
-    return _assemble(folder, list(lines), labels, patients, parts)
+    return assemble(folder, list(lines), labels, patients, parts, [row["mask"] for row in rows] if masks else None)
 
 
 def _read_folders(folder: Path) -> Table:
@@ -166,7 +193,7 @@ def _read_folders(folder: Path) -> Table:
                 files.append(str(path.relative_to(folder)))
                 labels.append(label)
                 parts.append(split.get(part, ""))
-    return _assemble(folder, files, labels, None, parts if split else None)
+    return assemble(folder, files, labels, None, parts if split else None)
 
 
 def open_npz(path: Path) -> Any:
@@ -201,7 +228,7 @@ def _read_npz(path: Path) -> Table:
             files += [f"{part}/{place}" for place in range(len(values))]
             labels += [str(int(value)) for value in values.ravel()]
             parts += [part] * len(values)
-    return _assemble(path, files, labels, None, parts)
+    return assemble(path, files, labels, None, parts)
 
 
 def _cause(error: Exception) -> str:

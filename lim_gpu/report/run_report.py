@@ -14,6 +14,7 @@ from lim_gpu.report import figures
 from lim_gpu.report.page import file_uri, svg_text, write_page
 
 PRETRAINING = "lim-gpu-pretraining"
+PICTURES = {"ROC": "roc.png", "outlines of the truth (green) and the prediction (red)": "overlays.png"}
 POINTS = 600  # of a curve
 
 
@@ -76,8 +77,8 @@ def _thinned(points: list[tuple[int, float]]) -> tuple[np.ndarray[Any, Any], np.
 def _scores(folder: Path) -> dict[str, Any]:
     results = read_json(folder / "results.json")
     rows = []
-    for name in ("auc", "f1", "acc"):
-        score = results[name]
-        rows.append((name.upper(), score["mean"], score["sd"], score["runs"]))
-    roc = folder / "roc.png"
-    return {"name": str(folder.name), "rows": rows, "roc": file_uri(roc) if roc.is_file() else None}
+    for name in ("auc", "f1", "acc", "dice", "iou"):
+        if score := results.get(name):
+            rows.append((name.upper(), score["mean"], score["sd"], score["runs"]))
+    pictures = [(what, folder / file) for what, file in PICTURES.items() if (folder / file).is_file()]
+    return {"name": str(folder.name), "rows": rows, "pictures": [(what, file_uri(path)) for what, path in pictures]}

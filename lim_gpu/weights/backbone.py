@@ -8,7 +8,8 @@ import torch
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError, unknown
-from lim_gpu.weights.names import RESNETS
+from lim_gpu.weights.names import RESNETS, is_timm
+from lim_gpu.weights.timm_models import timm_features, timm_network
 
 
 def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
@@ -31,8 +32,17 @@ def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = Fals
     return model
 
 
+def network(name: str, channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
+    """The backbone of a name: `resnet`'s, or with "timm:NAME" timm's without its last layer. Raises as `resnet`."""
+    if is_timm(name):
+        return timm_network(name, channels, pretrained=pretrained)
+    return resnet(name, channels, pretrained=pretrained)
+
+
 def features(name: str) -> int:
-    """Length of the feature vector: 512 for resnet18 and resnet34, 2048 for the others. Raises as `resnet`."""
+    """Length of the feature vector: 512 for resnet18 and resnet34, 2048 for torchvision's others. As `network`."""
+    if is_timm(name):
+        return timm_features(name)
     with torch.device("meta"):
         return int(_torchvision(name).fc.in_features)
 

@@ -1,4 +1,4 @@
-"""The backbones by name, without torch: torchvision's ResNets, wide ResNets and ResNeXts."""
+"""The backbones by name, without torch: torchvision's ResNets, wide ResNets and ResNeXts; and timm's after a prefix."""
 
 from __future__ import annotations
 
@@ -6,3 +6,9 @@ RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
+TIMM = "timm:"  # before a name of timm
+
+
+def is_timm(name: str) -> bool:
+    """Whether a name is one of timm's."""
+    return name.startswith(TIMM)

@@ -92,7 +92,7 @@ def test_the_best_epoch_by_validation_counts_and_ties_keep_the_earlier(data):
     assert trained.epoch == int(np.argmax(accuracies))
     network.load_state_dict(trained.state)
     outputs = logits(network, data[0], SPLIT.val, QUICK, NORMAL)
-    assert float((outputs.argmax(1) == data[1][SPLIT.val]).double().mean()) == trained.accuracy
+    assert float((outputs.argmax(1) == data[1][SPLIT.val]).double().mean()) == trained.scores["val_acc"]
 
 
 def test_logits_do_not_depend_on_the_company_an_image_keeps(data):

@@ -1,0 +1,82 @@
+"""AUC, and the operating point of two classes: Youden's threshold, chosen on validation, and what it gives on the test.
+
+Youden 1950: the threshold at which sensitivity + specificity - 1 is highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RATES = ("sensitivity", "specificity")
+
+
+def auc(probabilities: Floats, labels: NDArray[np.int64], positive: int) -> float:
+    """Area under the ROC curve of (n, classes): of the positive class of two, else the mean of each against the rest.
+
+    0.5, as of chance, where a class is absent.
+    """
+    number = probabilities.shape[1]
+    chosen = [positive] if number == 2 else range(number)
+    return float(np.mean([_auc(probabilities[:, c], labels == c) for c in chosen]))
+
+
+def _auc(score: Floats, is_positive: NDArray[np.bool_]) -> float:
+    """Mann-Whitney's: by the ranks of the positives, ties at their mean."""
+    from scipy.stats import rankdata
+
+    up, down = int(is_positive.sum()), int((~is_positive).sum())
+    if not up or not down:
+        return 0.5
+    return float((rankdata(score)[is_positive].sum() - up * (up + 1) / 2) / (up * down))
+
+
+def youden(score: Floats, is_positive: NDArray[np.bool_]) -> float:
+    """The score from which on an image is called positive; of equally good ones the highest.
+
+    0.5 where a class is absent, for then every threshold is as good.
+    """
+    if is_positive.all() or not is_positive.any():
+        return 0.5
+    levels = np.unique(score)[::-1]
+    called = score[:, None] >= levels
+    gained = called[is_positive].mean(axis=0) - called[~is_positive].mean(axis=0)
+    return float(levels[np.argmax(gained)])
+
+
+def rates(score: Floats, is_positive: NDArray[np.bool_], threshold: float) -> dict[str, float]:
+    """Sensitivity and specificity of calling positive from `threshold` on; both classes must be there."""
+    called = score >= threshold
+    return {"sensitivity": float(called[is_positive].mean()), "specificity": float((~called)[~is_positive].mean())}
+
+
+def rates_interval(
+    runs: Sequence[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]], seed: int, resamples: int = 2000
+) -> dict[str, list[float] | None]:
+    """95 % percentile intervals of both rates, meant over runs.
+
+    runs: of each the groups (n,) of its images, which are positive, and which are called so. Groups, and runs, are
+    drawn with replacement, as `metrics.bootstrap` draws them.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.unique(np.concatenate([groups for groups, _, _ in runs]))
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    of_runs = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples) / len(runs)
+    totals: dict[str, Any] = dict.fromkeys(RATES, 0.0)
+    for place, (groups, positive, called) in enumerate(runs):
+        weights = drawn[:, np.searchsorted(names, groups)]
+        sides = {"sensitivity": (positive, called), "specificity": (~positive, ~called)}
+        for name, (side, right) in sides.items():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rate = (weights * (side & right)).sum(axis=1) / (weights * side).sum(axis=1)
+            totals[name] = totals[name] + np.where(of_runs[:, place] > 0, of_runs[:, place] * rate, 0)
+    return {name: _interval(values) for name, values in totals.items()}
+
+
+def _interval(values: Floats) -> list[float] | None:
+    finite = values[np.isfinite(values)]
+    return [float(v) for v in np.quantile(finite, (0.025, 0.975))] if len(finite) else None
