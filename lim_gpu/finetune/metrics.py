@@ -118,14 +118,14 @@ def bootstrap(
         drawn.append(found(of_groups[:, group].astype(np.float64)))
     observed, low = found(np.ones((1, len(places)))), 0.0 if minus is None else -1.0
     return {
-        name: _interval(
+        name: student_interval(
             observed[name][:, 0], np.concatenate([part[name] for part in drawn], axis=1).mean(axis=0), len(names), low
         )
         for name in MAIN
     }
 
 
-def _interval(runs: Floats, resampled: Floats, groups: int, low: float) -> list[float] | None:
+def student_interval(runs: Floats, resampled: Floats, groups: int, low: float) -> list[float] | None:
     """Student's 95 % interval of the mean of `runs`, of which `resampled` are other draws of the groups, in low..1.
 
     The degrees of freedom of a sum of two variances are Satterthwaite's (1946): of two runs that

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from lim_gpu.finetune.metrics import Predictions, _interval, bootstrap, paired, scores, summary, weighted_scores
+from lim_gpu.finetune.metrics import Predictions, bootstrap, paired, scores, student_interval, summary, weighted_scores
 
 
 def drawn(classes, n=120, seed=0, skill=0.4):
@@ -90,7 +90,7 @@ def test_an_interval_of_five_runs_covers_what_it_says(of_runs):
         image = rng.normal(0, 0.01, groups)
         run = image.mean() + rng.normal(0, of_runs * 0.01 / np.sqrt(groups), 5)
         drawn = image.mean() + rng.normal(0, image.std() / np.sqrt(groups), 200)  # as means of resamples come out
-        low, high = _interval(run + 0.5, drawn + 0.5, groups, 0.0)
+        low, high = student_interval(run + 0.5, drawn + 0.5, groups, 0.0)
         held += low < 0.5 < high
     assert 0.93 < held / experiments < 0.995
 
@@ -112,10 +112,10 @@ def test_five_runs_that_differ_are_covered_from_their_predictions():
 
 
 def test_limits_stay_within_what_a_score_can_be():
-    assert _interval(np.array([0.99, 0.999, 1.0]), np.array([0.99, 1.0]), 9, 0.0)[1] == 1
-    low, high = _interval(np.array([-0.9, 0.9]), np.array([-0.1, 0.1]), 9, -1.0)
+    assert student_interval(np.array([0.99, 0.999, 1.0]), np.array([0.99, 1.0]), 9, 0.0)[1] == 1
+    low, high = student_interval(np.array([-0.9, 0.9]), np.array([-0.1, 0.1]), 9, -1.0)
     assert (low, high) == (-1, 1)
-    assert _interval(np.array([0.5]), np.array([0.5, 0.5]), 1, 0.0) is None  # one run, one patient
+    assert student_interval(np.array([0.5]), np.array([0.5, 0.5]), 1, 0.0) is None  # one run, one patient
 
 
 def test_images_of_one_patient_are_drawn_together():
