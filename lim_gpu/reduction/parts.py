@@ -82,6 +82,11 @@ class UnitResult:
         return result
 
 
+def parts_folder(csv_path: Path) -> Path:
+    """Where the results of single units stand, beside their selection."""
+    return csv_path.with_suffix(".parts")
+
+
 def save_part(folder: Path, part_fingerprint: str, result: UnitResult) -> None:
     """Write FOLDER/UNIT.result.npz in one step."""
     values = {name: getattr(result, name) for name in PLAIN}

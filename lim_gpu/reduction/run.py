@@ -7,9 +7,9 @@ files alone.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,16 @@ from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.criterion import Criterion
-from lim_gpu.reduction.measure import borrow_hashes
-from lim_gpu.reduction.parts import UnitResult, load_part
+from lim_gpu.reduction.parts import UnitResult
+from lim_gpu.reduction.parts import parts_folder as parts_folder
 from lim_gpu.reduction.record import record_of, run_fingerprint
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request, request_for
-from lim_gpu.reduction.share import Done, Finished, engines_for, measure_units, reduce_units
-from lim_gpu.reduction.unit import Unit, units_of
+from lim_gpu.reduction.shards import selection_of_shard
+from lim_gpu.reduction.share import engines_for, measure_units, reduce_units
+from lim_gpu.reduction.standing import Filler, comparable, in_store_order, reduced
+from lim_gpu.reduction.unit import Unit
 from lim_gpu.reduction.whole import reduce_whole
-from lim_gpu.selection import Selection, VolumeSelection, relative_path, selection_paths, standing
+from lim_gpu.selection import Selection, relative_path, selection_paths, standing
 from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.units import check_limits
@@ -114,8 +116,6 @@ def reduce(
             reporter.note(f"unchanged: {csv_path}")
             return found
         if part is not None:
-            from lim_gpu.reduction.shards import selection_of_shard
-
             return selection_of_shard(opened, request, csv_path, device, part, reporter)
         return write_selection(opened, request, csv_path, device, reporter, threshold_rule, cluster)
 
@@ -144,11 +144,6 @@ def write_selection(
     return replace(selection, path=csv_path)
 
 
-def parts_folder(csv_path: Path) -> Path:
-    """Where the results of single units stand, beside their selection."""
-    return csv_path.with_suffix(".parts")
-
-
 def standing_selection(store: SliceStore, request: Request, csv_path: Path, overwrite: bool) -> Selection | None:
     """The selection at `csv_path` when it is whole and of this request; None when there is nothing there to keep.
 
@@ -164,9 +159,6 @@ def cluster_for(ray: str | None, cpus_per_task: int | None, device: str) -> Clus
     if cluster is not None and device.startswith("cuda:"):
         raise UsageError(f"`device` {device} is of one machine. Give auto, cpu or cuda with `ray`")
     return cluster
-
-
-Filler = Callable[[deque[Unit], SliceStore, Request, Path | None, Reporter], Finished]
 
 
 def _filler(request: Request, device: str, cluster: Cluster | None, worked: Counter[str]) -> Filler:
@@ -211,46 +203,6 @@ def _run(
     return Selection(in_store_order(store, results), record)
 
 
-def comparable(store: SliceStore, request: Request) -> list[Unit]:
-    """The units of a request. Raises InputError where there is nothing to compare in any."""
-    units = units_of(store.volumes, request.scope)
-    if request.method in SIMILARITIES and not any(unit.pairs(request.method) for unit in units):
-        wider = "Give --scope dataset" if request.scope != "dataset" else "Give --method hash"
-        raise InputError(f"{store.path}: no {request.scope} has two slices that {request.method} can compare. {wider}")
-    return list(units)
-
-
-def reduced(
-    units: Sequence[Unit], fill: Filler, store: SliceStore, request: Request, parts: Path | None, reporter: Reporter
-) -> list[Done]:
-    """The results of units in their order: those that stand in `parts`, and those that `fill` makes."""
-    with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
-        done, left = _standing_units(units, request, parts)
-        if parts and request.method == "hash":
-            borrow_hashes(left, request, parts)
-        advance(sum(one.unit.slices for one in done))
-        if done:
-            reporter.note(f"done already: {len(done)} of {counted(len(units), 'unit')}")
-        with closing(fill(left, store, request, parts, reporter)) as finished:
-            for one in finished:
-                done.append(one)
-                advance(one.unit.slices)
-    return sorted(done, key=lambda one: one.unit.place)  # several engines finish in any order
-
-
-def _standing_units(units: Sequence[Unit], request: Request, parts: Path | None) -> tuple[list[Done], deque[Unit]]:
-    """Those whose results stand in `parts`, and those that are left."""
-    done: list[Done] = []
-    left: deque[Unit] = deque()
-    for unit in units:
-        result = load_part(parts, unit.name, unit.fingerprint(request)) if parts else None
-        if result is None:
-            left.append(unit)
-        else:
-            done.append(Done(unit, result, []))
-    return done, left
-
-
 def _say_once(store: SliceStore, units: Sequence[Unit], request: Request, reporter: Reporter) -> None:
     """What the result depends on and the options do not tell."""
     if request.method in ("ssim", "mi") and any(len({e.shape[1:] for e in unit.volumes}) > 1 for unit in units):
@@ -272,9 +224,3 @@ def _missed(results: Sequence[UnitResult], request: Request) -> int:
     asked = (count_to_keep(len(result.z), request.keep, request.keep_count) for result in results)
     reached = (request.threshold is None and len(result.kept) > n for result, n in zip(results, asked, strict=True))
     return sum(reached)
-
-
-def in_store_order(store: SliceStore, results: Sequence[UnitResult]) -> tuple[VolumeSelection, ...]:
-    """The volumes of all results, as the store has them."""
-    by_key = {volume.key: volume for result in results for volume in result.split()}
-    return tuple(by_key[entry.key] for entry in store.volumes if entry.key in by_key)

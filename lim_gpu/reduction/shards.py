@@ -8,10 +8,11 @@ from pathlib import Path
 
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.progress import Reporter
+from lim_gpu.reduction.parts import parts_folder
 from lim_gpu.reduction.record import record_of
 from lim_gpu.reduction.request import Request
-from lim_gpu.reduction.run import Filler, comparable, in_store_order, parts_folder, reduced
 from lim_gpu.reduction.share import Done, engines_for, measure_units, reduce_units
+from lim_gpu.reduction.standing import Filler, comparable, in_store_order, reduced
 from lim_gpu.selection import Selection
 from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore

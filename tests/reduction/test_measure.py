@@ -12,7 +12,7 @@ import lim_gpu
 from lim_gpu import similarity
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
-from lim_gpu.reduction import measure, run
+from lim_gpu.reduction import measure, standing
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.edit import select_verb
 from lim_gpu.reduction.parts import save_measure
@@ -173,5 +173,5 @@ def test_a_correction_by_hand_finds_them(store, tmp_path, hashed, scope):
 
 
 def test_only_hashes_are_borrowed(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "borrow_hashes", lambda *_: pytest.fail("asked for"))
+    monkeypatch.setattr(standing, "borrow_hashes", lambda *_: pytest.fail("asked for"))
     lim_gpu.reduce(store, "mi", keep=0.5, device="cpu", output=tmp_path / "s.csv")
