@@ -10,7 +10,7 @@ from typing import Any
 from lim_gpu.errors import UsageError, unknown
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.labelled.table import Table
-from lim_gpu.weights.names import RESNETS
+from lim_gpu.weights.names import BACKBONES
 
 INITS = ("random", "imagenet")
 
@@ -34,8 +34,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.checkpoints and self.init is not None:
             raise UsageError(f"--init {self.init} and --checkpoint exclude each other. Give one of them")
-        if self.backbone not in (None, *RESNETS):
-            raise unknown("`backbone`", str(self.backbone), RESNETS)
+        if self.backbone not in (None, *BACKBONES):
+            raise unknown("`backbone`", str(self.backbone), BACKBONES)
         if self.init not in (None, *INITS):
             raise UsageError(f"--init {self.init} is unknown. Give {' or '.join(INITS)}, or --checkpoint FILE")
         for name, value, low in (("runs", self.runs, 1), ("folds", self.folds, 2), ("seed", self.seed, 0)):

@@ -19,7 +19,7 @@ from lim_gpu.errors import LimGpuError
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.labelled.images import Images, Normalisation, batches, network_input
-from lim_gpu.weights.backbone import features, resnet
+from lim_gpu.weights.backbone import build, features
 
 EVALUATED = 256  # images at a time where nothing is learnt
 
@@ -29,7 +29,7 @@ class Classifier(torch.nn.Module):
 
     def __init__(self, backbone: str, channels: int, classes: int, pretrained: bool = False) -> None:
         super().__init__()
-        self.encoder = resnet(backbone, channels, pretrained=pretrained)
+        self.encoder = build(backbone, channels, pretrained=pretrained)
         self.head = torch.nn.Linear(features(backbone), classes)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The networks that are trained, torchvision's ResNets without their last layer, and where they are trained."""
+"""The networks that are trained, torchvision's ResNets without their last layer and vqae's encoder, and where."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import Any
 import torch
 
 from lim_gpu.errors import InputError, NoGpuError, UsageError, unknown
-from lim_gpu.weights.names import RESNETS
+from lim_gpu.weights import vqae
+from lim_gpu.weights.names import BACKBONES, RESNETS, VQAES
+
+
+def build(name: str = "resnet50", channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
+    """The backbone `name`: (B, channels, H, W) to features (B, `features(name)`). Raises as `resnet`.
+
+    vqae's encoder takes sides that are multiples of 4, and has no ImageNet weights; its one channel is no sum of three.
+    """
+    if name not in VQAES:
+        return resnet(name, channels, pretrained=pretrained)
+    if pretrained:
+        raise UsageError(f"{name} has no ImageNet weights. Begin with random ones, or with a checkpoint")
+    return vqae.Encoder(vqae.SHAPES[name], channels)
 
 
 def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
@@ -31,7 +44,9 @@ def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = Fals
 
 
 def features(name: str) -> int:
-    """Length of the feature vector: 512 for resnet18 and resnet34, 2048 for the others. Raises as `resnet`."""
+    """Length of the feature vector: 512 for resnet18, resnet34 and vqae, 2048 for other ResNets. Raises as `build`."""
+    if name in VQAES:
+        return vqae.SHAPES[name].width
     with torch.device("meta"):
         return int(_torchvision(name).fc.in_features)
 
@@ -40,7 +55,7 @@ def _torchvision(name: str) -> Any:
     from torchvision import models
 
     if name not in RESNETS:
-        raise unknown("`backbone`", name, RESNETS)
+        raise unknown("`backbone`", name, BACKBONES)
     return models.get_model(name, weights=None)
 
 

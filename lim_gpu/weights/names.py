@@ -1,4 +1,4 @@
-"""The backbones by name, without torch: torchvision's ResNets, wide ResNets and ResNeXts."""
+"""The backbones by name, without torch: torchvision's ResNets, wide ResNets and ResNeXts, and vqae's encoder."""
 
 from __future__ import annotations
 
@@ -6,3 +6,5 @@ RESNETS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
+VQAES = ("vqae", "vqae-small")  # the second for tests and CPUs
+BACKBONES = (*RESNETS, *VQAES)
