@@ -25,6 +25,7 @@ def slices() -> tuple[Tensor, Tensor]:
 
 
 def batch(ids: Tensor) -> SliceBatch:
-    """The slices `ids` of `slices`."""
+    """The slices `ids` of `slices`; after the last of all comes the first."""
     pixels, volumes = slices()
-    return SliceBatch(pixels[ids], torch.tensor([[HEIGHT, WIDTH]]).repeat(len(ids), 1), ids, volumes[ids])
+    sizes, following = torch.tensor([[HEIGHT, WIDTH]]).repeat(len(ids), 1), pixels[(ids + 1) % len(pixels)]
+    return SliceBatch(pixels[ids], sizes, ids, volumes[ids], following)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.pretrain.presets import RECONSTRUCTIONS
 from preloaded import Preloaded
 
 TINY: dict[str, dict[str, Any]] = {
@@ -26,19 +27,27 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "moco": {"moco.size": 32, "moco.output": 16, "lr": 0.03},
     "spark": {"spark.size": 64, "spark.decoder_width": 32, "lr": 0.02},
+    "masked": {"reconstruct.size": 16, "reconstruct.shares": (0.1, 0.3), "reconstruct.codes": 16},
+    "next-slice": {"reconstruct.size": 16, "reconstruct.codes": 16, "reconstruct.max_mm": 10},
+    "denoise": {"reconstruct.size": 16, "reconstruct.codes": 16, "reconstruct.dead_after": 2},
     "rotation": {"orientation.size": 32},
     "flip": {"orientation.size": 32},
 }
 METHODS = tuple(TINY)
-EPOCHS, STEPS = 3, 4  # of 35 slices, 8 a step
+EPOCHS, STEPS = 3, 4  # of 35 slices, 8 a step; of 31 pairs, 7 a step
 TOTAL = EPOCHS * STEPS
 
 
 def arguments(method: str, **options: Any) -> dict[str, Any]:
     """Keyword arguments of `pretrain` for a tiny run of `method`."""
     overrides = TINY[method] | options.pop("overrides", {})
-    values = {"epochs": EPOCHS, "batch_size": 8, "backbone": "resnet18", "device": "cpu", "overrides": overrides}
-    return values | options
+    values = {"epochs": EPOCHS, "batch_size": 7 if method == "next-slice" else 8, "backbone": backbone(method)}
+    return values | {"device": "cpu", "overrides": overrides} | options
+
+
+def backbone(method: str) -> str:
+    """The smallest that the method takes."""
+    return "vqae-small" if method in RECONSTRUCTIONS else "resnet18"
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import read_table
 from lim_gpu.progress import Reporter
 from lim_gpu.spread import spread_evenly
-from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights import backbone as backbones
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import find_backbone, per_channel
 
@@ -45,7 +45,7 @@ def load_network(file: CheckpointFile, device: torch.device) -> Network:
     """The network of a checkpoint, in evaluation mode on `device`. Raises InputError as `load_backbone`."""
     content = file.read()
     backbone = find_backbone(file, content)
-    encoder = resnet(backbone.name, backbone.channels)
+    encoder = backbones.network(backbone.name, backbone.channels)
     encoder.load_state_dict(backbone.state)
     mean, std = (per_channel(tuple(backbone.preprocess[name]), backbone.channels) for name in ("mean", "std"))
     network = Network(encoder, _head(content), Normalisation(mean, std), backbone.sha256)

@@ -22,7 +22,8 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
     type=OneOf("lim_gpu.pretrain.presets", "METHODS"),
     required=True,
     metavar="METHOD",
-    help="swav, moco or spark; rotation or flip: which way was a slice turned?",
+    help="swav, moco or spark; rotation or flip: which way was a slice turned? masked, next-slice or denoise: "
+    "an autoencoder restores it.",
 )
 @click.option(
     "--preset",
@@ -30,11 +31,11 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
     default="recommended",
     show_default=True,
     metavar="NAME",
-    help="recommended, wolf2024-paper or wolf2024-code: see above.",
+    help="recommended, wolf2024-paper or -code, tariq2024-paper or -code: see above.",
 )
-@click.option("--epochs", type=int, metavar="N", help="Default: the preset's, 800 (spark of wolf2024: 1600).")
+@click.option("--epochs", type=int, metavar="N", help="Default: the preset's, 800 (spark of wolf2024: 1600; vqae: 20).")
 @click.option("--batch-size", type=int, metavar="B", help="Slices of a step over all processes; default: the preset's.")
-@click.option("--backbone", metavar="NAME", help="Any torchvision ResNet; default: resnet50.")
+@click.option("--backbone", metavar="NAME", help="Any torchvision ResNet, vqae or vqae-small; default: the preset's.")
 @click.option("--channels", type=int, metavar="1|3", help="3: grey replicated (default); 1: one input channel.")
 @click.option(
     "--set",
@@ -79,10 +80,13 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     Presets:
       recommended     bf16-mixed on GPUs, learning rates scaled with the batch; swav with a queue and one frozen
                       epoch, moco with an MLP head, split-BN and a queue that suits the data, spark with a floor of
-                      the variance; rotation and flip have this one alone
+                      the variance; vqae with codes that begin as encoder outputs, and again when they are dead
       wolf2024-paper  as the tables of Wolf et al. 2024 say
       wolf2024-code   as the published code really ran: swav's learning rate swings to the end, its prototypes stay
                       frozen for 313 epochs
+      tariq2024-paper the five pretext tasks of Tariq et al. on vqae (101 million parameters, 400 times the work of
+                      resnet50): masked squares grow from 5 to 33 % of the area over the epochs
+      tariq2024-code  their masks by side, their summed loss; both keep the codebook that collapses
 
     RUN gets last.ckpt, epoch=N.ckpt, metrics.jsonl (epoch and step from 0), config.json, plan.txt and TensorBoard
     events. Ctrl-C and SIGTERM save first; --resume goes on, to the bit on the CPU. Several GPUs: torchrun.
@@ -90,6 +94,7 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     \b
     Examples: lim-gpu pretrain slices --selection hash6.csv --method swav --epochs 200 -o run
               lim-gpu pretrain slices --method moco --set moco.temperature=0.1 --set lr=0.03 --dry-run
+              lim-gpu pretrain slices --method masked --backbone vqae-small --set reconstruct.shares=.05,.1,.2
               torchrun --nproc-per-node 4 -m lim_gpu.cli pretrain slices --method swav --batch-size 512
     """
     from lim_gpu.pretrain.plan import rank

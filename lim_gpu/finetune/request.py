@@ -11,7 +11,7 @@ from lim_gpu.errors import UsageError, unknown
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.table import Table
-from lim_gpu.weights.names import RESNETS, is_timm
+from lim_gpu.weights.names import BACKBONES, is_timm
 
 INITS = ("random", "imagenet")
 TASKS = ("classification", "segmentation")
@@ -45,8 +45,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.checkpoints and self.init is not None:
             raise UsageError(f"--init {self.init} and --checkpoint exclude each other. Give one of them")
-        if self.backbone not in (None, *RESNETS) and not is_timm(str(self.backbone)):
-            raise unknown("`backbone`", str(self.backbone), RESNETS)
+        if self.backbone not in (None, *BACKBONES) and not is_timm(str(self.backbone)):
+            raise unknown("`backbone`", str(self.backbone), BACKBONES)
         if self.init not in (None, *INITS):
             raise UsageError(f"--init {self.init} is unknown. Give {' or '.join(INITS)}, or --checkpoint FILE")
         for name, value, low in (("runs", self.runs, 1), ("folds", self.folds, 2), ("seed", self.seed, 0)):

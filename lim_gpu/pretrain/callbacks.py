@@ -37,8 +37,8 @@ METERS = {"lr": Meter("", "the learning rate")}  # which the Recorder adds to th
 
 
 class Keeper(Callback):
-    """Restores the state a run goes on from; saves epoch=N.ckpt every `every` epochs, and last.ckpt with it and at the
-    first end of an epoch `SAVE_SECONDS` after the last time.
+    """Restores the state a run goes on from; saves epoch=N.ckpt every `every` epochs and where a stage of a
+    curriculum ends, and last.ckpt with it and at the first end of an epoch `SAVE_SECONDS` after the last time.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder, every: int, state: dict[str, Any] | None) -> None:
@@ -61,7 +61,8 @@ class Keeper(Callback):
     def _numbered(self, step: int) -> bool:
         """Whether the end of this step is that of an epoch whose checkpoint stays."""
         epoch, within = divmod(step, self.plan.steps_per_epoch)
-        return not within and (epoch % self.every == 0 or epoch == self.plan.config.epochs)
+        ends = {self.plan.config.epochs, *self.plan.config.stages}
+        return not within and (epoch % self.every == 0 or epoch in ends)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where the run stands. Raises LimGpuError when weights are no numbers or the disk refuses."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lim_gpu.errors import UsageError, unknown
-from lim_gpu.pretrain.presets import METHODS, SECTIONS, presets_of
-from lim_gpu.weights.names import RESNETS
+from lim_gpu.pretrain.presets import METHODS, RECONSTRUCTIONS, SECTIONS, presets_of
+from lim_gpu.weights.names import BACKBONES, RESNETS, VQAES
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.config import PretrainConfig
 
-OPTIMIZERS = ("lars", "lamb", "sgd")
+OPTIMIZERS = ("lars", "lamb", "sgd", "radam")
 SCHEDULES = ("cosine", "cosine-epoch", "oscillating")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 INTERPOLATIONS = ("bilinear", "bicubic")
+MASKED_BY = ("area", "side")
+STRIDE = 4  # of vqae
+BACKBONES_OF = {"spark": RESNETS} | dict.fromkeys(RECONSTRUCTIONS, VQAES)  # the other methods take any
 
 
 def check(config: PretrainConfig) -> None:
@@ -32,13 +35,21 @@ def _check_names(config: PretrainConfig) -> None:
     for name, known in (("method", METHODS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         check_known(name, getattr(config, name), known)
     check_known("preset", config.preset, presets_of(config.method))
-    check_known("backbone", config.backbone, RESNETS)
+    _check_backbone(config)
     if config.precision in ("16-true", "bf16-true", "16", "bf16", "half"):
         raise UsageError(
             f"precision {config.precision} keeps weights in half: Sinkhorn overflows and momentum encoders stop. "
             "Give bf16-mixed, 16-mixed or 32"
         )
     check_known("precision", config.precision, PRECISIONS)
+
+
+def _check_backbone(config: PretrainConfig) -> None:
+    check_known("backbone", config.backbone, BACKBONES)
+    fitting = BACKBONES_OF.get(config.method, BACKBONES)
+    if config.backbone not in fitting:
+        why = "masks the four maps of a ResNet" if fitting is RESNETS else "trains an autoencoder"
+        raise UsageError(f"{config.method} {why}, not {config.backbone}. Give --backbone {' or '.join(fitting[:3])}")
 
 
 def _check_sizes(config: PretrainConfig) -> None:
@@ -129,7 +140,44 @@ def _check_orientation(config: PretrainConfig) -> None:
     _at_least("orientation.size", config.orientation.size, 32)
 
 
-_CHECKS = {"swav": _check_swav, "moco": _check_moco, "spark": _check_spark, "orientation": _check_orientation}
+def _check_reconstruct(config: PretrainConfig) -> None:
+    c = config.reconstruct
+    _ranges("reconstruct", c, ("scale",))
+    _check_multiple("reconstruct.size", c.size)
+    _positive("reconstruct", c, ("noise", "max_mm"))
+    _probabilities("reconstruct", c, ("noise", "mask_margin"))
+    _at_least("reconstruct.codes", c.codes, 2)
+    for name in ("dead_after", "mse", "masked", "vq", "ssim"):
+        _at_least(f"reconstruct.{name}", getattr(c, name), 0)
+    check_known("reconstruct.mask_by", c.mask_by, MASKED_BY)
+    if config.method == "masked":
+        _check_shares(config)
+
+
+def _check_shares(config: PretrainConfig) -> None:
+    c = config.reconstruct
+    sides = [share if c.mask_by == "side" else share**0.5 for share in c.shares]
+    if not sides or min(sides) <= 0 or max(sides) >= 1 - c.mask_margin:
+        shares = ",".join(f"{share:g}" for share in c.shares)
+        raise UsageError(f"reconstruct.shares {shares}: a square must be more than nothing and leave something to see")
+    if len(sides) > config.epochs:
+        stages = f"reconstruct.shares has {len(sides)} stages for {config.epochs} epochs"
+        raise UsageError(f"{stages}. Give fewer, or more --epochs")
+
+
+def _check_multiple(name: str, side: int) -> None:
+    """A side that the autoencoder halves twice, and that SSIM's window of 11 fits."""
+    if side < 16 or side % STRIDE:
+        raise UsageError(f"{name} {side} is no multiple of {STRIDE} from 16 on, as vqae needs")
+
+
+_CHECKS = {
+    "swav": _check_swav,
+    "moco": _check_moco,
+    "spark": _check_spark,
+    "orientation": _check_orientation,
+    "reconstruct": _check_reconstruct,
+}
 
 
 def check_known(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -101,12 +101,33 @@ class OrientationConfig:
 
 
 @dataclass(frozen=True)
+class ReconstructConfig:
+    """Masked, next-slice and denoise: an autoencoder with a codebook, and its composite loss (Tariq et al.)."""
+
+    size: int = 512  # a multiple of 4
+    scale: Range = (1.0, 1.0)  # of the area, in square crops; 1: the largest central square
+    shares: tuple[float, ...] = (0.2,)  # masked: of the area, one stage of the epochs each
+    mask_by: str = "area"  # side: shares are of the side
+    mask_margin: float = 0.0  # of the side: last rows and columns that are never masked
+    noise: float = 0.5  # denoise: share of the pixels
+    max_mm: float = 3.0  # next-slice: how far the next kept slice may be
+    codes: int = 512
+    dead_after: int = 100  # steps without use until a code begins anew as an encoder output; 0: never, as published
+    mse: float = 0.2  # weights in the loss, here and below
+    masked: float = 0.2
+    vq: float = 0.8
+    ssim: float = 0.1
+    stretch_ssim: bool = False  # SSIM of each output stretched to 0..1, as the code
+    sum_masked: bool = False  # masked error summed over the batch, as the code
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """A whole pre-training. Made by `resolve`, which checks it; JSON by `to_dict`, back by `from_dict`.
 
     batch_size is what one optimizer step sees over all processes. An epoch has slices // batch_size steps.
-    Exactly the part of the method (swav, moco, spark; orientation for rotation and flip) is used; the others keep
-    their defaults.
+    Exactly the part of the method (swav, moco, spark; orientation for rotation and flip; reconstruct for masked,
+    next-slice and denoise) is used; the others keep their defaults.
     """
 
     method: str
@@ -117,8 +138,8 @@ class PretrainConfig:
     batch_size: int = 128
     optimizer: str = "lars"
     momentum: float = 0.9  # lars, sgd
-    betas: Range = (0.9, 0.95)  # lamb
-    eps: float = 1e-8  # lars; 1e-6 for lamb
+    betas: Range = (0.9, 0.95)  # lamb, radam
+    eps: float = 1e-8  # lars, radam; 1e-6 for lamb
     trust_coefficient: float = 0.001  # lars
     clip_grad_norm: float = 0.0  # global norm; 0: no clipping
     lr: float = 0.15
@@ -142,6 +163,7 @@ class PretrainConfig:
     moco: MocoConfig = field(default_factory=MocoConfig)
     spark: SparkConfig = field(default_factory=SparkConfig)
     orientation: OrientationConfig = field(default_factory=OrientationConfig)
+    reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
 
     def __post_init__(self) -> None:
         check(self)
@@ -187,6 +209,17 @@ class PretrainConfig:
         """
         groups = self.moco.bn_groups
         return groups if min(groups, processes) == 1 else max(2, groups // processes)
+
+    def share(self, epoch: int) -> float:
+        """The share that is masked in an epoch: the shares take turns of equal length."""
+        shares = self.reconstruct.shares
+        return shares[min(epoch, self.epochs - 1) * len(shares) // self.epochs]
+
+    @property
+    def stages(self) -> dict[int, float]:
+        """The curriculum of masked: number of epochs after which a share's stage ends, and the share. Else empty."""
+        shares = self.reconstruct.shares if self.method == "masked" else ()
+        return {-(-self.epochs * place // len(shares)): share for place, share in enumerate(shares, 1)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: lists for tuples, the parts of other methods left out."""

@@ -16,12 +16,12 @@ from lim_gpu.pretrain.collectives import world
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.optimizers import build_optimizer
 from lim_gpu.pretrain.schedule import learning_rate, weight_decay
-from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights.backbone import network
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.resident import SliceBatch
 
-ASPECT = (3 / 4, 4 / 3)  # width / height of random crops: torchvision's default, which all three methods use
+ASPECT = (3 / 4, 4 / 3)  # width / height of random crops: torchvision's default, which the methods of whole images use
 
 
 class Meter(NamedTuple):
@@ -46,8 +46,8 @@ class Pretraining(LightningModule):
     slices  how many slices the data set has
 
     Randomness comes from (seed, step, rank) alone and rates from the step, so that neither has a state to save: a
-    resumed run repeats an uninterrupted one. `encoder` is a torchvision ResNet under its own names; `meters` explains
-    what `loss` returns, name by name.
+    resumed run repeats an uninterrupted one. `encoder` is a backbone under its own names, torchvision's for a ResNet;
+    `meters` explains what `loss` returns, name by name.
     """
 
     meters: ClassVar[Mapping[str, Meter]]
@@ -55,7 +55,7 @@ class Pretraining(LightningModule):
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__()
         self.config, self.slices = config, slices
-        self.encoder = resnet(config.backbone, config.channels)
+        self.encoder = network(config.backbone, config.channels)
         if config.compile:
             self.encoder.compile()  # in place: the names of the state stay
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.plan import Plan, world_size
-from lim_gpu.pretrain.presets import TURNS
+from lim_gpu.pretrain.presets import RECONSTRUCTIONS, SECTIONS, TURNS
 from lim_gpu.progress import Reporter
 
 COLLAPSED_STD = 0.1  # of 1 / sqrt(d), the deviation of embeddings spread over the whole sphere
 COLLAPSED_RANK = 2.0  # effective dimensions; a healthy start has tens
 COLLAPSED_USAGE = 0.05  # share of the prototypes in use, by the perplexity of the choices
+COLLAPSED_CODES = 0.01  # share of the codes in use, likewise; half of a CT slice is black, so that few are many
 STUCK = 0.005  # of ln K: how near the loss must stay to chance
 PATIENCE = 3  # epochs that a sign of collapse must last; a fresh network shows some of them
 MIN_ACTIVE = 128  # kept positions of a masked batch that batch normalisation needs
@@ -24,6 +25,7 @@ SWAV_ADVICE = (
     "try --set swav.epsilon=0.03, a longer swav.freeze_epochs, fewer swav.prototypes, softer augmentation or a lower lr"
 )
 MOCO_ADVICE = "try a lower lr, a longer warm-up, or moco.temperature=0.2"
+CODES_ADVICE = "try --set reconstruct.dead_after=100, a lower lr, or fewer reconstruct.codes"
 TURNS_ADVICE = "try another lr, or slices whose orientation shows"
 
 
@@ -105,12 +107,28 @@ def _spark_warnings(plan: Plan) -> list[str]:
     return []
 
 
-_WARNINGS = {"swav": _swav_warnings, "moco": _moco_warnings, "spark": _spark_warnings}
+def _reconstruct_warnings(plan: Plan) -> list[str]:
+    part = plan.config.reconstruct
+    if not part.dead_after:
+        return [
+            f"codes that begin within 1 / {part.codes} of 0 collapse: a small network used 3 of 512, and 67 when they "
+            "began as encoder outputs. Give --set reconstruct.dead_after=100"
+        ]
+    return []
+
+
+_WARNINGS = {
+    "swav": _swav_warnings,
+    "moco": _moco_warnings,
+    "spark": _spark_warnings,
+    "reconstruct": _reconstruct_warnings,
+}
 
 
 def _method_warnings(plan: Plan) -> list[str]:
     """Those of a method's own settings; rotation and flip have none that could contradict the data."""
-    return _WARNINGS[plan.config.method](plan) if plan.config.method in _WARNINGS else []
+    section = SECTIONS[plan.config.method]
+    return _WARNINGS[section](plan) if section in _WARNINGS else []
 
 
 def _multiple(value: int, of: int) -> int:
@@ -140,6 +158,8 @@ def collapse_signs(config: PretrainConfig, means: Mapping[str, float]) -> dict[s
         return {}
     if config.method in TURNS:
         return _turn_signs(TURNS[config.method], means)
+    if config.method in RECONSTRUCTIONS:
+        return _codebook_signs(config.reconstruct.codes, means)
     dimension, advice = (
         (config.swav.output, SWAV_ADVICE) if config.method == "swav" else (config.moco.output, MOCO_ADVICE)
     )
@@ -159,6 +179,12 @@ def _turn_signs(turns: int, means: Mapping[str, float]) -> dict[str, str]:
     if "loss" not in means or abs(means["loss"] - math.log(turns)) >= STUCK * math.log(turns):
         return {}
     return {"stuck": f"the loss {means['loss']:.4f} stays at ln {turns}, which is chance: {TURNS_ADVICE}"}
+
+
+def _codebook_signs(codes: int, means: Mapping[str, float]) -> dict[str, str]:
+    if "perplexity" not in means or means["perplexity"] >= max(2.0, COLLAPSED_CODES * codes):
+        return {}
+    return {"codes": f"the codebook collapses: {means['perplexity']:.1f} of {codes} codes are in use: {CODES_ADVICE}"}
 
 
 def _prototype_signs(config: PretrainConfig, means: Mapping[str, float]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The optimizers of the three methods: timm's foreach LARS and LAMB, torch's SGD; parameters in one group or two."""
+"""The optimizers of the methods: timm's foreach LARS and LAMB, torch's SGD and RAdam; one or two parameter groups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn import Parameter
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Optimizer, RAdam
 
 from lim_gpu.pretrain.config import PretrainConfig
 
@@ -42,6 +42,7 @@ def build_optimizer(module: nn.Module, config: PretrainConfig) -> Optimizer:
           parameters of norm 0 take a plain step. Clipping by the global norm is the trainer's
     lamb  You et al. 2020, with bias correction and averaged gradients; clips by the global norm itself
     sgd   with momentum and weight decay as L2
+    radam Liu et al. 2020, weight decay as L2
     """
     from timm.optim.lamb import Lamb
     from timm.optim.lars import Lars
@@ -55,4 +56,6 @@ def build_optimizer(module: nn.Module, config: PretrainConfig) -> Optimizer:
         return Lamb(
             groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=config.clip_grad_norm or None
         )
+    if config.optimizer == "radam":
+        return RAdam(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -81,9 +81,10 @@ class Plan:
         config, rates = self.config, self.rates()
         of = f"{self.store}" + (f", selection {self.selection}" if self.selection else ", every slice")
         warmup = config.warmup(self.steps_per_epoch)
+        pairs = f" with a next one within {config.reconstruct.max_mm:g} mm" if config.method == "next-slice" else ""
         lines = [
             f"{config.method} ({config.preset}) of {config.backbone}, {config.channels} channels, seed {config.seed}",
-            f"data: {counted(self.slices, 'slice')} of {counted(self.volumes, 'volume')} in {of}",
+            f"data: {counted(self.slices, 'slice')}{pairs} of {counted(self.volumes, 'volume')} in {of}",
             f"steps: {config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} slices: "
             f"{self.total_steps:,} steps",
             f"learning rate ({config.optimizer}, {config.schedule}): first {rates['first']:.3g}, "
@@ -95,6 +96,9 @@ class Plan:
         if queued and queue:
             share = f" (of {queued.queue:,}: whole batches, at most {queued.queue_share:g} x the slices)"
             lines.append(f"queue: {queue:,} embeddings{share if queue < queued.queue else ''}")
+        if len(config.stages) > 1:
+            stages = ", ".join(f"{share:g} to epoch {end}" for end, share in config.stages.items())
+            lines.append(f"masked share of the {config.reconstruct.mask_by}: {stages}; a checkpoint stays of each")
         if left_out := self.slices % config.batch_size:
             lines.append(f"each epoch leaves out {left_out} slices, others each time: its last batch is incomplete")
         return lines

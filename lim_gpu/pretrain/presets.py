@@ -1,17 +1,23 @@
 """The presets of every method, as what differs from the defaults of `lim_gpu.pretrain.config`.
 
 Sources: Wolf et al. 2024 (tables A.8 and B.9), the code that its authors published, and the papers of SwAV, MoCo v2 and
-SparK. Those of rotation and flip are MoCo's, and not tuned.
+SparK. Of rotation and flip "recommended" is MoCo's, and not tuned. The presets tariq2024 are the pretext tasks of
+"Self-supervised learning for chest CT", as its text says and as its code ran; neither gives a number of epochs.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-METHODS = ("swav", "moco", "spark", "rotation", "flip")
+RECONSTRUCTIONS = ("masked", "next-slice", "denoise")
 TURNS = {"rotation": 4, "flip": 3}  # what the methods of orientation tell apart
-SECTIONS = {method: "orientation" if method in TURNS else method for method in METHODS}  # of the configuration
-PRESETS = ("recommended", "wolf2024-paper", "wolf2024-code")
+METHODS = ("swav", "moco", "spark", *RECONSTRUCTIONS, *TURNS)
+SECTIONS = (  # of the configuration
+    {method: method for method in METHODS}
+    | dict.fromkeys(RECONSTRUCTIONS, "reconstruct")
+    | dict.fromkeys(TURNS, "orientation")
+)
+PRESETS = ("recommended", "wolf2024-paper", "wolf2024-code", "tariq2024-paper", "tariq2024-code")
 
 # Both wolf2024 presets have no flip in SwAV and scale no learning rate.
 _WOLF_SWAV: dict[str, Any] = {
@@ -48,6 +54,29 @@ _WOLF_SPARK: dict[str, Any] = {
     "mean": (0.485, 0.456, 0.406),  # ImageNet's, as the code; the paper's table C.10 is empty
     "std": (0.229, 0.224, 0.225),
     "spark": {"variance_floor": 0.0},
+}
+_VQAE: dict[str, Any] = {
+    "backbone": "vqae",
+    "channels": 1,
+    "epochs": 20,
+    "batch_size": 16,
+    "optimizer": "radam",
+    "betas": (0.9, 0.999),
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "mean": (0.0,),  # the network's outputs are in -1..1, its targets in 0..1
+    "std": (1.0,),
+}
+_TARIQ = _VQAE | {"final_lr": 1e-3}
+_TARIQ_PAPER = {"shares": (0.05, 0.1, 0.2, 0.33), "dead_after": 0}
+# Squares are shares of the side and never in the last 100 of 512 rows or columns; the weights of the stage before were
+# not loaded, so that there is one share; the output is stretched before SSIM, and the masked error summed.
+_TARIQ_CODE: dict[str, Any] = {
+    "dead_after": 0,
+    "mask_by": "side",
+    "mask_margin": 100 / 512,
+    "stretch_ssim": True,
+    "sum_masked": True,
 }
 VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("swav", "wolf2024-paper"): _WOLF_SWAV
@@ -93,8 +122,16 @@ VALUES: dict[tuple[str, str], dict[str, Any]] = {
     (method, "recommended"): {"batch_size": 128, "optimizer": "sgd", "lr": 0.015, "weight_decay": 1e-4}
     for method in TURNS
 }
+VALUES |= {(method, "recommended"): _VQAE for method in RECONSTRUCTIONS}
+VALUES |= {(method, "tariq2024-paper"): _TARIQ | {"reconstruct": _TARIQ_PAPER} for method in RECONSTRUCTIONS}
+VALUES |= {
+    (method, "tariq2024-code"): _TARIQ | {"channels": 3, "reconstruct": _TARIQ_CODE} for method in RECONSTRUCTIONS
+}
+VALUES |= {
+    (method, "tariq2024-paper"): _TARIQ | {"orientation": {"size": 512, "scale": (1.0, 1.0)}} for method in TURNS
+}
 
 
 def presets_of(method: str) -> tuple[str, ...]:
-    """The presets that a method has: Wolf et al. published none for rotation and flip."""
+    """The presets that a method has: each paper published its own methods alone, and no code for rotation and flip."""
     return tuple(preset for preset in PRESETS if (method, preset) in VALUES)

@@ -18,6 +18,7 @@ from lim_gpu.augment import to_device
 from lim_gpu.dataset import SliceDataset
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.pairs import PairedSlices
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import SelectedSlices
 
@@ -33,12 +34,14 @@ class SliceBatch(NamedTuple):
     sizes    int64 (B, 2), valid height and width; on the CPU, where crop boxes are drawn
     ids      int64 (B,), place among the kept slices of the store; on the device
     volumes  int64 (B,), number of the volume in the store; on the device
+    following  as pixels, the next slice of each, where the method asks for it
     """
 
     pixels: Tensor
     sizes: Tensor
     ids: Tensor
     volumes: Tensor
+    following: Tensor | None = None
 
 
 class StreamedSlices:
@@ -54,6 +57,10 @@ class StreamedSlices:
         intensity: Intensity | None = None,
     ) -> None:
         self.dataset = SliceDataset(slices, intensity=intensity or Intensity())
+        self.read_also: list[SliceDataset] = []
+        if isinstance(slices, PairedSlices):
+            following = SelectedSlices(slices.store, slices.selection, slices.following)
+            self.read_also = [SliceDataset(following, intensity=self.dataset.intensity)]
         if not len(slices):
             remedy = f"Run lim-gpu {'ingest' if slices.selection is None else 'reduce'} again, so that it keeps some"
             raise InputError(f"{slices.source}: holds no slice to train on. {remedy}")
@@ -61,7 +68,8 @@ class StreamedSlices:
         self.volumes = torch.from_numpy(self.dataset.places[:, 0]).long()
         shapes = torch.tensor([entry.shape[1:] for entry in self.dataset.store.volumes])
         self.sizes = shapes[self.volumes]
-        self.shape = torch.Size((len(self.dataset), *self.sizes.amax(dim=0).tolist()))  # of all slices in one array
+        readings = 1 + len(self.read_also)
+        self.shape = torch.Size((readings, len(self.dataset), *self.sizes.amax(dim=0).tolist()))  # all in one array
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -83,11 +91,12 @@ class StreamedSlices:
         pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "slices")
         try:
             for ids in order:
-                pixels = torch.zeros(
-                    (len(ids), *self.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
-                )
+                shape = (self.shape[0], len(ids), *self.shape[2:])
+                pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
                 futures = [
-                    pool.submit(self._read, number, place) for number, place in zip(ids.tolist(), pixels, strict=True)
+                    pool.submit(self._read, dataset, number, place)
+                    for dataset, places in zip([self.dataset, *self.read_also], pixels, strict=True)
+                    for number, place in zip(ids.tolist(), places, strict=True)
                 ]
                 waiting.append((ids, pixels, futures))
                 if len(waiting) > AHEAD:
@@ -97,22 +106,25 @@ class StreamedSlices:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, number: int, place: Tensor) -> None:
-        image = self.dataset[number][0]
+    def _read(self, dataset: SliceDataset, number: int, place: Tensor) -> None:
+        image = dataset[number][0]
         place[: image.shape[0], : image.shape[1]] = image
 
     def _finished(self, ids: Tensor, pixels: Tensor, futures: list[Future[None]]) -> SliceBatch:
         for future in futures:
             future.result()
         pixels, there, volumes = (to_device(values, self.device) for values in (pixels, ids, self.volumes[ids]))
-        return SliceBatch(pixels, self.sizes[ids], there, volumes)
+        return SliceBatch(pixels[0], self.sizes[ids], there, volumes, *pixels[1:])
 
 
 class ResidentSlices:
-    """Slices on the device: one uint8 tensor (n, H, W), padded to the largest, with sizes (n, 2) and volumes (n,)."""
+    """Slices on the device: one uint8 tensor (n, H, W), padded to the largest, with sizes (n, 2) and volumes (n,).
 
-    def __init__(self, pixels: Tensor, sizes: Tensor, volumes: Tensor) -> None:
-        self.pixels = pixels
+    following: likewise, the next slice of each; None where nobody asks for it.
+    """
+
+    def __init__(self, pixels: Tensor, sizes: Tensor, volumes: Tensor, following: Tensor | None = None) -> None:
+        self.pixels, self.following = pixels, following
         self.sizes = sizes.cpu()
         self.volumes = volumes.to(pixels.device)
 
@@ -132,17 +144,19 @@ class ResidentSlices:
         done = 0
         with (reporter or Reporter(quiet=True)).track("load", len(streamed), "slices") as advance:
             for batch in streamed.batches(torch.arange(len(streamed)).split(LOADED_AT_ONCE)):
-                pixels[done : done + len(batch.ids)] = batch.pixels
+                for place, values in zip(pixels, (batch.pixels, batch.following), strict=False):
+                    place[done : done + len(batch.ids)] = values
                 done += len(batch.ids)
                 advance(len(batch.ids))
-        return cls(pixels, streamed.sizes, streamed.volumes)
+        return cls(pixels[0], streamed.sizes, streamed.volumes, *pixels[1:])
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[SliceBatch]:
         """A batch for each tensor of ids (B,) on the CPU."""
         for ids in order:
             there = to_device(ids, self.pixels.device)
             pixels, volumes = (values.index_select(0, there) for values in (self.pixels, self.volumes))
-            yield SliceBatch(pixels, self.sizes[ids], there, volumes)
+            following = self.following.index_select(0, there) if self.following is not None else None
+            yield SliceBatch(pixels, self.sizes[ids], there, volumes, following)
 
 
 def placed(

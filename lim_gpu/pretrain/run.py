@@ -14,6 +14,7 @@ from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
+from lim_gpu.pretrain.pairs import paired
 from lim_gpu.pretrain.plan import Plan, make_plan, rank, world_size
 from lim_gpu.pretrain.request import NO_WANDB, Request, configuration
 from lim_gpu.progress import Outcome, Reporter
@@ -52,9 +53,10 @@ def pretrain(
 ) -> Outcome:
     """Pre-train a backbone on the slices of `store` and write the run to the folder `output`.
 
-    method            "swav", "moco", "spark", "rotation" or "flip"
+    method            "swav", "moco", "spark", "masked", "next-slice", "denoise", "rotation" or "flip"
     selection         NAME.csv of `lim-gpu reduce` on that store; None: every slice
-    preset            "recommended", "wolf2024-paper" or "wolf2024-code"; None elsewhere takes the preset's value
+    preset            "recommended", "wolf2024-paper" or "wolf2024-code", "tariq2024-paper" or "tariq2024-code"; None
+                      elsewhere takes the preset's value
     batch_size        slices of an optimizer step, over all processes
     overrides         any setting of `PretrainConfig` by name: {"lr": 0.1, "swav.queue": 3840}
     intensity, window, hu_range, body   how HU become 0..255, as `lim_gpu.reduce` takes them
@@ -93,7 +95,8 @@ def pretrain(
 
 def _run(request: Request, reporter: Reporter) -> Outcome:
     folder = RunFolder(request.output)
-    with open_selected(request.store, request.selection) as slices:
+    with open_selected(request.store, request.selection) as chosen:
+        slices = paired(chosen, request.config.reconstruct.max_mm) if request.config.method == "next-slice" else chosen
         plan = make_plan(request.config, slices, request.intensity)
         if request.dry_run:
             return _planned(request, plan, folder)

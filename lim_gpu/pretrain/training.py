@@ -29,7 +29,7 @@ from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
-from lim_gpu.pretrain.presets import SECTIONS
+from lim_gpu.pretrain.presets import TURNS
 from lim_gpu.pretrain.request import NO_WANDB, Request
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import SelectedSlices
@@ -108,12 +108,14 @@ def build_method(plan: Plan) -> Pretraining:
     """The method of the plan with initial weights that depend on the seed alone."""
     from lim_gpu.pretrain.moco import MoCo
     from lim_gpu.pretrain.orientation import Orientation
+    from lim_gpu.pretrain.reconstruct import Denoise, Masked, NextSlice
     from lim_gpu.pretrain.spark import SparK
     from lim_gpu.pretrain.swav import SwAV
 
-    methods: dict[str, type[Pretraining]] = {"swav": SwAV, "moco": MoCo, "spark": SparK, "orientation": Orientation}
+    methods: dict[str, type[Pretraining]] = {"swav": SwAV, "moco": MoCo, "spark": SparK}
+    methods |= {"masked": Masked, "next-slice": NextSlice, "denoise": Denoise} | dict.fromkeys(TURNS, Orientation)
     torch.manual_seed(plan.config.seed)
-    return methods[SECTIONS[plan.config.method]](plan.config, plan.slices)
+    return methods[plan.config.method](plan.config, plan.slices)
 
 
 def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: list[Callback]) -> Trainer:

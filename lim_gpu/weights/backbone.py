@@ -1,4 +1,4 @@
-"""The networks that are trained, torchvision's ResNets without their last layer, and where they are trained."""
+"""The networks that are trained, torchvision's ResNets without their last layer and vqae's encoder, and where."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError, unknown
-from lim_gpu.weights.names import RESNETS, is_timm
+from lim_gpu.weights import vqae
+from lim_gpu.weights.names import BACKBONES, RESNETS, VQAES, is_timm
 from lim_gpu.weights.timm_models import timm_features, timm_network
 
 
@@ -32,17 +33,27 @@ def resnet(name: str = "resnet50", channels: int = 3, *, pretrained: bool = Fals
     return model
 
 
-def network(name: str, channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
-    """The backbone of a name: `resnet`'s, or with "timm:NAME" timm's without its last layer. Raises as `resnet`."""
+def network(name: str = "resnet50", channels: int = 3, *, pretrained: bool = False) -> torch.nn.Module:
+    """The backbone `name`: (B, channels, H, W) to features (B, `features(name)`). Raises as `resnet`.
+
+    "timm:NAME" is timm's network without its last layer. vqae's encoder takes sides that are multiples of 4, and has no
+    ImageNet weights; its one channel is no sum of three.
+    """
     if is_timm(name):
         return timm_network(name, channels, pretrained=pretrained)
-    return resnet(name, channels, pretrained=pretrained)
+    if name not in VQAES:
+        return resnet(name, channels, pretrained=pretrained)
+    if pretrained:
+        raise UsageError(f"{name} has no ImageNet weights. Begin with random ones, or with a checkpoint")
+    return vqae.Encoder(vqae.SHAPES[name], channels)
 
 
 def features(name: str) -> int:
-    """Length of the feature vector: 512 for resnet18 and resnet34, 2048 for torchvision's others. As `network`."""
+    """Length of the feature vector: 512 for resnet18, resnet34 and vqae, 2048 for other ResNets."""
     if is_timm(name):
         return timm_features(name)
+    if name in VQAES:
+        return vqae.SHAPES[name].width
     with torch.device("meta"):
         return int(_torchvision(name).fc.in_features)
 
@@ -51,7 +62,7 @@ def _torchvision(name: str) -> Any:
     from torchvision import models
 
     if name not in RESNETS:
-        raise unknown("`backbone`", name, RESNETS)
+        raise unknown("`backbone`", name, BACKBONES)
     return models.get_model(name, weights=None)
 
 

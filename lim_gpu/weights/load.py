@@ -1,7 +1,7 @@
 """Backbones out of checkpoints of many makers, under torchvision's names.
 
 Which maker's layout a file has is decided by vote: the anchored prefix under which most backbone tensors stand. Then
-every tensor must match a torchvision ResNet in name and shape: 318 of 318 for resnet50.
+every tensor must match a torchvision ResNet, or vqae's encoder, in name and shape: 318 of 318 for resnet50.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lim_gpu.errors import InputError
 from lim_gpu.files import read_json
 from lim_gpu.weights.file import CheckpointFile
-from lim_gpu.weights.names import RESNETS
+from lim_gpu.weights.names import BACKBONES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,8 @@ COVID_PAPER = ((0.56, 0.5596, 0.5596), (0.2905, 0.2907, 0.2908))  # Wolf et al.:
 MEDMNIST_PAPER = ((0.5,) * 3, (0.5,) * 3)
 SHOWN = 6  # names listed in an error, the others are counted
 
-BACKBONE = re.compile(r"(conv1|bn1|layer\d+)\.")
+BACKBONE = re.compile(r"(conv1|bn1|layer\d+|e[123]|residual)\.")  # a ResNet's, or those of vqae's encoder
+FIRST = ("conv1.weight", "e1.0.weight")  # their first convolutions
 # nn.Sequential(*list(resnet.children())[:-1]): the places of the children that hold tensors.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 LAST_LAYER = re.compile(r"(^|\.)(fc|classifier)\.(weight|bias)$")
@@ -77,7 +78,7 @@ CHAINS = ("", *WRAPPERS, *map("".join, itertools.product(WRAPPERS, repeat=2)))
 
 @dataclass(frozen=True)
 class Backbone:
-    """A torchvision ResNet without `fc`: `state` under torchvision's names, float32 on the CPU (counters int64).
+    """A torchvision ResNet without `fc`, or vqae's encoder: `state` under its names, float32 (counters int64).
 
     `source` says what the file was taken for, `prefix` what stood before its names, `preprocess` how its images were
     made (`preprocess["stated"]` False: as its maker is known to do, the file does not say), `sha256` is of the file.
@@ -193,22 +194,22 @@ def _shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a backbone with three channels."""
     import torch
 
-    from lim_gpu.weights.backbone import resnet
+    from lim_gpu.weights.backbone import network
 
     with torch.device("meta"):
-        return {key: tuple(value.shape) for key, value in resnet(name).state_dict().items()}
+        return {key: tuple(value.shape) for key, value in network(name).state_dict().items()}
 
 
 def match(path: Path, layout: Layout, found: dict[str, Tensor], expected: str | None) -> tuple[str, int]:
-    """Name and channels of the ResNet that `found` is, to the last tensor. Raises InputError that lists what is not."""
+    """Name and channels of the backbone that `found` is, to the last tensor. InputError lists what is not."""
 
     shapes = {key: tuple(value.shape) for key, value in found.items()}
-    channels = 1 if shapes.get("conv1.weight", (0, 0))[1:2] == (1,) else 3
-    if channels == 1:
-        first = shapes["conv1.weight"]
-        shapes["conv1.weight"] = (first[0], 3, *first[2:])
+    grey = [name for name in FIRST if shapes.get(name, (0, 0))[1:2] == (1,)]
+    channels = 1 if grey else 3
+    for name in grey:
+        shapes[name] = (shapes[name][0], 3, *shapes[name][2:])
     likely = max(
-        RESNETS, key=lambda name: len(shapes.items() & _shapes(name).items()) - len(shapes.keys() ^ _shapes(name))
+        BACKBONES, key=lambda name: len(shapes.items() & _shapes(name).items()) - len(shapes.keys() ^ _shapes(name))
     )
     wanted = expected or likely
     own = _shapes(wanted)
@@ -217,7 +218,7 @@ def match(path: Path, layout: Layout, found: dict[str, Tensor], expected: str | 
     if shapes == _shapes(likely):
         what, remedy = f"holds {likely}, not {wanted}", f"Give --backbone {likely}, or another checkpoint"
     else:
-        what, remedy = f"no whole {wanted}", "Give a checkpoint of a whole torchvision ResNet"
+        what, remedy = f"no whole {wanted}", "Give a checkpoint of a whole torchvision ResNet, or of vqae"
     other = [f"{key} {shapes[key]}" for key in own if key in shapes and shapes[key] != own[key]]
     parts = (
         ("missing", [key for key in own if key not in shapes]),

@@ -41,6 +41,7 @@ def test_recommended_presets_need_no_warning(method):
         (plan("moco", batch_size=16, **{"moco.bn_groups": 8}), "8 groups of 16 slices are too small"),
         (plan("moco", volumes=1, **{"moco.mask_same_volume": True}), "hides every negative where there is one volume"),
         (plan("spark", batch_size=6), "sees 120 positions a batch"),
+        (plan("masked", "tariq2024-paper"), "codes that begin within 1 / 512 of 0 collapse"),
         (plan(slices=200, epochs=20), "20 steps are few"),
     ],
 )
@@ -75,6 +76,9 @@ HEALTHY = {"loss": 5.2, "embedding_std": 0.06, "effective_rank": 40.0, "usage_pe
         ("rotation", {"loss": math.log(4)}, "stuck"),
         ("flip", {"loss": math.log(3)}, "stuck"),
         ("flip", {"loss": math.log(4)}, None),
+        ("masked", {"embedding_std": 0.0}, None),
+        ("masked", {"perplexity": 67.0}, None),
+        ("denoise", {"perplexity": 3.0}, "codes"),
     ],
 )
 def test_signs_of_collapse(method, change, kind):

@@ -38,7 +38,7 @@ def test_swav_repeats_itself_to_the_bit_after_five_kills(finished, store, tmp_pa
     assert json.loads((run / "last.ckpt.json").read_text())["finished"]
 
 
-@pytest.mark.parametrize("method", ["moco", "spark", "rotation"])
+@pytest.mark.parametrize("method", ["moco", "spark", "rotation", "masked", "next-slice"])
 def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, store, tmp_path, preloaded, method):
     """Before the first checkpoint, in the middle of an epoch, and within a checkpoint."""
     run = tmp_path / "run"

@@ -14,12 +14,14 @@ import lim_gpu
 from lim_gpu.pretrain import callbacks
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.plan import rank
+from lim_gpu.pretrain.presets import RECONSTRUCTIONS
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.pretrain.swav import SwAV
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.weights.backbone import network
 from lim_gpu.weights.load import load_backbone
-from pretrainings import EPOCHS, METHODS, STEPS, TOTAL, arguments, losses, rows
+from pretrainings import EPOCHS, METHODS, STEPS, TOTAL, arguments, backbone, losses, rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,16 +47,17 @@ def test_what_a_run_leaves(finished):
 def test_the_checkpoint_is_plain_and_complete(finished, method):
     state = torch.load(finished / method / "last.ckpt", weights_only=True)
     assert (state["epoch"], state["global_step"]) == (EPOCHS, TOTAL)
-    assert sum(name.startswith("encoder.") for name in state["state_dict"]) == 120  # resnet18 without fc
+    tensors = len(network(backbone(method)).state_dict())
+    assert sum(name.startswith("encoder.") for name in state["state_dict"]) == tensors
     sidecar = json.loads((finished / method / "last.ckpt.json").read_text())
     assert (sidecar["method"], sidecar["epoch"], sidecar["finished"]) == (method, EPOCHS, True)
     assert sidecar["config"] == state["lim_gpu"]["config"]
     assert sidecar["schedule"]["last"] < sidecar["schedule"]["peak"]
-    backbone = load_backbone(finished / method / "last.ckpt", expected="resnet18")
-    assert len(backbone.state) == 120
-    assert backbone.preprocess == sidecar["preprocess"] == state["lim_gpu"]["preprocess"]
-    assert backbone.preprocess["stated"]
-    assert sidecar["sha256"] == backbone.sha256
+    found = load_backbone(finished / method / "last.ckpt", expected=backbone(method))
+    assert len(found.state) == tensors
+    assert found.preprocess == sidecar["preprocess"] == state["lim_gpu"]["preprocess"]
+    assert found.preprocess["stated"]
+    assert sidecar["sha256"] == found.sha256
 
 
 def test_lightning_loads_the_checkpoint_too(finished):
@@ -68,6 +71,9 @@ def test_lightning_loads_the_checkpoint_too(finished):
 GOLDEN = {"swav": (3.807347, 4.524567), "moco": (0.0, 2.40578), "spark": (0.999164, 0.998964)} | {
     "rotation": (1.581496, 1.767311),
     "flip": (1.40826, 1.467929),
+    "masked": (0.484957, 0.496684),
+    "next-slice": (0.308229, 0.358394),
+    "denoise": (0.374951, 0.38935),
 }
 
 
@@ -75,9 +81,10 @@ GOLDEN = {"swav": (3.807347, 4.524567), "moco": (0.0, 2.40578), "spark": (0.9991
 def test_the_losses_before_and_after_the_first_update_are_the_golden_ones(finished, method):
     """Instruction sets are up to 4e-4 apart here, and 8e-3 a step later; `test_golden.py` goes further, in float64.
 
-    SparK begins by painting next to nothing, so its first losses are nearly 1 whatever it is made of.
+    SparK begins by painting next to nothing, so its first losses are nearly 1 whatever it is made of. Of two codes that
+    are equally near a rounding chooses.
     """
-    rel = {"swav": 4e-3}.get(method, 1e-3)
+    rel = {"swav": 4e-3}.get(method, 1e-2 if method in RECONSTRUCTIONS else 1e-3)
     assert [loss for _, _, loss in losses(finished / method)][:2] == pytest.approx(GOLDEN[method], rel=rel)
 
 
