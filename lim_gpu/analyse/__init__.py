@@ -16,7 +16,8 @@ from lim_gpu.spread import spread_evenly
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lim_gpu.analyse.networks import Network, Probe
+    from lim_gpu.analyse.networks import Probe
+    from lim_gpu.network import Network
 
 Result = tuple[Any, dict[str, Any], list[str]]  # figure, values for a program, lines for a person
 
@@ -60,8 +61,9 @@ def analyse(
     if dry_run:
         line = f"plan: {kind} of {first} and {second} on {data} -> {output}"
         return Outcome({"dry_run": True, "output": str(output)}, [line])
-    from lim_gpu.analyse.networks import load_network, load_probe
+    from lim_gpu.analyse.networks import load_probe
     from lim_gpu.labelled.table import read_table
+    from lim_gpu.network import load_network
     from lim_gpu.weights.backbone import training_device
 
     place = training_device(device)
