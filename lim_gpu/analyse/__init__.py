@@ -20,7 +20,8 @@ from lim_gpu.weights.file import CheckpointFile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from lim_gpu.analyse.networks import Network, Probe
+    from lim_gpu.analyse.networks import Probe
+    from lim_gpu.network import Network
 
 Result = tuple[Any, dict[str, Any], list[str]]  # figure, values for a program, lines for a person
 
@@ -72,11 +73,12 @@ def analyse(
         if dry_run:
             line = f"plan: {kind} of {first} and {second} on {data} -> {output}"
             return Outcome({"dry_run": True, "output": str(output)}, [line])
-        from lim_gpu.analyse.networks import load_network, load_probe
+        from lim_gpu.analyse.networks import load_probe
+        from lim_gpu.network import network_of
         from lim_gpu.weights.backbone import training_device
 
         place = training_device(device)
-        networks = [load_network(file, place) for file in files]
+        networks = [network_of(file, place) for file in files]
     probe = load_probe(data, part, images, size, place, reporter)
     checkpoints = [
         {"path": str(path), "sha256": network.sha256} for path, network in zip((first, second), networks, strict=True)

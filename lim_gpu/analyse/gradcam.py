@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lim_gpu.analyse.networks import Network, Probe
+from lim_gpu.analyse.networks import Probe
+from lim_gpu.network import Network
 
 
 class _Predicted:

@@ -1,11 +1,10 @@
-"""What an analysis looks at: networks out of checkpoints, and the images of a labelled data set."""
+"""What an analysis looks at: the images of a labelled data set, and what networks make of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,54 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lim_gpu.errors import UsageError
-from lim_gpu.labelled.images import Normalisation, load_images, network_input, resized
+from lim_gpu.labelled.images import load_images, network_input, resized
 from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import read_table
+from lim_gpu.network import Network
 from lim_gpu.progress import Reporter
 from lim_gpu.spread import spread_evenly
-from lim_gpu.weights import backbone as backbones
-from lim_gpu.weights.file import CheckpointFile
-from lim_gpu.weights.load import find_backbone, per_channel
-
-
-class Network(torch.nn.Module):
-    """A backbone and the linear layer that fine-tuning put on it, where there is one; `sha256` is of their file."""
-
-    def __init__(
-        self, encoder: torch.nn.Module, head: torch.nn.Linear | None, normalisation: Normalisation, sha256: str
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.normalisation = normalisation
-        self.sha256 = sha256
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes), or features (B, d) where no head is there."""
-        features = self.encoder(images)
-        return features if self.head is None else self.head(features)
-
-
-def load_network(file: CheckpointFile, device: torch.device) -> Network:
-    """The network of a checkpoint, in evaluation mode on `device`. Raises InputError as `load_backbone`."""
-    content = file.read()
-    backbone = find_backbone(file, content)
-    encoder = backbones.network(backbone.name, backbone.channels)
-    encoder.load_state_dict(backbone.state)
-    mean, std = (per_channel(tuple(backbone.preprocess[name]), backbone.channels) for name in ("mean", "std"))
-    network = Network(encoder, _head(content), Normalisation(mean, std), backbone.sha256)
-    return network.eval().to(device)
-
-
-def _head(content: dict[str, Any]) -> torch.nn.Linear | None:
-    """The layer that fine-tuning put on the backbone, where a checkpoint holds one."""
-    state = content.get("state_dict", {})
-    if not isinstance(state, dict) or not {"head.weight", "head.bias"} <= set(state):
-        return None
-    classes, width = state["head.weight"].shape
-    head = torch.nn.Linear(width, classes)
-    head.load_state_dict({name: state[f"head.{name}"] for name in ("weight", "bias")})
-    return head
 
 
 @dataclass(frozen=True)

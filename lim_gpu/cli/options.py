@@ -59,7 +59,7 @@ CRITERION = (
         "--weights",
         type=PATH,
         metavar="FILE",
-        help="deepnet: ResNet50 weights; default: torchvision's IMAGENET1K_V1.",
+        help="deepnet: a checkpoint, ours or another maker's, or torchvision's resnet50; default: its IMAGENET1K_V1.",
     ),
     click.option(
         "--precision",
@@ -69,7 +69,8 @@ CRITERION = (
     click.option(
         "--features",
         type=click.Choice(["logits", "pooled"]),
-        help="deepnet: the 1000 outputs or the 2048 pooled features; default: logits.",
+        help="deepnet: the 1000 outputs, or what is pooled before the classifier; default: logits, of our checkpoints "
+        "pooled.",
     ),
     click.option(
         "--bins",

@@ -10,6 +10,7 @@ from typing import Any
 
 from lim_gpu.errors import InputError
 from lim_gpu.intensity import Intensity
+from lim_gpu.weights.load import default_features, told_beside
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Criterion:
     method     "ssim", "mi", "deepnet" or "hash"
     intensity  how HU become 0..255
     bins       of MI's histograms, 2..256
-    features   of DeepNet: "logits" (1000) or "pooled" (2048)
+    features   of DeepNet: "logits" or "pooled"; "" becomes logits, or pooled where `weights` is a checkpoint of ours
     weights    of DeepNet: a file, or None for torchvision's IMAGENET1K_V1
     precision  of DeepNet: "float32" or "bfloat16", the latter faster and less exact
     """
@@ -27,9 +28,12 @@ class Criterion:
     method: str
     intensity: Intensity
     bins: int = 100
-    features: str = "logits"
+    features: str = ""
     weights: Path | None = None
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", self.features or default_features(self.weights))
 
     def parameters(self) -> dict[str, Any]:
         """What a fingerprint and a record hold: only what this method uses."""
@@ -39,6 +43,14 @@ class Criterion:
         if self.method == "deepnet":
             values |= {"features": self.features, "weights": self._weights_identity, "precision": self.precision}
         return values
+
+    def network(self) -> dict[str, Any] | None:
+        """For a record: the file of DeepNet's own weights, and what the JSON beside it says it is."""
+        if self.method != "deepnet" or self.weights is None:
+            return None
+        beside = told_beside(self.weights)
+        told = ("method", "backbone", "channels", "epoch", "global_step", "preprocess")
+        return {"file": self.weights.name} | {key: beside[key] for key in told if key in beside}
 
     @cached_property
     def _weights_identity(self) -> str:

@@ -210,7 +210,7 @@ class StoredMatrix:
         if self._model is None:
             from lim_gpu.similarity.deepnet import load_model
 
-            self._model = load_model(self.criterion.weights, self.device)
+            self._model = load_model(self.criterion.weights, self.device, self.criterion.features)
         return self._model
 
 

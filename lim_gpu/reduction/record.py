@@ -40,6 +40,7 @@ def record_of(
             "kept": sum(len(result.kept) for result in results),
             "failed_volumes": len(failures),
         },
+        **({"network": network} if (network := request.criterion.network()) else {}),
         "borderline": sum(result.borderline for result in results),
         "resolved_threshold": _loosest([result.resolved_threshold for result in results], request.method),
         "units": [_of_unit(result) for result in results],

@@ -53,7 +53,7 @@ def reduce(
     hu_range: str | None = None,
     body: bool = False,
     bins: int = 100,
-    features: str = "logits",
+    features: str = "",
     weights: str | Path | None = None,
     precision: str = "float32",
     seed: int = 0,
@@ -80,6 +80,8 @@ def reduce(
     intensity   how HU become 0..255: an `Intensity`, or "lung", "40,400", "-1000:400"; for MR and PT, which have none,
                 "volume-percentile"; default: each slice's own minimum..maximum
     window, hu_range   the same by the names of the command line: "lung" or "LEVEL,WIDTH"; "LO:HI"
+    features    of DeepNet: "logits" or "pooled"; where nothing is said pooled of a checkpoint of ours, else logits
+    weights     of DeepNet: torchvision's resnet50 for logits; for pooled any backbone, such as RUN/last.ckpt
     body        CT: what lies outside the patient (the table, air, padding) becomes 0
     precision   of DeepNet: "float32", or "bfloat16", which is faster and may select other slices
     device      "auto", "cpu", "cuda" or "cuda:1"; "auto" and "cuda" share the work among all GPUs of the machine

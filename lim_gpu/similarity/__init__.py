@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, NoGpuError, UsageError
+from lim_gpu.weights.load import default_features
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ def similarity_matrix(
     data_range: float | None = None,
     device: str = "auto",
     bins: int = 100,
-    features: str = "logits",
+    features: str | None = None,
     weights: str | Path | None = None,
 ) -> torch.Tensor:
     """Similarity of every pair of slices, larger = more alike (Wolf et al. 2024, section 2.1).
@@ -42,12 +43,11 @@ def similarity_matrix(
     data_range  maximum - minimum that the values can have, SSIM's L; 255 for uint8. HASH and DeepNet map 0..data_range
     device      "auto": where the slices lie if on a GPU, else a GPU where there is one, else the CPU; "cpu"; "cuda[:i]"
     bins        of MI's histograms, 2..256
-    features    of DeepNet: "logits" (1000) or "pooled" (2048)
-    weights     of DeepNet: a file; None: torchvision's IMAGENET1K_V1
+    features    of DeepNet: "logits" or "pooled"; None: pooled of a checkpoint of ours, else logits
+    weights     of DeepNet: for logits torchvision's resnet50 in a file, for pooled any checkpoint; None: IMAGENET1K_V1
 
-    Returns a float32 torch tensor (n, n) on that device, symmetric.
-    Raises InputError for slices of another shape, or with NaN, infinity or values far beyond data_range, UsageError for
-    a contradictory call, NoGpuError when a GPU is asked for and none is usable.
+    Returns a float32 torch tensor (n, n) on that device, symmetric. Raises InputError for slices of another shape, or
+    with NaN, infinity or values far beyond data_range, UsageError for a contradictory call, NoGpuError without a GPU.
     """
     import torch
 
@@ -55,6 +55,7 @@ def similarity_matrix(
         raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
     if not isinstance(bins, int) or not 2 <= bins <= 256:
         raise UsageError(f"bins {bins!r} is no whole number within 2..256")
+    features = features or default_features(weights)
     if features not in ("logits", "pooled"):
         raise UsageError(f"features {features!r} are unknown. Give logits or pooled")
     tensor = as_tensor(slices)
@@ -63,7 +64,7 @@ def similarity_matrix(
     if method == "deepnet":
         from lim_gpu.similarity import deepnet
 
-        model = deepnet.load_model(Path(weights) if weights is not None else None, place)
+        model = deepnet.load_model(Path(weights) if weights is not None else None, place, features)
         extent = 255 if tensor.dtype == torch.uint8 else extent  # grey values are taken as they are
         return deepnet.cosine_matrix(deepnet.embed(tensor, model, features, extent))
     if method == "hash":

@@ -1,6 +1,7 @@
 """DeepNet: cosine of ResNet50 outputs (Wolf et al. 2024, equation 3).
 
-Grey is replicated to three channels, resized to 224 x 224 (bilinear, antialiased) and normalised as for ImageNet.
+Grey is replicated to three channels, resized to 224 x 224 (bilinear, antialiased) and normalised as for ImageNet; for a
+pre-trained backbone, as it was trained.
 Plain torch on the CPU and the GPU, channels last, which both prefer. By default float32 with TF32 off: cosines within
 2e-5 of float64, so that a threshold's borderline of 1e-4 holds all pairs that rounding could take across it. "bfloat16"
 (autocast, on CPUs and on GPUs that have it) is for speed: its cosines err by up to 2e-2, beyond that borderline, and a
@@ -13,9 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
-import socket
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -27,6 +25,9 @@ from torch.nn.functional import interpolate, normalize
 
 from lim_gpu.cuda.blocks import memory_for_blocks
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights.load import load_backbone, per_channel
+from lim_gpu.weights.states import imagenet_state, plain_state
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ImageNet weights
@@ -34,15 +35,17 @@ FEATURES = ("logits", "pooled")  # 1000 outputs, or the 2048 values before the l
 PRECISIONS = ("float32", "bfloat16")
 BATCH = {"cpu": 16, "cuda": 256}  # slices at a time, at most
 ACTIVATION_BYTES = 12 << 20  # of a slice at its peak within ResNet50, float32
-ARTIFACTS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module)\.")
-NETWORK_TIMEOUT = 30  # s without an answer from the server of the weights
 
 
-def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Module:
-    """ResNet50, ready to evaluate, on `device`: torchvision's IMAGENET1K_V1, or the state in a .pth or .safetensors.
+def load_model(weights: Path | None, device: torch.device | str, features: str = "logits") -> torch.nn.Module:
+    """The network, ready to evaluate, on `device`: ResNet50 with torchvision's IMAGENET1K_V1, or what `weights` holds.
 
+    That is for "logits" a .pth or .safetensors of torchvision's whole resnet50, for "pooled" any checkpoint that
+    `lim_gpu.weights.load` knows: ours, other makers', every ResNet.
     Raises InputError that says how to get the weights when they cannot be had; nothing is ever left at random.
     """
+    if weights is not None and features == "pooled":
+        return _ready(_pre_trained(weights), device)
     from torchvision.models import resnet50
 
     state = imagenet_state() if weights is None else _file_state(weights)
@@ -54,10 +57,26 @@ def load_model(weights: Path | None, device: torch.device | str) -> torch.nn.Mod
         first, name = min(wrong | extra), weights or "IMAGENET1K_V1"
         raise InputError(
             f"{name}: no ResNet50 of torchvision: {len(wrong)} of {len(expected)} tensors missing or of another "
-            f"shape, {len(extra)} unknown, such as {first}. Give --weights a state_dict of torchvision's resnet50"
+            f"shape, {len(extra)} unknown, such as {first}. Give --weights a state_dict of torchvision's resnet50, or "
+            "--features pooled, which take any backbone"
         )
     model.load_state_dict(state)
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return _ready(model, device)
+
+
+def _ready(model: Any, device: torch.device | str) -> torch.nn.Module:
+    placed: torch.nn.Module = model.to(device, memory_format=torch.channels_last)
+    return placed.eval()
+
+
+def _pre_trained(weights: Path) -> torch.nn.Module:
+    """The backbone of a checkpoint, with how its images were normalised."""
+    backbone = load_backbone(weights)
+    model = resnet(backbone.name, backbone.channels)
+    model.load_state_dict(backbone.state)
+    scales = (per_channel(tuple(backbone.preprocess[name]), backbone.channels) for name in ("mean", "std"))
+    model.normalisation = tuple(scales)  # type: ignore[assignment]
+    return model
 
 
 def embed(
@@ -68,7 +87,9 @@ def embed(
     *,
     precision: str = "float32",
 ) -> torch.Tensor:
-    """Outputs (n, 1000), or pooled features (n, 2048), of slices (n, H, W), in the model's dtype and on its device.
+    """Outputs (n, 1000) or pooled features (n, d) of slices (n, H, W), in the model's dtype and on its device.
+
+    d is 2048; of resnet18 and resnet34 it is 512.
 
     Raises UsageError for unknown features, or a precision that the device does not have, InputError when the weights
     give values that are not finite.
@@ -173,7 +194,8 @@ def double_precision(model: torch.nn.Module) -> torch.nn.Module:
 def _forward(model: Any, grey: torch.Tensor, features: str) -> torch.Tensor:
     """grey (m, H, W) in 0..1."""
     resized = interpolate(grey[:, None], (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (torch.tensor(values, dtype=grey.dtype, device=grey.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    scales = getattr(model, "normalisation", (MEAN, STD))
+    mean, std = (torch.tensor(values, dtype=grey.dtype, device=grey.device).view(1, -1, 1, 1) for values in scales)
     outputs = ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
     for name, layer in model.named_children():
         if name == "avgpool":
@@ -191,52 +213,6 @@ def _linear(layer: torch.nn.Linear, pooled: torch.Tensor) -> torch.Tensor:
     return product.to(pooled.dtype)
 
 
-def imagenet_state(name: str = "resnet50", otherwise: str = "give --weights FILE") -> dict[str, torch.Tensor]:
-    """torchvision's IMAGENET1K_V1 state of model `name`, from torch's cache or the network.
-
-    Raises InputError that says where to put the file, or what to do `otherwise`.
-    """
-    from torchvision.models import get_model_weights
-
-    url = get_model_weights(name).IMAGENET1K_V1.url
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        with contextlib.redirect_stdout(sys.stderr), _network_timeout():  # torch announces the download on stdout
-            return torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=True, progress=False, weights_only=True
-            )
-    except Exception as error:  # the network, or a damaged file in the cache
-        raise InputError(
-            f"the ImageNet weights of {name} cannot be had ({_cause(error)}). Put {url} into {folder}, or {otherwise}"
-        ) from None
-
-
-@contextlib.contextmanager
-def _network_timeout() -> Iterator[None]:
-    """torch.hub sets no limit of its own: without one, a network that swallows packets hangs it."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def plain_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state under the names that the layers have: without what torch.compile, FSDP and checkpointing put into them.
-
-    With the counters of batch norm that files of before PyTorch 0.4.1 lack, at 0: no inference reads them.
-    """
-    named = {ARTIFACTS.sub("", name): value for name, value in tensors.items()}
-    whole: dict[str, torch.Tensor] = {}
-    for name, value in named.items():
-        whole[name] = value
-        if name.endswith("running_var"):
-            counter = name.removesuffix("running_var") + "num_batches_tracked"
-            whole[counter] = named.get(counter, torch.tensor(0))
-    return whole
-
-
 def _file_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file; a pickle is read without running anything it holds."""
     try:
@@ -246,7 +222,7 @@ def _file_state(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # a damaged file can raise anything: IndexError, KeyError, RuntimeError, ...
         raise InputError(f"{path}: cannot be read as weights ({_cause(error)}). Give --weights a state_dict") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path}: holds no state_dict of tensors. Give --weights one")
+        raise InputError(f"{path}: holds no state_dict of tensors. Give --weights one, or --features pooled")
     return plain_state(state)
 
 

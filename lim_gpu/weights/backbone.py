@@ -67,7 +67,7 @@ def _torchvision(name: str) -> Any:
 
 
 def _load_imagenet(model: torch.nn.Module, name: str) -> None:
-    from lim_gpu.similarity.deepnet import imagenet_state
+    from lim_gpu.weights.states import imagenet_state
 
     try:
         model.load_state_dict(imagenet_state(name, "begin without them"))

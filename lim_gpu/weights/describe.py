@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError
-from lim_gpu.files import read_json
-from lim_gpu.weights.export import WEIGHTS_FORMAT
 from lim_gpu.weights.file import CheckpointFile
-from lim_gpu.weights.load import FORMAT, as_text, match, sidecar, vote
+from lim_gpu.weights.load import as_text, match, told_beside, vote
 
 
 def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -18,12 +16,10 @@ def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, A
 
     Ours are told from the JSON beside them, without torch; others are read with torch.
     """
-    if sidecar(path).is_file():
-        record = read_json(sidecar(path))
-        if isinstance(record, dict) and record.get("format") in (FORMAT, WEIGHTS_FORMAT):
-            if not path.is_file():
-                raise InputError(f"{path}: does not exist, only the JSON beside it")
-            return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
+    if record := told_beside(path):
+        if not path.is_file():
+            raise InputError(f"{path}: does not exist, only the JSON beside it")
+        return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
     with CheckpointFile(path, trust=trust) as file:
         digest, content = file.sha256, file.read()
     layout, found = vote(path, content)

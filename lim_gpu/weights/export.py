@@ -10,9 +10,7 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, write_json
 from lim_gpu.progress import Outcome
 from lim_gpu.weights.file import CheckpointFile
-from lim_gpu.weights.load import VERSION, Backbone, as_text, find_backbone, sidecar
-
-WEIGHTS_FORMAT = "lim-gpu-weights"
+from lim_gpu.weights.load import VERSION, WEIGHTS_FORMAT, Backbone, as_text, find_backbone, sidecar, told_beside
 
 
 def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False) -> Outcome:
@@ -67,7 +65,9 @@ def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
 def _export_record(path: Path, backbone: Backbone, written: str) -> dict[str, Any]:
     import lim_gpu
 
-    made = {"name": path.name, "sha256": backbone.sha256, "source": backbone.source} | _progress_of(path)
+    beside = told_beside(path)
+    made = {"name": path.name, "sha256": backbone.sha256, "source": backbone.source}
+    made |= {key: beside[key] for key in ("method", "epoch", "global_step") if key in beside}
     return {
         "format": WEIGHTS_FORMAT,
         "version": VERSION,
@@ -79,16 +79,6 @@ def _export_record(path: Path, backbone: Backbone, written: str) -> dict[str, An
         "checkpoint": made,
         "sha256": written,
         "lim_gpu": lim_gpu.__version__,
-    }
-
-
-def _progress_of(path: Path) -> dict[str, Any]:
-    """Method, epoch and step, where the JSON beside one of our checkpoints tells them."""
-    if not sidecar(path).is_file():
-        return {}
-    beside = read_json(sidecar(path))
-    return {
-        key: beside[key] for key in ("method", "epoch", "global_step") if isinstance(beside, dict) and key in beside
     }
 
 

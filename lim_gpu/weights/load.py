@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT, VERSION = "lim-gpu-checkpoint", 1
+WEIGHTS_FORMAT = "lim-gpu-weights"  # of what is exported
 SUFFIXES = (".ckpt", ".pth", ".pt", ".tar", ".bin", ".safetensors")
 SIDE = 224
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -121,6 +122,19 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def told_beside(path: Path) -> dict[str, Any]:
+    """What the JSON beside a file of ours says of it; nothing where there is none, or another program's."""
+    if not sidecar(path).is_file():
+        return {}
+    record = read_json(sidecar(path))
+    return record if isinstance(record, dict) and record.get("format") in (FORMAT, WEIGHTS_FORMAT) else {}
+
+
+def default_features(path: str | Path | None) -> str:
+    """What DeepNet compares where nothing is said: "pooled" of a backbone of ours, which classifies nothing."""
+    return "pooled" if path is not None and told_beside(Path(path)) else "logits"
+
+
 def load_backbone(path: Path, *, trust: bool = False, expected: str | None = None) -> Backbone:
     """The backbone in a checkpoint or weights file of any of the makers in `LAYOUTS`.
 
@@ -169,7 +183,7 @@ def vote(path: Path, content: dict[str, Any]) -> tuple[Layout, dict[str, Tensor]
     """The layout under which most backbone tensors stand, wrapped or not, and these under torchvision's names."""
     import torch
 
-    from lim_gpu.similarity.deepnet import plain_state
+    from lim_gpu.weights.states import plain_state
 
     best: tuple[Layout, dict[str, Tensor]] | None = None
     containers = {"": content} | {key: value for key, value in content.items() if isinstance(value, dict)}
