@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, cluster_options
+from lim_gpu.cli.options import PATH, SHARD, cluster_options
 
 
 @click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
@@ -86,6 +86,7 @@ def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: 
     is_flag=True,
     help="List jobs, hours estimated from a measured step, and disk; run and write nothing.",
 )
+@SHARD
 @cluster_options
 @partial(common, config=False)
 def evaluate(
@@ -97,6 +98,7 @@ def evaluate(
     plan: bool,
     ray: str | None,
     cpus_per_task: int | None,
+    shard: str | None,
 ) -> None:
     """Run the paper's evaluations on your data: reduce, pretrain and finetune, one folder a job, resumable.
 
@@ -133,6 +135,7 @@ def evaluate(
         seed=run.seed,
         ray=ray,
         cpus_per_task=cpus_per_task,
+        shard=shard,
         reporter=run.reporter,
     )
     run.done(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +12,13 @@ from tempfile import TemporaryDirectory
 from lim_gpu.cluster import Cluster
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
+from lim_gpu.evaluate.hosts import with_absolute_paths
 from lim_gpu.evaluate.page import write_evaluation
+from lim_gpu.evaluate.queue import share_of
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
 from lim_gpu.files import locked, write_json, write_text
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.progress import Outcome, Reporter, counted
+from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
@@ -32,6 +36,7 @@ def evaluate(
     seed: int = 0,
     ray: str | None = None,
     cpus_per_task: int | None = None,
+    shard: tuple[int, int] | str | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Run evaluations "0", "A".."E" into the folder `output`: one folder a job, resumable, nothing done twice.
@@ -40,6 +45,10 @@ def evaluate(
     plan    only list the jobs, with hours estimated from a measured training step, and disk
     ray     jobs whose needs stand run at once, in processes of a Ray cluster with a GPU each: "auto", "local" or
             "HOST:PORT"; cpus_per_task: of each process. All hosts see the data and `output` at the same place
+    shard   (I, N) or "I/N": only every N-th pre-training, with what it needs and its fine-tunings, as others do the
+            rest at the same time; the same call without it then does the analyses and writes the tables
+
+    With several GPUs jobs whose needs stand run at once, a GPU each (`device` "auto" or "cuda").
 
     A job that fails is reported, what needs it is left out, and the rest goes on. Raises UsageError for a contradictory
     call, InputError for a configuration that cannot be read or names data that are not there.
@@ -50,9 +59,11 @@ def evaluate(
         raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
     if smoke == (config is not None):
         raise UsageError("give --config grid.toml or --preset smoke")
+    part = Shard.asked(shard, ray=ray, plan=plan)
     with TemporaryDirectory() as temporary:
         data = Path(temporary) if plan and not (output / "data").exists() else output / "data"
-        grid = _grid(config, data, seed, reporter)
+        with locked(data, patient=True) if part and smoke else nullcontext():
+            grid = _grid(config, data, seed, reporter)
         todo = jobs(asked, grid)
         _check_paths(grid, stores=asked != ("0",))
         if plan:
@@ -60,13 +71,26 @@ def evaluate(
 
             values, lines = estimate(todo, grid, output, device, seed)
             return Outcome(values, lines, bool(values["refused"]))
-    with locked(output):
+    with locked(output, shared=part is not None):
         cluster = Cluster.at(ray, cpus_per_task)
+        if part is not None:
+            return _share(share_of(todo, part), part, grid, output, device, seed, reporter)
         if cluster is None:
             failures = _do(todo, grid, output, device, seed, reporter)
         else:
             failures = _do_on_hosts(todo, grid, output, device, seed, reporter, cluster)
     return _written(asked, grid, output, seed, failures)
+
+
+def _share(
+    todo: Sequence[Job], shard: Shard, grid: Grid, output: Path, device: str, seed: int, reporter: Reporter
+) -> Outcome:
+    """Do the jobs of a share."""
+    failures = _do(todo, grid, output, device, seed, reporter)
+    done = counted(len(todo) - len(failures), "job")
+    line = f"shard {shard}: {done} -> {output}. When all shards have ended, the same command without --shard writes"
+    values = {"shard": str(shard), "jobs": [job.folder for job in todo], "failures": failures}
+    return Outcome(values, [f"{line} the tables"], bool(failures))
 
 
 def _grid(config: Path | None, data: Path, seed: int, reporter: Reporter) -> Grid:
@@ -107,12 +131,17 @@ def _check_paths(grid: Grid, stores: bool) -> None:
 def _do(
     todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, reporter: Reporter
 ) -> list[tuple[str, str]]:
-    """Do the jobs in order; return those that could not be done, with the cause."""
+    """Do the jobs in order, or on several GPUs at once; return those that could not be done, with the cause."""
+    from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
     from lim_gpu.evaluate.work import Worker
 
     quiet = Reporter(quiet=True)
+    if len(gpus := gpus_of(device)) > 1:
+        worker = Worker(with_absolute_paths(grid), output.absolute(), "cuda", seed, quiet)
+        failed = do_on_gpus(todo, worker, gpus, reporter)
+        return [(job.folder, failed[job]) for job in todo if job in failed]
     worker = Worker(grid, output, device, seed, quiet)
-    failed: dict[Job, str] = {}
+    failed = {}
     with reporter.track("evaluate", len(todo), "jobs") as advance:
         for number, job in enumerate(todo, 1):
             reporter.note(f"{number} of {len(todo)}: {job.folder}")
@@ -132,7 +161,7 @@ def _do_on_hosts(
     todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, reporter: Reporter, cluster: Cluster
 ) -> list[tuple[str, str]]:
     """The same on the hosts of a cluster, in the order of what they need."""
-    from lim_gpu.evaluate.hosts import do_on_hosts, with_absolute_paths
+    from lim_gpu.evaluate.hosts import do_on_hosts
     from lim_gpu.evaluate.work import Worker
 
     def make(place: str) -> Worker:
