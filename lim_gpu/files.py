@@ -140,10 +140,11 @@ def _here() -> str:
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False, patient: bool = False) -> Iterator[None]:
     """Hold `folder/.lock`, so that two runs never write the same output. The lock ends with the process.
 
     shared: with others that share it, who each write files of their own; one that does not share has to be alone.
+    patient: wait for who holds it.
 
     By fcntl's lock of an open file (OFD) where the system has it, which cluster file systems keep for all hosts; a
     flock is the host's own on GPFS.
@@ -155,7 +156,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         raise LimGpuError(f"{folder}: cannot be written: {error.strerror}. Choose another -o") from None
     with handle:
         try:
-            _lock(handle, shared)
+            _lock(handle, shared, patient)
         except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as POSIX lets a system choose
             raise LimGpuError(f"{folder}: another run is writing here. Wait for it, or choose another -o") from None
         except OSError as error:
@@ -163,10 +164,11 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def _lock(handle: IO[str], shared: bool = False) -> None:
-    command = getattr(fcntl, "F_OFD_SETLK", None)
+def _lock(handle: IO[str], shared: bool = False, patient: bool = False) -> None:
+    command = getattr(fcntl, "F_OFD_SETLKW" if patient else "F_OFD_SETLK", None)
     if command is None:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, kind | (0 if patient else fcntl.LOCK_NB))
     else:  # struct flock of 64-bit Linux: type, whence, start, length (0: all), pid (0: of an open file)
         kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         fcntl.fcntl(handle, command, struct.pack("hhqqi0q", kind, os.SEEK_SET, 0, 0, 0))

@@ -99,12 +99,20 @@ def start_server(preload: Sequence[str] = OF_INGEST) -> None:
 
 
 def _start(memory_limit: int | None) -> _Child:
+    return _Child(*start_process(_serve, memory_limit, daemon=True))
+
+
+def start_process(function: Callable[..., None], *arguments: Any, daemon: bool) -> tuple[Any, Connection]:
+    """A new process that calls `function(connection, *arguments)`, and the other end of that connection.
+
+    daemon: it may have no child processes of its own.
+    """
     ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_serve, args=(theirs, memory_limit), daemon=True)
+    process = CONTEXT.Process(target=function, args=(theirs, *arguments), daemon=daemon)
     with _without_main(), _without_interruptions():
         process.start()
     theirs.close()
-    return _Child(process, ours)
+    return process, ours
 
 
 @contextmanager

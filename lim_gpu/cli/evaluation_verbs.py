@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, cluster_options
+from lim_gpu.cli.options import PATH, SHARD, cluster_options
 
 
 @click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
@@ -80,6 +80,7 @@ def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: 
     help="One folder a job; tables and pictures beside.",
 )
 @click.option("--plan", is_flag=True, help="As --dry-run, with hours and disk from training steps measured here.")
+@SHARD
 @cluster_options
 @click.option("--dry-run", is_flag=True, help="List jobs, slices and steps; run and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Do jobs again that stand and were made otherwise.")

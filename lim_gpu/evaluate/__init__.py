@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -15,12 +16,15 @@ from lim_gpu.cluster import Cluster
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
+from lim_gpu.evaluate.hosts import with_absolute_paths
 from lim_gpu.evaluate.page import write_evaluation
+from lim_gpu.evaluate.queue import share_of
 from lim_gpu.evaluate.smoke import make_data, smoke_grid
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.files import locked, made_otherwise, read_json, write_json, write_text
-from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.progress import Outcome, Reporter, counted
+from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
@@ -41,6 +45,7 @@ def evaluate(
     seed: int = 0,
     ray: str | None = None,
     cpus_per_task: int | None = None,
+    shard: tuple[int, int] | str | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Run evaluations "0", "A".."E" into the folder `output`: one folder a job, resumable, nothing done twice.
@@ -50,6 +55,10 @@ def evaluate(
     overwrite   do again what stands and was made otherwise
     ray     jobs whose needs stand run at once, in processes of a Ray cluster with a GPU each: "auto", "local" or
             "HOST:PORT"; cpus_per_task: of each process. All hosts see the data and `output` at the same place
+    shard   (I, N) or "I/N": only every N-th pre-training, with what it needs and its fine-tunings, as others do the
+            rest at the same time; the same call without it then does the analyses and writes the tables
+
+    With several GPUs jobs whose needs stand run at once, a GPU each (`device` "auto" or "cuda").
 
     A job that fails is reported, what needs it is left out, and the rest goes on. Raises UsageError for a contradictory
     call, and for an `output` of other options without `overwrite`; InputError for a configuration that cannot be read
@@ -62,6 +71,7 @@ def evaluate(
     if smoke == (config is not None):
         raise UsageError("give --config grid.toml or --preset smoke")
     cluster = Cluster.at(ray, cpus_per_task)
+    part = Shard.asked(shard, ray=ray, plan=plan or dry_run)
     if cluster is None:
         check_gpu(device)
     with TemporaryDirectory() as temporary:
@@ -72,17 +82,30 @@ def evaluate(
         if config is not None:
             _check_paths(grid, stores=asked != ("0",))
         elif not dry_run:
-            make_data(data, seed, reporter)
+            with locked(data, patient=True) if part else nullcontext():
+                make_data(data, seed, reporter)
         if plan or dry_run:
             from lim_gpu.evaluate.estimate import estimate
 
             values, lines = estimate(todo, grid, output, device, seed, timed=plan)
             return Outcome(values, lines, bool(values["refused"]))
-    with locked(output):
+    with locked(output, shared=part is not None):
         write_json(output / OPTIONS, _options(grid, seed))
+        worker = Worker(grid, output, device, seed, Reporter(quiet=True), overwrite)
+        if part is not None:
+            return _share(share_of(todo, part), part, worker, reporter)
         do = _do if cluster is None else partial(_do_on_hosts, cluster=cluster)
-        failures = do(todo, Worker(grid, output, device, seed, Reporter(quiet=True), overwrite), reporter)
+        failures = do(todo, worker, reporter)
     return _written(asked, grid, output, seed, failures)
+
+
+def _share(todo: Sequence[Job], shard: Shard, worker: Worker, reporter: Reporter) -> Outcome:
+    """Do the jobs of a share."""
+    failures = _do(todo, worker, reporter)
+    done = counted(len(todo) - len(failures), "job")
+    line = f"shard {shard}: {done} -> {worker.output}. When all shards have ended, the same command without --shard"
+    values = {"shard": str(shard), "jobs": [job.folder for job in todo], "failures": failures}
+    return Outcome(values, [f"{line} writes the tables"], bool(failures))
 
 
 def _grid(config: Path | None, data: Path) -> Grid:
@@ -138,8 +161,13 @@ def _check_paths(grid: Grid, stores: bool) -> None:
 
 
 def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter) -> list[tuple[str, str]]:
-    """Do the jobs in order; return those that could not be done, with the cause."""
-    failed: dict[Job, str] = {}
+    """Do the jobs in order, or on several GPUs at once; return those that could not be done, with the cause."""
+    from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
+
+    if len(gpus := gpus_of(worker.device)) > 1:
+        failed = do_on_gpus(todo, _anywhere(worker, "cuda"), gpus, reporter)
+        return [(job.folder, failed[job]) for job in todo if job in failed]
+    failed = {}
     with reporter.track("evaluate", len(todo), "jobs") as advance:
         for number, job in enumerate(todo, 1):
             reporter.note(f"{number} of {len(todo)}: {job.folder}")
@@ -157,11 +185,14 @@ def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter) -> list[tuple[s
 
 def _do_on_hosts(todo: Sequence[Job], worker: Worker, reporter: Reporter, cluster: Cluster) -> list[tuple[str, str]]:
     """The same on the hosts of a cluster, in the order of what they need."""
-    from lim_gpu.evaluate.hosts import do_on_hosts, with_absolute_paths
+    from lim_gpu.evaluate.hosts import do_on_hosts
 
-    def make(place: str) -> Worker:
-        output = worker.output.absolute()
-        return Worker(with_absolute_paths(worker.grid), output, place, worker.seed, worker.reporter, worker.overwrite)
-
+    make = partial(_anywhere, worker)
     failed = do_on_hosts(todo, make, worker.output, worker.device, cluster, reporter)
     return [(job.folder, failed[job]) for job in todo if job in failed]
+
+
+def _anywhere(worker: Worker, place: str) -> Worker:
+    """The same for another process, in whatever folder, on its device `place`."""
+    grid, output = with_absolute_paths(worker.grid), worker.output.absolute()
+    return Worker(grid, output, place, worker.seed, worker.reporter, worker.overwrite)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from lim_gpu.cluster import Cluster, connect, gpus_for, run_batches
 from lim_gpu.errors import LimGpuError
-from lim_gpu.evaluate.grid import Grid, Job, needs
+from lim_gpu.evaluate.grid import Grid, Job
+from lim_gpu.evaluate.queue import Queue
 from lim_gpu.progress import Reporter
 from lim_gpu.sharing import check_seen
 from lim_gpu.workers import TaskResult
@@ -23,37 +24,6 @@ class Doing(Protocol):
 
     def do(self, job: Job) -> None:
         """Run a job. Raises LimGpuError for what goes wrong in it."""
-
-
-class Queue:
-    """Jobs that wait for what they need. `ready` grows by those that need wait no longer; `failed`: with the cause."""
-
-    def __init__(self, todo: Sequence[Job]) -> None:
-        self._waiting = list(todo)
-        self._done: set[Job] = set()
-        self.ready: list[Job] = []
-        self.failed: dict[Job, str] = {}
-        self._release()
-
-    def finish(self, job: Job, error: str | None) -> None:
-        """Say what became of a job that was ready."""
-        if error is None:
-            self._done.add(job)
-        else:
-            self.failed[job] = error
-        self._release()
-
-    def _release(self) -> None:
-        """In order, so that what a job needs has been looked at before it."""
-        waiting, self._waiting = self._waiting, []
-        for job in waiting:
-            missing = [needed for needed in needs(job) if needed in self.failed]
-            if missing:
-                self.failed[job] = f"{job.folder}: needs {missing[0].folder}, which failed"
-            elif self._done.issuperset(needs(job)):
-                self.ready.append(job)
-            else:
-                self._waiting.append(job)
 
 
 def do_on_hosts(
@@ -81,10 +51,9 @@ def do_on_hosts(
         how: dict[str, Any] = {"cpus": cluster.cpus, "gpus": gpus, "most": 1}
         with closing(run_batches(batched, queue.ready, **how)) as outcomes:
             for outcome in outcomes:
-                job, failed = queue.ready[outcome.task], len(queue.failed)
+                job = queue.ready[outcome.task]
                 reporter.note(f"{'done' if outcome.error is None else 'failed'}: {job.folder}")
-                queue.finish(job, outcome.error)
-                new = list(queue.failed.values())[failed:]
+                new = queue.finish(job, outcome.error)
                 for error in new:
                     reporter.error(error)
                 advance(max(1, len(new)))

@@ -10,7 +10,7 @@ from typing import Any
 from lim_gpu.analyse import analyse
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce, equal_steps
-from lim_gpu.files import read_json, write_json
+from lim_gpu.files import locked, read_json, write_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
@@ -80,7 +80,8 @@ class Worker:
         if options["method"] == "deepnet":
             options["weights"] = self.grid.weights
         path = self.output / job.folder / "selection.csv"
-        with SliceStore(self.grid.stores[job.store]) as store:
+        # several shards may need it at once: the first makes it, and the others find it
+        with locked(path.parent, patient=True), SliceStore(self.grid.stores[job.store]) as store:
             more: dict[str, Any] = {"output": path, "device": self.device, "seed": self.seed}
             selection = reduce(store, **options, **more, overwrite=self._replaces(job), reporter=self.reporter)
         return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
