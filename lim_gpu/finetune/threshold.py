@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.finetune.metrics import Predictions, summary
+
 Floats = NDArray[np.float64]
 RATES = ("sensitivity", "specificity")
 
@@ -52,6 +54,15 @@ def rates(score: Floats, is_positive: NDArray[np.bool_], threshold: float) -> di
     """Sensitivity and specificity of calling positive from `threshold` on; both classes must be there."""
     called = score >= threshold
     return {"sensitivity": float(called[is_positive].mean()), "specificity": float((~called)[~is_positive].mean())}
+
+
+def rate_summaries(tests: Sequence[Predictions], positive: int, seed: int) -> dict[str, Any]:
+    """Mean, sd, runs and interval of sensitivity and specificity on the test parts of runs, each at its threshold."""
+    sides = [(test.probabilities[:, positive], test.labels == positive, test.threshold or 0.5) for test in tests]
+    found = [rates(*side) for side in sides]
+    drawn = [(test.groups, own, score >= threshold) for test, (score, own, threshold) in zip(tests, sides, strict=True)]
+    intervals = rates_interval(drawn, seed)
+    return {name: summary([run[name] for run in found]) | {"interval": intervals[name]} for name in RATES}
 
 
 def rates_interval(
