@@ -21,12 +21,14 @@ class Predictions:
     """Of the n test images of one run.
 
     places: (n,) in the table; groups: (n,) equal for images of one patient; labels: (n,); probabilities: (n, classes).
+    threshold: of two classes, the probability from which on an image is called positive, chosen on validation.
     """
 
     places: NDArray[np.int64]
     groups: NDArray[np.int64]
     labels: NDArray[np.int64]
     probabilities: Floats
+    threshold: float | None = None
 
     @property
     def predicted(self) -> NDArray[np.int64]:

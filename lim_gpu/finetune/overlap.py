@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.finetune.metrics import paired
+from lim_gpu.finetune.metrics import paired, student_interval
 
 Floats = NDArray[np.float64]
 OVERLAPS = ("dice", "iou")
@@ -60,22 +60,21 @@ def interval(
     minus: Sequence[tuple[NDArray[np.int64], Floats]] | None = None,
     resamples: int = RESAMPLES,
 ) -> list[float] | None:
-    """95 % percentile interval of the mean over images, meant over runs; of its difference to `minus` where given.
+    """95 % interval of the mean over images, meant over runs; of its difference to `minus` where given.
 
-    runs: groups (n,) and values (n,) of each. Groups, and runs, are drawn with replacement; a group counts alike in all
-    runs and in both sides of a difference.
+    runs: groups (n,) and values (n,) of each. Groups are drawn with replacement, and count alike in all runs and in
+    both sides of a difference; how runs differ comes in as `metrics.student_interval` says.
     """
     rng = np.random.default_rng(seed)
     names = np.unique(np.concatenate([groups for groups, _ in runs]))
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    of_runs = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples) / len(runs)
-    total = np.zeros(resamples)
-    for sign, side in ((1.0, runs), (-1.0, minus or ())):
-        for place, (groups, values) in enumerate(side):
-            own = _weighted_mean(values, drawn[:, np.searchsorted(names, groups)])
-            total += sign * np.where(of_runs[:, place] > 0, of_runs[:, place] * own, 0)
-    finite = total[np.isfinite(total)]
-    return [float(v) for v in np.quantile(finite, (0.025, 0.975))] if len(finite) else None
+    weights = np.concatenate([np.ones((1, len(names)), dtype=np.int64), drawn])
+
+    def means(side: Sequence[tuple[NDArray[np.int64], Floats]]) -> Floats:
+        return np.stack([_weighted_mean(values, weights[:, np.searchsorted(names, groups)]) for groups, values in side])
+
+    found = means(runs) - (means(minus) if minus else 0.0)
+    return student_interval(found[:, 0], found[:, 1:].mean(axis=0), len(names), -1.0 if minus else 0.0)
 
 
 def _weighted_mean(values: Floats, weights: NDArray[np.int64]) -> Floats:

@@ -14,6 +14,7 @@ from lim_gpu.finetune.metrics import MAIN, Predictions
 from lim_gpu.labelled.table import Table
 
 NAMES = {"auc": "AUC", "f1": "F1", "acc": "accuracy", "dice": "Dice", "iou": "IoU"}
+NAMES |= {"sensitivity": "sensitivity", "specificity": "specificity"}
 GRID = np.linspace(0, 1, 201)  # false positive rates at which curves of several runs are averaged
 
 
@@ -25,26 +26,14 @@ def results_markdown(results: dict[str, Any]) -> str:
         "",
         f"{results['images']:,} images of {len(results['classes'])} classes. {results['auc_is']} {results['f1_is']}",
     ]
-    lines += [
-        "",
-        *markdown_table(["score", "mean", "sd", "95 % interval", "runs"], [_score_row(results, name) for name in MAIN]),
-    ]
-    lines += [
-        "",
-        "Mean and standard deviation (ddof 1) over runs; Student's interval over test images (patients) and runs.",
-        "",
-        "## Runs",
-        "",
-    ]
-    header = [
-        "run",
-        "seed",
-        "train / val / test",
-        "initial weights",
-        "best epoch",
-        "val accuracy",
-        *(NAMES[name] for name in MAIN),
-    ]
+    header = ["score", "mean", "sd", "95 % interval", "runs"]
+    lines += ["", *markdown_table(header, [_score_row(results, name) for name in NAMES if name in results]), ""]
+    lines += ["Mean and sd (ddof 1) over runs; Student's 95 % interval over test images (patients) and runs."]
+    if "sensitivity" in results:
+        lines += ["Sensitivity and specificity: from Youden's threshold on, which was chosen on validation."]
+    lines += ["", "## Runs", ""]
+    header = ["run", "seed", "train / val / test", "initial weights", "best epoch", "val accuracy"]
+    header += [NAMES[name] for name in MAIN]
     lines += markdown_table(header, [_run_row(run) for run in results["runs"]])
     lines += [
         "",

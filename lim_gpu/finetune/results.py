@@ -17,6 +17,7 @@ from lim_gpu.finetune.overlap import Overlaps, differences, overlaps
 from lim_gpu.finetune.report import NAMES, predictions_csv, results_markdown, save_roc, score_text
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.splits import Split
+from lim_gpu.finetune.threshold import rate_summaries
 from lim_gpu.labelled.table import Table
 
 AVERAGES = ("f1_macro", "f1_micro", "f1_weighted")
@@ -60,6 +61,8 @@ def _results(
         results[name]["interval"] = intervals[name]
     results["f1_of"] = {name: summary([score["f1_of"][name] for score in found]) for name in table.classes}
     results["confusion"] = np.sum([score["confusion"] for score in found], axis=0).tolist()
+    if len(table.classes) == 2:
+        results |= rate_summaries([run.predictions for run in runs], positive, request.seed)
     results |= _about_classes(table, positive)
     results["start"] = [candidates[number] for number in sorted({run.chosen for run in runs})]
     results["protocol"] = request.protocol.describe()
@@ -104,7 +107,8 @@ def predictions(record: dict[str, Any]) -> Any:
     if "dice" in record:
         return overlaps(record)
     places, groups, labels = (np.array(record[name], dtype=np.int64) for name in ("places", "groups", "labels"))
-    return Predictions(places, groups, labels, np.array(record["probabilities"], dtype=np.float64))
+    probabilities = np.array(record["probabilities"], dtype=np.float64)
+    return Predictions(places, groups, labels, probabilities, record.get("threshold"))
 
 
 def read_finished(folder: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -150,7 +154,7 @@ def result_lines(results: dict[str, Any], output: Path, unchanged: bool) -> list
     what = results.get("f1_is", "Dice and IoU of an image.")
     done = f"{', '.join(results['start'])}: {runs} run{'s' if runs > 1 else ''}, {what} -> {output}"
     first = f"unchanged: {output}" if unchanged else done
-    return [first, *(f"{NAMES[name]:9s}{score_text(results[name])}" for name in NAMES if name in results)]
+    return [first, *(f"{NAMES[name]:12s}{score_text(results[name])}" for name in NAMES if name in results)]
 
 
 def positive_lines(request: Request, table: Table) -> list[str]:
@@ -165,4 +169,4 @@ def positive_lines(request: Request, table: Table) -> list[str]:
 def comparison_lines(compared: dict[str, Any]) -> list[str]:
     """For people: what `compare` found."""
     lines = [f"{compared['first']} less {compared['second']}, {len(compared['seeds'])} runs of the same seeds:"]
-    return lines + [f"{NAMES[name]:9s}{score_text(compared[name], '+.4f')}" for name in NAMES if name in compared]
+    return lines + [f"{NAMES[name]:12s}{score_text(compared[name], '+.4f')}" for name in NAMES if name in compared]

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.finetune.metrics import Predictions, student_interval, summary
+
 Floats = NDArray[np.float64]
 RATES = ("sensitivity", "specificity")
 
@@ -54,29 +56,35 @@ def rates(score: Floats, is_positive: NDArray[np.bool_], threshold: float) -> di
     return {"sensitivity": float(called[is_positive].mean()), "specificity": float((~called)[~is_positive].mean())}
 
 
+def rate_summaries(tests: Sequence[Predictions], positive: int, seed: int) -> dict[str, Any]:
+    """Mean, sd, runs and interval of sensitivity and specificity on the test parts of runs, each at its threshold."""
+    sides = [
+        (test.probabilities[:, positive], test.labels == positive, 0.5 if test.threshold is None else test.threshold)
+        for test in tests
+    ]
+    found = [rates(*side) for side in sides]
+    drawn = [(test.groups, own, score >= threshold) for test, (score, own, threshold) in zip(tests, sides, strict=True)]
+    intervals = rates_interval(drawn, seed)
+    return {name: summary([run[name] for run in found]) | {"interval": intervals[name]} for name in RATES}
+
+
 def rates_interval(
     runs: Sequence[tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]], seed: int, resamples: int = 2000
 ) -> dict[str, list[float] | None]:
-    """95 % percentile intervals of both rates, meant over runs.
+    """95 % intervals of both rates, meant over runs.
 
-    runs: of each the groups (n,) of its images, which are positive, and which are called so. Groups, and runs, are
-    drawn with replacement, as `metrics.bootstrap` draws them.
+    runs: of each the groups (n,) of its images, which are positive, and which are called so. Groups are drawn with
+    replacement, as `metrics.bootstrap` draws them; how runs differ comes in as `metrics.student_interval` says.
     """
     rng = np.random.default_rng(seed)
     names = np.unique(np.concatenate([groups for groups, _, _ in runs]))
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    of_runs = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples) / len(runs)
-    totals: dict[str, Any] = dict.fromkeys(RATES, 0.0)
-    for place, (groups, positive, called) in enumerate(runs):
-        weights = drawn[:, np.searchsorted(names, groups)]
-        sides = {"sensitivity": (positive, called), "specificity": (~positive, ~called)}
-        for name, (side, right) in sides.items():
+    weights = np.concatenate([np.ones((1, len(names)), dtype=np.int64), drawn])
+    found: dict[str, list[Floats]] = {name: [] for name in RATES}
+    for groups, positive, called in runs:
+        own = weights[:, np.searchsorted(names, groups)]
+        for name, side, right in (("sensitivity", positive, called), ("specificity", ~positive, ~called)):
             with np.errstate(divide="ignore", invalid="ignore"):
-                rate = (weights * (side & right)).sum(axis=1) / (weights * side).sum(axis=1)
-            totals[name] = totals[name] + np.where(of_runs[:, place] > 0, of_runs[:, place] * rate, 0)
-    return {name: _interval(values) for name, values in totals.items()}
-
-
-def _interval(values: Floats) -> list[float] | None:
-    finite = values[np.isfinite(values)]
-    return [float(v) for v in np.quantile(finite, (0.025, 0.975))] if len(finite) else None
+                found[name].append((own * (side & right)).sum(axis=1) / (own * side).sum(axis=1))
+    both = {name: np.stack(values) for name, values in found.items()}
+    return {name: student_interval(v[:, 0], v[:, 1:].mean(axis=0), len(names), 0.0) for name, v in both.items()}

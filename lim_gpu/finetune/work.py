@@ -24,6 +24,7 @@ from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import Run, predictions, write_results
 from lim_gpu.finetune.splits import Split, splits_of
 from lim_gpu.finetune.starts import Start
+from lim_gpu.finetune.threshold import youden
 from lim_gpu.labelled.images import Images, Normalisation
 from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import Table
@@ -196,22 +197,32 @@ class Worker:
         """Predictions on the test part, made once by the chosen candidate's best epoch."""
         path = predictions_path(self.folder.path, split.run)
         standing = self.folder.part(path)
-        if standing is None or standing["candidate"] != candidate:
+        if standing is None or standing["candidate"] != candidate or "threshold" not in standing:
             values: dict[str, Any] = {"candidate": candidate, "places": split.test.tolist()}
             values |= {"groups": self.groups[split.test].tolist(), "labels": self.table.labels[split.test].tolist()}
-            values |= {"probabilities": self._probabilities(split, candidate)}
+            values |= {"probabilities": self._probabilities(split, candidate, split.test).tolist()}
+            values |= {"threshold": self._threshold(split, candidate)}
             standing = self.folder.write_part(path, values, readable=False)
         return predictions(standing)
 
-    def _probabilities(self, split: Split, candidate: int) -> list[list[float]]:
+    def _threshold(self, split: Split, candidate: int) -> float | None:
+        """Youden's, of two classes, on the validation part."""
+        if len(self.table.classes) != 2:
+            return None
+        positive = self.request.positive_in(self.table)
+        score = self._probabilities(split, candidate, split.val)[:, positive]
+        return youden(score, self.table.labels[split.val] == positive)
+
+    def _probabilities(self, split: Split, candidate: int, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(len(places), classes) of a training's best epoch."""
         start = self.starts[candidate]
         network = training.Classifier(start.backbone, start.channels, len(self.table.classes))
         with CheckpointFile(self.folder.checkpoint(split.run, candidate)) as file:
             network.load_state_dict(file.read()["state_dict"])
         network.to(self.images.pixels.device)
         normalisation = self._normalisation(candidate, split)
-        outputs = training.logits(network, self.images, split.test, self.request.protocol, normalisation)
-        found: list[list[float]] = torch.softmax(outputs.double(), dim=1).tolist()
+        outputs = training.logits(network, self.images, places, self.request.protocol, normalisation)
+        found: NDArray[np.float64] = torch.softmax(outputs.double(), dim=1).cpu().numpy()
         return found
 
     def write(self, runs: Sequence[Run]) -> None:

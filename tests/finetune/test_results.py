@@ -49,4 +49,4 @@ def test_people_are_told_which_class_the_scores_are_of(tmp_path):
         ("auc", "f1", "acc"), score
     )
     assert result_lines(results, tmp_path, False)[0] == f"random: 1 run, F1 of class well. -> {tmp_path}"
-    assert result_lines(results, tmp_path, True)[:2] == [f"unchanged: {tmp_path}", "AUC      0.5000"]
+    assert result_lines(results, tmp_path, True)[:2] == [f"unchanged: {tmp_path}", "AUC         0.5000"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.finetune.splits import make_splits
+from lim_gpu.finetune.splits import Split, make_splits, take_fraction
 from lim_gpu.labelled.table import Table
 
 
@@ -118,3 +120,34 @@ def test_what_cannot_be_split():
         splits(table([0] * 20 + [1] * 3))
     with pytest.raises(InputError, match="class 1 has 1 patients"):
         splits(table([0] * 20 + [1] * 20, tuple(map(str, [*range(20), *[99] * 20]))))
+
+
+def patients_with(labels_by_patient):
+    """A table of patients with these labels of their images each."""
+    patients = [f"p{number}" for number, labels in enumerate(labels_by_patient) for _ in labels]
+    return table([label for labels in labels_by_patient for label in labels], tuple(patients))
+
+
+def test_fractions_are_nested_patient_wise_and_stratified():
+    """40 patients without and 10 with the finding, on one of their three images."""
+    data, groups = patients_with([(0, 0, 0)] * 40 + [(0, 1, 0)] * 10), np.repeat(np.arange(50), 3)
+    none = np.array([], dtype=np.int64)
+    for seed in range(3):
+        whole, before = Split(0, seed, np.arange(150), none, none), set()
+        for fraction, patients in ((0.01, 2), (0.1, 5), (0.25, 13), (0.5, 25), (1.0, 50)):
+            train = take_fraction(data, whole, fraction, groups).train
+            taken = set(groups[train].tolist())
+            assert len(train) == 3 * len(taken)
+            assert before <= taken
+            assert (sum(group >= 40 for group in taken), len(taken)) == (math.ceil(10 * fraction), patients)
+            before = taken
+    assert len({tuple(take_fraction(data, replace(whole, seed=s), 0.1, groups).train) for s in range(5)}) > 1
+
+
+def test_a_fraction_leaves_validation_and_test_as_they_are():
+    data, groups = patients_with([(0, 1)] * 30), np.repeat(np.arange(30), 2)
+    split = Split(0, 1, np.arange(40), np.arange(40, 50), np.arange(50, 60))
+    part = take_fraction(data, split, 0.5, groups)
+    assert len(part.train) == 20
+    assert part.val is split.val
+    assert part.test is split.test
