@@ -31,9 +31,9 @@ def read_list(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     except OSError as error:
         raise unreadable(path, error) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error}). Save it as one") from None
     if absent := [column for column in columns if column not in named]:
-        raise InputError(f"{path}: has no column {', '.join(absent)}. The first line must be {','.join(columns)}")
+        raise InputError(f"{path}: has no column {', '.join(absent)}. Give {','.join(columns)} in its first line")
     if not rows:
         raise InputError(f"{path}: lists no picture. Add a line for each")
     for line, row in enumerate(rows, start=2):

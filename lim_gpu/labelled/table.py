@@ -143,7 +143,7 @@ def _read_csv(folder: Path, path: Path, divided: bool) -> Table:
             raise InputError(f"{path}: line {line}: split {row['split']!r} is unknown. Give {', '.join(PARTS)}")
         if not (folder / row["file"]).is_file():
             where = f"{folder}, to which paths are relative"
-            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}")
+            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}. Correct the line")
     labels = [row["label"] for row in rows]
     patients = [row[patient] for row in rows] if patient else None
     parts = [part_of(row["split"]) or "" for row in rows] if divided else None

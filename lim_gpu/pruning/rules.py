@@ -22,7 +22,7 @@ from lim_gpu.pruning.checks import check_rule, check_similarity, checked_thresho
 Indices = NDArray[np.int64]
 CHUNK = 1 << 14  # pairs looked at together; most pairs of a late chunk are dead and fall out in one NumPy pass
 
-NOT_FINITE = "the similarity matrix holds NaN or infinity"
+NOT_FINITE = "the similarity matrix holds NaN or infinity. Give numbers, and -inf for pairs that are not compared"
 
 
 def count_to_keep(n: int, keep: float | None = None, keep_count: int | None = None) -> int:
@@ -34,7 +34,7 @@ def count_to_keep(n: int, keep: float | None = None, keep_count: int | None = No
         raise UsageError("`keep` and `keep_count` exclude each other. Give one of them")
     if keep_count is not None:
         if isinstance(keep_count, bool) or not isinstance(keep_count, Integral) or keep_count < 1:
-            raise UsageError(f"`keep_count` {keep_count!r} is not a whole number of at least 1")
+            raise UsageError(f"`keep_count` {keep_count!r} is not a whole number. Give 1 or more")
         return min(n, int(keep_count))
     if keep is None:
         return n
@@ -237,7 +237,7 @@ def every_n(n: int, keep: float | None = None, keep_count: int | None = None) ->
         count = count_to_keep(n, keep, keep_count)
         return np.arange(count, dtype=np.int64) * n // count
     if keep is None:
-        raise UsageError("every-n needs `keep` or `keep_count`")
+        raise UsageError("nothing says how many every-n keeps. Give `keep` or `keep_count`")
     count_to_keep(n, keep)
     return np.arange(0, n, int(min(n, 1 / keep + 0.5)), dtype=np.int64)
 
@@ -247,7 +247,7 @@ def random_choice(
 ) -> Indices:
     """A seeded choice of the size that `rank` would keep: the control at equal budget. Sorted (k,)."""
     if keep is None and keep_count is None:
-        raise UsageError("random needs `keep` or `keep_count`")
+        raise UsageError("nothing says how many random keeps. Give `keep` or `keep_count`")
     count = count_to_keep(n, keep, keep_count)
     return np.sort(np.random.default_rng(seed).permutation(n)[:count]).astype(np.int64)
 
@@ -275,14 +275,14 @@ def _checked_on_gpu(matrix: Any) -> Any:
 
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
-        raise InputError(f"a similarity matrix is (n, n) with n >= 1, this one is {shape}")
+        raise InputError(f"a similarity matrix of shape {shape} has no pairs. Give (n, n) with n >= 1")
 
 
 def _checked(matrix: Any) -> NDArray[Any]:
     values = to_numpy(matrix)
     _check_shape(values.shape)
     if values.dtype.kind not in "fiu":
-        raise InputError(f"a similarity matrix holds real numbers, this one {values.dtype}")
+        raise InputError(f"a similarity matrix of {values.dtype} has no order. Give real numbers")
     if values.dtype.kind in "iu" or values.dtype.itemsize < 4:
         values = values.astype(np.float64)
     if np.isnan(values).any() or np.isposinf(values).any():

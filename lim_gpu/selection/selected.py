@@ -78,6 +78,7 @@ def _selected(store: SliceStore, selection: Selection) -> list[tuple[int, int]]:
         number, n = known.get(key, (0, 0))
         if i >= n:
             name = selection.path or "the selection"
-            raise InputError(f"{name}: names slice {i} of volume {key}, which {store.path} does not hold")
+            what = f"names slice {i} of volume {key}, which {store.path} does not hold"
+            raise InputError(f"{name}: {what}. Run lim-gpu reduce again")
         places.append((number, i))
     return places

@@ -22,7 +22,7 @@ def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, A
         record = read_json(sidecar(path))
         if isinstance(record, dict) and record.get("format") in (FORMAT, WEIGHTS_FORMAT):
             if not path.is_file():
-                raise InputError(f"{path}: does not exist, only the JSON beside it")
+                raise InputError(f"{path}: does not exist, only the JSON beside it. Copy both")
             return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
     with CheckpointFile(path, trust=trust) as file:
         digest, content = file.sha256, file.read()
