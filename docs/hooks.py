@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "RESULTS.md"
+SITE = {"../bench/RESULTS.md": "numbers.md", "../examples/interface.py": "python.md"}  # what is read there instead
 OPEN_TERM = re.compile(r"(\S.*?)\s{2,}(\S.*)")  # "name    what it is", as docstrings list parameters
 
 
@@ -30,6 +31,13 @@ def on_files(files: Any, config: Any) -> Any:
     for picture in pictures_of_results():
         files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
     return files
+
+
+def on_page_markdown(markdown: str, **_of_the_page: Any) -> str:
+    """Lead from files of the repository, to which its pages link, to the pages that the site has of them."""
+    for file, page in SITE.items():
+        markdown = markdown.replace(f"]({file})", f"]({page})")
+    return markdown
 
 
 def generated_pages() -> dict[str, str]:

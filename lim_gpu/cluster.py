@@ -154,7 +154,8 @@ def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
         raise LimGpuError(f"ray: no cluster answers at {address}. {remedy}") from None
     except Exception as error:  # of its versions, tokens, ports
         go_on_interrupting(error)
-        raise LimGpuError(f"ray: {address}: {one_line(str(error).strip() or type(error).__name__)}") from error
+        told = one_line(str(error).strip() or type(error).__name__)
+        raise LimGpuError(f"ray: {address}: {told}. Check the address, and that Ray is the same there") from error
 
 
 def _described(ray: Any) -> str:
@@ -282,4 +283,5 @@ def _next(ray: Any, stream: Any) -> Any:
     except (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.TaskCancelledError):
         return Ended()
     except exceptions.RayError as error:  # the task never began: nothing of it can be loaded there
-        raise LimGpuError(f"ray: {one_line(str(error).strip().splitlines()[-1])}") from error
+        told = one_line(str(error).strip().splitlines()[-1])
+        raise LimGpuError(f"ray: {told}. See lim-gpu doctor --ray") from error

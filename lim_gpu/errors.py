@@ -58,6 +58,13 @@ def unreadable(path: object, error: OSError) -> InputError:
     return InputError(f"{path}: cannot be read: {error.strerror}. {remedy}")
 
 
+def unwritable(path: object, error: OSError) -> LimGpuError:
+    """The error for a file that the system does not take, with what may help."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "Free some space" if full else "Change its permissions, or choose another place"
+    return LimGpuError(f"{path}: cannot be written: {error.strerror or error}. {remedy}")
+
+
 def go_on_interrupting(error: Exception) -> None:
     """Raise the Ctrl-C or SIGTERM that came while h5py or Ray was at work: Cython makes a SystemError of it."""
     interruption = error.__cause__ or error.__context__

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable
+from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable, unwritable
 
 # .NAME.HOST.PID.TOKEN.tmp; .NAME.PID.tmp of earlier versions
 TEMPORARY = re.compile(r"\.(?P<name>.+?)\.((?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}|(?P<old>\d+))\.tmp")
@@ -44,7 +44,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise LimGpuError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -78,7 +78,7 @@ def write_once(path: Path, text: str, mode: int = 0o644) -> None:
                 os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise LimGpuError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -192,7 +192,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise unreadable(path, error) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
+        raise InputError(f"{path}: not TOML ({error}). Correct it") from None
 
 
 def canonical_json(value: Any) -> str:
@@ -257,19 +257,19 @@ def parse_json(text: str, path: Path) -> Any:
     try:
         return json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged or foreign JSON ({error})") from None
+        raise InputError(f"{path}: damaged or foreign JSON ({error}). Give another file, or make it again") from None
 
 
 def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
     """The value in a JSON file, by the rules of `parse_json`, at most `limit` bytes."""
     try:
         if path.stat().st_size > limit:
-            raise InputError(f"{path}: larger than {limit >> 20} MiB, not read")
+            raise InputError(f"{path}: larger than {limit >> 20} MiB, not read. Give another file")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file") from None
+        raise InputError(f"{path}: not a text file. Give another one") from None
     return parse_json(text, path)
 
 

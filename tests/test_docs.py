@@ -93,6 +93,18 @@ def test_links_lead_to_pages_and_files():
     assert [link for link in inside if not leads_somewhere(*link)] == []
 
 
+def test_pages_of_the_repository_link_to_files_of_the_repository():
+    """They are read there as well, where no page is generated; the site has its own pages of some files."""
+    written = {page: text for page, text in TEXTS.items() if page not in GENERATED}
+    links = [(page, target) for page, text in written.items() for target in LINK.findall(FENCE.sub("", text))]
+    inside = [(page, target.partition("#")[0]) for page, target in links if not re.match(r"https?://|#", target)]
+    places = {one: DOCS / (".." if one[0] in READ_ON_GITHUB else Path(one[0]).parent) / one[1] for one in inside}
+    assert [one for one, place in places.items() if not place.exists()] == []
+    for file, page in HOOKS.SITE.items():
+        assert page in GENERATED
+        assert HOOKS.on_page_markdown(f"see [it]({file}).", page=None) == f"see [it]({page})."
+
+
 def test_the_pages_have_links_and_commands_to_check():
     assert len(commands()) > 30
     assert sum(len(LINK.findall(text)) for text in TEXTS.values()) > 30

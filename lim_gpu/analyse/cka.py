@@ -62,7 +62,7 @@ def hsic(first: Tensor, second: Tensor) -> Tensor:
     """Unbiased HSIC (a, b) of Gram matrices (a, B, B) and (b, B, B) whose diagonals are 0."""
     n = first.shape[-1]
     if n < LEAST:
-        raise UsageError(f"CKA needs at least {LEAST} images in a batch, not {n}")
+        raise UsageError(f"CKA needs at least {LEAST} images in a batch, not {n}. Give more --images")
     traces = torch.einsum("aij,bij->ab", first, second)
     sums = first.sum(dim=(1, 2))[:, None] * second.sum(dim=(1, 2))[None]
     crossed = first.sum(dim=1) @ second.sum(dim=1).T

@@ -35,7 +35,7 @@ def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) 
         raise InputError(f"{path}: does not exist. Give a store, a selection, a checkpoint or a run")
     if path.suffix in SUFFIXES:
         return Outcome(*describe_checkpoint(path, trust=trust))
-    raise InputError(f"{path}: neither a store folder, a selection (.csv) nor a checkpoint ({', '.join(SUFFIXES)})")
+    raise InputError(f"{path}: unknown. Give a store, a selection (.csv) or a checkpoint ({', '.join(SUFFIXES)})")
 
 
 def _describe_store(path: Path, verify: bool, reporter: Reporter) -> Outcome:

@@ -235,7 +235,9 @@ def one_folder(**folders: Path | None) -> tuple[str, Path]:
     """The name and the folder of the one option that is given. UsageError for none or several."""
     given = [(name, folder) for name, folder in folders.items() if folder is not None]
     if len(given) != 1:
-        raise UsageError(f"give one of {', '.join(f'--{name} DIR' for name in folders)}")
+        named = " and ".join(f"--{name}" for name, _ in given)
+        what = f"{named} exclude each other" if given else "nothing says where to"
+        raise UsageError(f"{what}. Give one of {', '.join(f'--{name} DIR' for name in folders)}")
     return given[0]
 
 
@@ -243,7 +245,7 @@ def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]
     """Selections among the arguments, and the store when the one argument is a folder."""
     folders = [path for path in paths if path.is_dir()]
     if folders and len(paths) > 1:
-        raise UsageError(f"{folders[0]}: give one store, or selections alone")
+        raise UsageError(f"{folders[0]}: stands beside others. Give one store, or selections alone")
     return ([], folders[0]) if folders else (list(paths), None)
 
 
@@ -258,9 +260,9 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"--set {text!r} is not NAME=VALUE, such as --set swav.queue=3840")
+            raise UsageError(f"--set {text!r} is not NAME=VALUE. Give a setting such as swav.queue=3840")
         if name.strip() in found:
-            raise UsageError(f"--set {name.strip()} is given twice")
+            raise UsageError(f"--set {name.strip()} is given twice. Give it once")
         found[name.strip()] = value.strip()
     return found
 

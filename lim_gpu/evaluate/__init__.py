@@ -69,7 +69,7 @@ def evaluate(
     if unknown := sorted(set(evaluations) - set(EVALUATIONS)):
         raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
     if smoke == (config is not None):
-        raise UsageError("give --config grid.toml or --preset smoke")
+        raise UsageError("nothing says on which data. Give --config grid.toml or --preset smoke")
     cluster = Cluster.at(ray, cpus_per_task)
     part = Shard.asked(shard, ray=ray, plan=plan or dry_run)
     if cluster is None:
@@ -155,7 +155,7 @@ def _check_paths(grid: Grid, stores: bool) -> None:
     """Raises InputError for data that are not there, before hours are spent on other jobs."""
     for task in grid.tasks:
         if not task.data.exists():
-            raise InputError(f"{task.data}: does not exist, the data of task {task.name}")
+            raise InputError(f"{task.data}: does not exist, the data of task {task.name}. Correct its path in [tasks]")
     for path in grid.stores.values() if stores else ():
         SliceStore(path)  # reads the index
 
@@ -174,7 +174,7 @@ def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter) -> list[tuple[s
             missing = [needed for needed in needs(job) if needed in failed]
             try:
                 if missing:
-                    raise LimGpuError(f"{job.folder}: needs {missing[0].folder}, which failed")
+                    raise LimGpuError(f"{job.folder}: needs {missing[0].folder}, which failed. Look at its error")
                 worker.do(job)
             except LimGpuError as error:
                 failed[job] = str(error)

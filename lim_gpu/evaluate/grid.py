@@ -57,15 +57,15 @@ def read_grid(path: Path) -> Grid:
         raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
     for name in ("stores", "tasks", "pretrain", "finetune"):
         if not isinstance(values.get(name, {}), dict):
-            raise UsageError(f"{path}: [{name}] is no table")
+            raise UsageError(f"{path}: [{name}] is no table. Give lines NAME = VALUE below [{name}]")
     if not values.get("tasks"):
-        raise UsageError(f"{path}: [tasks] names no data set, such as COVID-19 = 'covid-ct'")
+        raise UsageError(f"{path}: [tasks] names no data set. Give one, such as COVID-19 = 'covid-ct'")
     budgets = tuple(values.get("budgets", ("epochs",)))
     if not budgets or set(budgets) - {"epochs", "steps"}:
-        raise UsageError(f"{path}: budgets are 'epochs' and 'steps', not {list(budgets)}")
+        raise UsageError(f"{path}: budgets {list(budgets)} are unknown. Give 'epochs', 'steps' or both")
     for name in (*values.get("stores", {}), *values["tasks"]):
         if not re.fullmatch(r"[\w.-]+", name):
-            raise UsageError(f"{path}: {name!r} is no name for a folder")
+            raise UsageError(f"{path}: {name!r} is no name for a folder. Use letters, digits, dot, dash and underscore")
     home = path.parent
     return Grid(
         {name: home / expanduser(str(store)) for name, store in values.get("stores", {}).items()},
@@ -81,7 +81,7 @@ def _task(path: Path, home: Path, name: str, value: Any) -> Task:
     if isinstance(value, str):
         return Task(name, home / expanduser(value))
     if not isinstance(value, dict) or set(value) - {"data", "folds"} or not isinstance(value.get("data"), str):
-        raise UsageError(f"{path}: task {name} is a path, or {{ data = PATH, folds = N }}")
+        raise UsageError(f"{path}: task {name} is no data set. Give a path, or {{ data = PATH, folds = N }}")
     return Task(name, home / expanduser(value["data"]), value.get("folds"))
 
 
@@ -204,7 +204,7 @@ def jobs(evaluations: tuple[str, ...], grid: Grid) -> list[Job]:
     found: dict[Job, None] = {}
     for evaluation in evaluations:
         if evaluation != "0" and not grid.stores:
-            raise UsageError(f"evaluation {evaluation} needs [stores] to pre-train on")
+            raise UsageError(f"evaluation {evaluation} needs a store to pre-train on. Give [stores] in the --config")
         for finetune in finetunings(evaluation, grid):
             if finetune.pretrain is not None:
                 for needed in needs(finetune.pretrain):

@@ -137,7 +137,7 @@ class Worker:
         if isinstance(job.second, Finetune):
             found = sorted((second / "runs").rglob("*.ckpt"))
             if not found:
-                raise InputError(f"{second}: holds no checkpoint of a fine-tuned network")
+                raise InputError(f"{second}: holds no fine-tuned network. Run it again with --overwrite")
             last = found[0]
         else:
             last = second / "last.ckpt"

@@ -108,5 +108,5 @@ class Request:
             raise UsageError(f"--positive {self.positive}: {table.path} has the classes {known}. Give one of them")
         if len(table.classes) > 2:
             count = len(table.classes)
-            raise UsageError(f"--positive {self.positive}: only two classes have a positive one, and here are {count}")
+            raise UsageError(f"--positive {self.positive}: only two classes have one, here are {count}. Leave it out")
         return table.classes.index(self.positive)

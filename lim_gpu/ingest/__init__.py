@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from lim_gpu.cluster import Cluster, connect, run_on_cluster
-from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.errors import InputError, UsageError, unwritable
 from lim_gpu.files import locked
 from lim_gpu.ingest.assemble import Planned, plan_volumes
 from lim_gpu.ingest.convert_all import store_volumes
@@ -158,8 +158,9 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
         counts = [f"{count} {kind}" for kind, count in sorted(planned.counted.items())]
         counts += [f"{len(planned.failures)} failed"] if planned.failures else []
         places = ", ".join(str(source) for source in sources)
-        remedy = "" if planned.failures else ". Give DICOM, NIfTI, PNG or JPEG files, or another --modality"
-        raise InputError(f"{places}: no volume in it ({', '.join(counts) or 'no file'}){remedy}")
+        others = "Give DICOM, NIfTI, PNG or JPEG files, or another --modality"
+        remedy = "Look at the errors above" if planned.failures else others
+        raise InputError(f"{places}: no volume in it ({', '.join(counts) or 'no file'}). {remedy}")
     return planned
 
 
@@ -190,7 +191,7 @@ def _alone_in(store: Path, shard: Shard | None) -> Iterator[None]:
         with locked(store, shared=shard is not None):
             yield
     except OSError as error:
-        raise LimGpuError(f"{error.filename or store}: cannot be written: {error.strerror}") from error
+        raise unwritable(error.filename or store, error) from error
 
 
 def _write(
@@ -216,7 +217,7 @@ def _write(
     report.failures += stored.failures
     report.defects = [(volume, text) for volume, _kind, text in stored.defects]
     if not stored.entries and (plans or shard is None):
-        raise InputError(f"{store}: no volume could be read, {len(report.failures)} failed")
+        raise InputError(f"{store}: no volume could be read, {len(report.failures)} failed. Look at the errors above")
     entries = tuple(stored.entries[plan.key] for plan in plans if plan.key in stored.entries)
     report.written, report.reused = stored.written, len(entries) - stored.written
     report.slices = sum(entry.shape[0] for entry in entries)
@@ -241,7 +242,7 @@ def _index_before(store: Path, origin: str, overwrite: bool) -> Index | None:
     except InputError as error:
         if overwrite:
             return None
-        raise UsageError(f"{error}. With --overwrite it is made anew") from None
+        raise UsageError(f"{error}. Give --overwrite to make it anew") from None
     if before.origin != origin and not overwrite:
         remedy = "Give --overwrite (equal volumes stay), or another -o"
         raise UsageError(f"{store}: holds a store of other sources or options. {remedy}")

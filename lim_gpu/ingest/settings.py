@@ -39,7 +39,7 @@ class Settings:
         try:
             re.compile(self.patient_pattern or "")
         except re.error as error:
-            raise UsageError(f"--patient-pattern {self.patient_pattern!r}: no regular expression ({error})") from None
+            raise UsageError(f"--patient-pattern {self.patient_pattern!r}: {error}. Correct it") from None
         if self.store.exists() and not self.store.is_dir():
             raise UsageError(f"{self.store}: is a file. Choose another -o")
         names = {path.name for path in self.store.iterdir()} if self.store.exists() else set()

@@ -109,7 +109,7 @@ class Intensity:
             low, high = record["percentiles"]
             return cls(percentiles=(float(low), float(high)), body=body)
         if record.get("mapping") != "window":
-            raise InputError(f"intensity {record.get('mapping')!r} is not known to this version of lim-gpu")
+            raise InputError(f"intensity {record.get('mapping')!r} is unknown here. Update lim-gpu, or reduce again")
         low, high = record["hu"]
         return cls((float(low), float(high)), body=body)
 
@@ -163,10 +163,10 @@ class Intensity:
 
 
 def _window(text: str) -> tuple[float, float]:
-    complaint = f"`window` {text!r} is neither {', '.join(WINDOWS)} nor LEVEL,WIDTH"
     name = text.lower()
-    if near := get_close_matches(name, WINDOWS, 1):
-        complaint += f". Did you mean {near[0]}?"
+    near = get_close_matches(name, WINDOWS, 1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    complaint = f"`window` {text!r} is unknown. {meant}Give {', '.join(WINDOWS)}, or LEVEL,WIDTH"
     level, width = WINDOWS[name] if name in WINDOWS else _two_numbers(text, ",", complaint)
     if width <= 0:
         raise UsageError(f"a `window` of width {width:g} HU shows nothing. Give a positive width")
@@ -174,7 +174,7 @@ def _window(text: str) -> tuple[float, float]:
 
 
 def _hu_range(text: str) -> tuple[float, float]:
-    low, high = _two_numbers(text, ":", f"`hu_range` {text!r} is not LO:HI")
+    low, high = _two_numbers(text, ":", f"`hu_range` {text!r} is no range. Give LO:HI, as -1000:400")
     if low >= high:
         raise UsageError(f"`hu_range` {text} shows nothing: {low:g} is not below {high:g}. Give LO:HI, as -1000:400")
     return low, high

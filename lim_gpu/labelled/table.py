@@ -168,9 +168,9 @@ def _read_csv(folder: Path, path: Path, divided: bool, masks: bool) -> Table:
             raise InputError(f"{path}: line {line}: split {row['split']!r} is unknown. Give {', '.join(PARTS)}")
         if not (folder / row["file"]).is_file():
             where = f"{folder}, to which paths are relative"
-            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}")
+            raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}. Correct the line")
         if masks and not (folder / row["mask"]).is_file():
-            raise InputError(f"{path}: line {line}: there is no mask {row['mask']} in {folder}")
+            raise InputError(f"{path}: line {line}: there is no mask {row['mask']} in {folder}. Correct the line")
     labels = [ONE_CLASS if masks else row["label"] for row in rows]
     patients = [row[patient] for row in rows] if patient else None
     parts = [part_of(row["split"]) or "" for row in rows] if divided else None

@@ -168,7 +168,7 @@ def _check(outputs: _Outputs, sources: Sequence[Path]) -> None:
 def _list_of(source: Path) -> Path:
     path = source / "split.csv" if source.is_dir() else source
     if path.suffix != ".csv" or not path.is_file() or "split" not in read_list(path, ["file"])[0]:
-        raise UsageError(f"{source}: has no split.csv with a column split, which --write-split needs")
+        raise UsageError(f"{source}: has no split.csv with a column split. Add it, or leave --write-split out")
     return path
 
 

@@ -119,7 +119,7 @@ def _of_list(path: Path, patients: str) -> list[Item]:
     for row in rows:
         target = (root / row["file"]).resolve()
         if not target.is_relative_to(root):
-            raise InputError(f"{path}: {row['file']!r} leads out of its folder")
+            raise InputError(f"{path}: {row['file']!r} leads out of its folder. Give paths below it")
         split, label, person = (row.get(column) or "" for column in ("split", "label", patient))
         texts = (part_of(split) or split, label, person)
         items.append(Item(str(path.parent), row["file"], f"{path}\0{row['file']}", target, *texts))
@@ -153,7 +153,7 @@ def _decoded(items: list[Item], source: Path, reporter: Reporter) -> Images:
     _say_failures(failures, source, reporter)
     good = [(item, answer) for item, answer in zip(items, flat, strict=True) if not isinstance(answer, str)]
     if not good:
-        raise InputError(f"{source}: holds no PNG or JPEG file that can be read")
+        raise InputError(f"{source}: holds no PNG or JPEG file that can be read. Give another source")
     return Images(
         [item for item, _ in good],
         np.array([answer[0] for _, answer in good], dtype=np.uint64),

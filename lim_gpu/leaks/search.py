@@ -39,7 +39,8 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.bits <= self.candidates <= 64:
-            raise UsageError(f"--bits {self.bits} --candidates {self.candidates}: 0 <= bits <= candidates <= 64")
+            what = f"--bits {self.bits} with --candidates {self.candidates}"
+            raise UsageError(f"{what} finds nothing. Give 0 <= bits <= candidates <= 64")
         low, high = (-1, 1) if self.confirm == "ssim" else (1, 2)
         if not low <= self.threshold <= high:
             raise UsageError(
@@ -68,7 +69,8 @@ def find_pairs(images: Images, rule: Rule, across: bool) -> list[Pair]:
     groups = _groups(images, across)
     places = np.flatnonzero(images.hashes != FLAT)
     if len(np.unique(groups[places])) < 2:
-        raise InputError(_nothing_compared(images, len(places), across))
+        remedy = _nothing_compared(images, len(places), across)
+        raise InputError(remedy)
     close = close_pairs(images.hashes[places], rule.candidates, groups[places])
     if len(close) > MOST:
         raise UsageError(f"{len(close):,} candidate pairs within {rule.candidates} bits. Give a lower --candidates")

@@ -72,7 +72,7 @@ def _check_rates(config: PretrainConfig) -> None:
     if config.warmup_epochs and config.warmup_steps:
         raise UsageError("warmup_epochs and warmup_steps exclude each other. Give one of them")
     if config.warmup_epochs > config.epochs:
-        raise UsageError(f"warmup_epochs {config.warmup_epochs:g} is longer than the {config.epochs} epochs")
+        raise UsageError(f"warmup_epochs {config.warmup_epochs:g} is more than the {config.epochs} epochs. Give fewer")
 
 
 def _check_normalisation(config: PretrainConfig) -> None:
@@ -88,7 +88,7 @@ def _check_normalisation(config: PretrainConfig) -> None:
 def _check_swav(config: PretrainConfig) -> None:
     c = config.swav
     if c.large_crops < 2:
-        raise UsageError(f"swav.large_crops {c.large_crops}: the codes are swapped between at least 2")
+        raise UsageError(f"swav.large_crops {c.large_crops}: the codes are swapped between at least 2. Give 2 or more")
     _at_least("swav.small_crops", c.small_crops, 0)
     _probabilities("swav", c, ("flip", "jitter", "blur"))
     _at_least("swav.queue_share", c.queue_share, 0)
@@ -124,14 +124,14 @@ def _check_spark(config: PretrainConfig) -> None:
     _probabilities("spark", c, ("flip", "drop_path"))
     _ranges("spark", c, ("scale",))
     if c.size < 32 or c.size % 32:
-        raise UsageError(f"spark.size {c.size} is no multiple of 32, the side of a masked cell")
+        raise UsageError(f"spark.size {c.size} is no multiple of 32, the side of a masked cell. Give one, such as 224")
     if c.interpolation not in INTERPOLATIONS:
         raise UsageError(f"spark.interpolation {c.interpolation!r} is unknown. Give {' or '.join(INTERPOLATIONS)}")
     cells = (c.size // 32) ** 2
     if not 1 <= round(cells * (1 - c.mask_ratio)) < cells:
-        raise UsageError(f"spark.mask_ratio {c.mask_ratio:g} masks all or none of {cells} cells")
+        raise UsageError(f"spark.mask_ratio {c.mask_ratio:g} masks all or none of {cells} cells. Give one between")
     if c.decoder_width < 32 or c.decoder_width % 32:
-        raise UsageError(f"spark.decoder_width {c.decoder_width} is no multiple of 32: it is halved five times")
+        raise UsageError(f"spark.decoder_width {c.decoder_width} is halved five times. Give a multiple of 32")
     _at_least("spark.variance_floor", c.variance_floor, 0)
 
 
@@ -193,7 +193,7 @@ def _at_least(name: str, value: float, least: float) -> None:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{name} {value:g} is outside {low:g}..{high:g}")
+        raise UsageError(f"{name} {value:g} is outside {low:g}..{high:g}. Give one within")
 
 
 def _probabilities(section: str, part: Any, names: tuple[str, ...]) -> None:
@@ -213,4 +213,4 @@ def _ranges(section: str, part: Any, names: tuple[str, ...]) -> None:
 def _positive(section: str, part: Any, names: tuple[str, ...]) -> None:
     for name in names:
         if getattr(part, name) <= 0:
-            raise UsageError(f"{section}.{name} {getattr(part, name):g} is not positive")
+            raise UsageError(f"{section}.{name} {getattr(part, name):g} is not positive. Give more than 0")

@@ -251,7 +251,7 @@ def resolve(method: str, preset: str = "recommended", overrides: Mapping[str, An
     others = set(SECTIONS.values()) - {SECTIONS[method]}
     other = [name for name in flat if name.split(".")[0] in others]
     if other:
-        raise UsageError(f"--set {other[0]} belongs to another method than {method}")
+        raise UsageError(f"--set {other[0]} belongs to another method than {method}. Leave it out")
     base = PretrainConfig.from_dict(values)
     for name, value in flat.items():
         section, _, key = name.rpartition(".")

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import InputError, LimGpuError, UsageError
+from lim_gpu.errors import InputError, UsageError, unwritable
 from lim_gpu.files import parse_json, read_json, write_json, write_text
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.weights.load import sidecar
@@ -132,7 +132,7 @@ class RunFolder:
             with open(self.metrics, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         except OSError as error:
-            raise LimGpuError(f"{self.metrics}: cannot be written: {error.strerror}") from None
+            raise unwritable(self.metrics, error) from None
 
 
 def _difference(record: dict[str, Any], plan: Plan) -> str:

@@ -83,7 +83,7 @@ def maps(encoder: Any, images: Tensor, mask: Mask, drop: Tensor | None = None) -
     """
     if tuple(images.shape[2:]) != tuple(STRIDE * side for side in mask.cells.shape[2:]):
         height, width = images.shape[2:]
-        raise UsageError(f"images of {height} x {width} are not masked in cells of {STRIDE} x {STRIDE}: give multiples")
+        raise UsageError(f"images of {height} x {width} are not masked in cells of {STRIDE} x {STRIDE}. Give multiples")
     x = encoder.conv1(images * mask.over(images))
     x = encoder.maxpool(encoder.relu(batch_norm(encoder.bn1, x, mask)))
     x = x * mask.over(x)

@@ -42,7 +42,7 @@ def load_probe(path: Path, plan: Plan, device: torch.device) -> Callable[[Pretra
     files, labels, judged = _listed(path)
     names = sorted(set(labels))
     if len(names) < 2:
-        raise InputError(f"{path}: has one class only. A probe needs two or more")
+        raise InputError(f"{path}: has one class only. Give two or more")
     if len(files) > MOST_IMAGES:
         raise UsageError(f"{path}: {len(files)} images are too many for every epoch. Give at most {MOST_IMAGES}")
     images = torch.cat([_image(file, plan.config.view_size) for file in files])
@@ -96,7 +96,7 @@ def _listed(path: Path) -> tuple[list[Path], list[str], list[bool]]:
     if path.is_dir():
         folders = sorted(visible_folders(path))
         if test := next((folder.name for folder in folders if part_of(folder.name) == "test"), None):
-            raise UsageError(f"{path}: has a folder {test}. A probe must not see test data: give another folder")
+            raise UsageError(f"{path}: has a folder {test}. A probe must not see test data. Give another folder")
         if part := next((folder.name for folder in folders if part_of(folder.name)), None):
             raise InputError(f"{path}: {part} is a part of a split and no class. Give a folder a class, or a CSV file")
         found = [(f, d.name) for d in folders for f in sorted(pictures_below(d))]
@@ -107,9 +107,9 @@ def _listed(path: Path) -> tuple[list[Path], list[str], list[bool]]:
     parts = [part_of(row.get("split") or "") for row in rows]
     splits = set(parts)
     if "test" in splits:
-        raise UsageError(f"{path}: has rows of split test. A probe must not see test data: leave them out")
+        raise UsageError(f"{path}: has rows of split test. A probe must not see test data. Leave them out")
     if "split" in rows[0] and splits != {"train", "val"}:
-        raise InputError(f"{path}: the column split is not train and val")
+        raise InputError(f"{path}: the column split is not train and val. Give both, or leave the column out")
     judged = [part == "val" for part in parts]
     return [path.parent / row["file"] for row in rows], [row["label"] for row in rows], judged
 
@@ -119,8 +119,8 @@ def _image(path: Path, size: int) -> Tensor:
     try:
         pixels, _ = decode_picture(path)
     except InputError as error:
-        raise InputError(f"{path}: cannot be read as PNG or JPEG ({error})") from None
+        raise InputError(f"{path}: cannot be read as PNG or JPEG ({error}). Replace it") from None
     if pixels.size > MOST_PIXELS:
-        raise InputError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too many")
+        raise InputError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels are too many. Give smaller pictures")
     tensor = torch.from_numpy(Intensity().to_uint8(pixels[None]))
     return augment.resize(tensor, torch.tensor([tensor.shape[1:]]), size)

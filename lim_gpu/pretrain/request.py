@@ -55,5 +55,5 @@ def configuration(
     asked = {name: value for name, value in options.items() if value is not None}
     given = dict(overrides or {})
     if twice := sorted(set(asked) & set(given)):
-        raise UsageError(f"{twice[0]} is given twice, by its option and by --set")
+        raise UsageError(f"{twice[0]} is given twice, by its option and by --set. Give one of them")
     return resolve(method, preset, {"seed": seed} | asked | given)

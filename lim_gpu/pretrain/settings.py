@@ -27,10 +27,10 @@ def build(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     known = {f.name: f for f in fields(cls)}
     if unknown := sorted(set(values) - set(known)):
         near = ", ".join(prefix + name for name in known)
-        raise UsageError(f"setting {prefix}{unknown[0]} is unknown. Known: {near}")
+        raise UsageError(f"setting {prefix}{unknown[0]} is unknown. Give one of {near}")
     missing = [n for n, f in known.items() if n not in values and f.default is f.default_factory is MISSING]
     if missing:
-        raise UsageError(f"setting {prefix}{missing[0]} is missing")
+        raise UsageError(f"setting {prefix}{missing[0]} is missing. Give it")
     built = {}
     for name, value in values.items():
         hint = hints[name]
@@ -55,7 +55,7 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
     try:
         return convert(value)
     except (TypeError, ValueError, OverflowError):
-        raise UsageError(f"setting {name}={value!r} is not {kind}") from None
+        raise UsageError(f"setting {name}={value!r} is not {kind}. Give one") from None
 
 
 def _several(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -63,7 +63,7 @@ def _several(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if not isinstance(parts, list | tuple):
         parts = [parts]
     if kinds[-1] is not Ellipsis and len(parts) != len(kinds):
-        raise UsageError(f"setting {name}={value!r} is not {len(kinds)} numbers, such as {name}=0.1,0.33")
+        raise UsageError(f"setting {name}={value!r} is not {len(kinds)} numbers. Give some, such as {name}=0.1,0.33")
     return tuple(coerce(name, part, kinds[0]) for part in parts)
 
 

@@ -22,7 +22,7 @@ def check_rule(rule: str, keep: float | None, keep_count: int | None, threshold:
     if rule == "leader" and (keep is not None or keep_count is not None):
         raise UsageError("the leader rule takes a `threshold` and no budget. Give `rule` greedy for one")
     if rule == "leader" and threshold is None:
-        raise UsageError("the leader rule needs a `threshold`")
+        raise UsageError("the leader rule needs a `threshold`. Give one, or `rule` greedy")
     if threshold is not None:
         check_takes_threshold(rule)
     if keep is None and keep_count is None and threshold is None:
@@ -47,7 +47,7 @@ def check_takes_threshold(rule: str) -> None:
 def checked_threshold(threshold: Any) -> float:
     """`threshold` as float64; UsageError when it is no finite number."""
     if isinstance(threshold, bool) or not isinstance(threshold, Real) or not np.isfinite(float(threshold)):
-        raise UsageError(f"`threshold` {threshold!r} is not a number")
+        raise UsageError(f"`threshold` {threshold!r} is not a number. Give one in the unit of the similarity")
     return float(threshold)
 
 
@@ -59,4 +59,4 @@ def check_similarity(threshold: float, values: NDArray[Any]) -> None:
     finite = values[np.isfinite(values)]
     if len(finite) and low <= finite.min() and finite.max() <= high:
         bits = f". For HASH {threshold:g} bits are 1 - {threshold:g} / 64" if 0 < threshold <= 64 else ""
-        raise UsageError(f"`threshold` {threshold:g} is no similarity, which lies within {low}..{high}{bits}")
+        raise UsageError(f"`threshold` {threshold:g} is no similarity. Give one within {low}..{high}{bits}")

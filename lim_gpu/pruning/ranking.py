@@ -24,7 +24,7 @@ def count_to_keep(n: int, keep: float | None = None, keep_count: int | None = No
         raise UsageError("`keep` and `keep_count` exclude each other. Give one of them")
     if keep_count is not None:
         if isinstance(keep_count, bool) or not isinstance(keep_count, Integral) or keep_count < 1:
-            raise UsageError(f"`keep_count` {keep_count!r} is not a whole number of at least 1")
+            raise UsageError(f"`keep_count` {keep_count!r} is not a whole number. Give 1 or more")
         return min(n, int(keep_count))
     if keep is None:
         return n

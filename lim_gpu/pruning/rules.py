@@ -19,7 +19,7 @@ from lim_gpu.pruning.ranking import Indices, Ranking, count_to_keep
 
 CHUNK = 1 << 14  # pairs looked at together; most pairs of a late chunk are dead and fall out in one NumPy pass
 
-NOT_FINITE = "the similarity matrix holds NaN or infinity"
+NOT_FINITE = "the similarity matrix holds NaN or infinity. Give numbers, and -inf for pairs that are not compared"
 
 
 def rank(matrix: ArrayLike, order: Indices | None = None, *, rule: str = "greedy") -> Ranking:
@@ -163,7 +163,7 @@ def every_n(n: int, keep: float | None = None, keep_count: int | None = None) ->
         count = count_to_keep(n, keep, keep_count)
         return np.arange(count, dtype=np.int64) * n // count
     if keep is None:
-        raise UsageError("every-n needs `keep` or `keep_count`")
+        raise UsageError("nothing says how many every-n keeps. Give `keep` or `keep_count`")
     count_to_keep(n, keep)
     return np.arange(0, n, int(min(n, 1 / keep + 0.5)), dtype=np.int64)
 
@@ -173,7 +173,7 @@ def random_choice(
 ) -> Indices:
     """A seeded choice of the size that `rank` would keep: the control at equal budget. Sorted (k,)."""
     if keep is None and keep_count is None:
-        raise UsageError("random needs `keep` or `keep_count`")
+        raise UsageError("nothing says how many random keeps. Give `keep` or `keep_count`")
     count = count_to_keep(n, keep, keep_count)
     return np.sort(np.random.default_rng(seed).permutation(n)[:count]).astype(np.int64)
 
@@ -201,14 +201,14 @@ def _checked_on_gpu(matrix: Any) -> Any:
 
 def _check_shape(shape: tuple[int, ...]) -> None:
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
-        raise InputError(f"a similarity matrix is (n, n) with n >= 1, this one is {shape}")
+        raise InputError(f"a similarity matrix of shape {shape} has no pairs. Give (n, n) with n >= 1")
 
 
 def _checked(matrix: Any) -> NDArray[Any]:
     values = to_numpy(matrix)
     _check_shape(values.shape)
     if values.dtype.kind not in "fiu":
-        raise InputError(f"a similarity matrix holds real numbers, this one {values.dtype}")
+        raise InputError(f"a similarity matrix of {values.dtype} has no order. Give real numbers")
     if values.dtype.kind in "iu" or values.dtype.itemsize < 4:
         values = values.astype(np.float64)
     if np.isnan(values).any() or np.isposinf(values).any():

@@ -89,7 +89,8 @@ def auto_threshold(
     least = WINDOW if criterion.method == "ssim" else 1
     usable = [i for i, entry in enumerate(store.volumes) if min(entry.shape[1:]) >= least]
     if not usable:
-        raise InputError(f"{store.path}: no volume has slices of {WINDOW} x {WINDOW} pixels, which SSIM needs")
+        what = f"no volume has slices of {WINDOW} x {WINDOW} pixels, which SSIM needs"
+        raise InputError(f"{store.path}: {what}. Give --method hash")
     places = [usable[i] for i in spread_evenly(len(usable), VOLUMES)]
     alike: list[float] = []  # two views of one slice
     neighbours: list[float] = []

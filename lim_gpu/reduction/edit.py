@@ -88,7 +88,7 @@ def edited(parent: Selection, edits: Edits, store: SliceStore, home: Path) -> Se
     before, origin = set(parent.kept()), _Origin.of(parent)
     changes = Edits(edits.add - before, edits.drop & before)
     if not changes.add and not changes.drop:
-        raise UsageError(f"{parent.path}: has these slices so already. Nothing to change")
+        raise UsageError(f"{parent.path}: has these slices so already. Give other changes")
     kept = (before | changes.add) - changes.drop
     volumes: dict[str, VolumeSelection] = {}
     units = []

@@ -37,7 +37,7 @@ def write_report(
         raise UsageError(f"{output}: give a name that ends in .html")
     folders = [path for path in paths if path.is_dir()]
     if folders and len(folders) < len(paths):
-        raise UsageError("give runs, or selections, not both")
+        raise UsageError("runs and selections have different reports. Give the ones or the others")
     if folders and window is not None:
         raise UsageError("--window is of pictures of slices, which a run has none of. Leave it out")
     asked = _made_of_runs(folders) if folders else _made_of_selections(paths, store, window)

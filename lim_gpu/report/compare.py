@@ -128,7 +128,7 @@ def _request(
     method: str, rule: str, keep: float | None, threshold: float | None, weights: Path | None, seed: int
 ) -> Request:
     if method in BASELINES:
-        raise UsageError(f"--method {method}: the baselines stand beside by themselves")
+        raise UsageError(f"--method {method}: the baselines stand beside by themselves. Leave it out")
     return Request(_criterion(method, weights), keep, None, threshold, rule=rule, seed=seed)
 
 
@@ -140,7 +140,7 @@ def _planned(asked: Sequence[str], paths: Sequence[Path]) -> Outcome:
 def _store(loaded: dict[str, Selection], paths: Sequence[Path], store: Path | None) -> SliceStore:
     if store is None:
         if not paths:
-            raise UsageError("--method needs a store")
+            raise UsageError("--method selects from a store. Give one")
         store = loaded[paths[0].stem].store_path
     opened = SliceStore(store)
     for selection in loaded.values():

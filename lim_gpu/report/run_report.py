@@ -31,7 +31,8 @@ def write_run_report(folders: Sequence[Path], output: Path, made_of: str = "") -
 def check_run(folder: Path) -> None:
     """Raise InputError for a folder that is no run of which something can be shown."""
     if not _is_pretraining(folder) and not (folder / "results.json").is_file():
-        raise InputError(f"{folder}: not a run of lim-gpu pretrain or finetune, or one that has not finished an epoch")
+        what = "not a run of lim-gpu pretrain or finetune, or one that has not finished an epoch"
+        raise InputError(f"{folder}: {what}. Give another")
 
 
 def _is_pretraining(folder: Path) -> bool:
@@ -41,7 +42,7 @@ def _is_pretraining(folder: Path) -> bool:
 def _pretraining(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "config.json")
     if record.get("format") != PRETRAINING:
-        raise InputError(f"{folder / 'config.json'}: is no run of lim-gpu pretrain")
+        raise InputError(f"{folder / 'config.json'}: is no run of lim-gpu pretrain. Give another folder")
     rows = [parse_json(line, folder / "metrics.jsonl") for line in (folder / "metrics.jsonl").read_text().splitlines()]
     if not rows:
         raise InputError(f"{folder}: has written no numbers yet. Wait for its first epoch")

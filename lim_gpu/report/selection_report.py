@@ -15,17 +15,16 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
-from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report import figures
 from lim_gpu.report.page import svg_text, write_page
 from lim_gpu.report.selected_volume import in_a_row, in_full, to_edit
 from lim_gpu.report.shown import SCALES, Shown, in_a_word, read_selections
+from lim_gpu.report.slider import slider
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.units import intensities_in_words
 
 FULL = 8  # volumes shown in full
-STEPS = 200  # of the threshold slider
 FARTHER = (
     " Greedy took each by its likeness to one that may have gone later: a kept one may be farther than the threshold."
 )
@@ -66,7 +65,7 @@ def write_selection_report(
         "overlap": _overlap(shown),
         "curves": [(one.title, FALLS[one.rule], drawn) for one in shown if (drawn := _curves(one))],
         "found": [(one.title, rule) for one in shown if (rule := _found_threshold(one))],
-        "sliders": [table for one in shown if (table := _slider(one))],
+        "sliders": [table for one in shown if (table := slider(one))],
         "details": details,
         "rows": rows,
         "edits": _editable(shown, keys),
@@ -173,35 +172,3 @@ def _found_threshold(shown: Shown) -> dict[str, Any] | None:
     scale = shown.scale
     figure = figures.views_and_neighbours(found["views"], found["neighbours"], found["threshold"], scale)
     return {"rule": found["rule"], "augmentation": found["augmentation"], "svg": svg_text(figure)}
-
-
-def _slider(shown: Shown) -> dict[str, Any] | None:
-    """Kept slices of all units for thresholds in the method's own unit, so that one can be chosen by eye."""
-    ranked = shown.curves
-    method = shown.selection.record["method"]
-    if not ranked or method not in THRESHOLD_RANGE:
-        return None
-    removals = [np.sort(np.array(part.removal_similarity)) for part in ranked]
-    sizes = np.array([len(part.z) for part in ranked])
-    if method == "hash":
-        thresholds = np.arange(0, HASH_BITS // 2 + 1, dtype=float)
-        limits = 1 - thresholds / HASH_BITS
-    else:
-        values = np.concatenate(removals)
-        thresholds = np.linspace(values.min(), values.max(), STEPS) if len(values) else np.zeros(1)
-        limits = thresholds
-    kept = np.array([sizes - [len(r) - np.searchsorted(r, limit) for r in removals] for limit in limits])
-    own = sum(len(part.kept) for part in ranked)
-    return {
-        "title": shown.title,
-        "colour": shown.colour,
-        "start": int(np.argmin(np.abs(kept.sum(axis=1) - own))),  # where it keeps as many as were asked for
-        "scale": shown.scale,
-        "unit": shown.unit if len(ranked) > 1 else None,
-        "thresholds": [round(float(value), 5) for value in thresholds],
-        "kept": kept.sum(axis=1).tolist(),
-        "least": kept.min(axis=1).tolist(),
-        "most": kept.max(axis=1).tolist(),
-        "slices": int(sizes.sum()),
-        "decimals": 0 if method == "hash" else 4,
-    }

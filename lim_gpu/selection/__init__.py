@@ -167,9 +167,9 @@ class Selection:
         except InputError:
             raise
         except (ValueError, IndexError) as error:
-            raise InputError(f"{csv_path}: {error}") from None
+            raise InputError(f"{csv_path}: {error}. Run reduce again") from None
         if len({volume.key for volume in volumes}) != len(volumes):
-            raise InputError(f"{csv_path}: a volume stands twice")
+            raise InputError(f"{csv_path}: a volume stands twice. Run reduce again")
         return cls(volumes, record, csv_path)
 
     def lines(self) -> Iterator[str]:
@@ -183,7 +183,7 @@ def selection_paths(path: str | Path) -> tuple[Path, Path]:
     """NAME.csv and NAME.json of a selection named by either. Raises UsageError for another ending."""
     path = Path(path)
     if path.suffix not in (".csv", ".json"):
-        raise UsageError(f"{path}: a selection is named NAME.csv")
+        raise UsageError(f"{path}: is no name of a selection. Give NAME.csv")
     return path.with_suffix(".csv"), path.with_suffix(".json")
 
 
@@ -191,11 +191,12 @@ def read_record(json_path: Path) -> dict[str, Any]:
     """The JSON of a selection. Raises InputError when it is missing, damaged or something else."""
     record = read_json(json_path, LARGE_JSON)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InputError(f"{json_path}: not a selection of lim-gpu")
+        raise InputError(f"{json_path}: not a selection of lim-gpu. Give one that reduce or select wrote")
     if record.get("version") != VERSION:
-        raise InputError(f"{json_path}: selection version {record.get('version')!r}, this program reads {VERSION}")
+        found = record.get("version")
+        raise InputError(f"{json_path}: selection version {found!r}, this program reads {VERSION}. Run reduce again")
     if not isinstance(record.get("store"), dict) or not isinstance(record["store"].get("fingerprint"), str):
-        raise InputError(f"{json_path}: names no store")
+        raise InputError(f"{json_path}: names no store. Run reduce again")
     return record
 
 
@@ -240,7 +241,7 @@ def _volumes(file: IO[str]) -> tuple[VolumeSelection, ...]:
 def _check_columns(csv_path: Path, first: str, json_path: Path) -> None:
     """Raise InputError for a CSV that is something else, or that has no JSON beside it, with the remedy."""
     if first.strip() != ",".join(COLUMNS):
-        raise InputError(f"{csv_path}: is no selection of lim-gpu, whose first line is {','.join(COLUMNS)}")
+        raise InputError(f"{csv_path}: is no selection of lim-gpu. Give one, whose first line is {','.join(COLUMNS)}")
     if not json_path.exists():
         remedy = f"A copy changed by hand becomes one by lim-gpu select ORIGINAL.csv --edits {csv_path} -o edited.csv"
         raise InputError(f"{csv_path}: has no {json_path.name} beside it. {remedy}")

@@ -85,7 +85,7 @@ def _read_file(path: Path, selection: Selection, edits: Edits) -> None:
         if not words:
             continue
         if len(words) != 2 or words[0] not in ("add", "drop"):
-            raise InputError(f"{path}: line {number} is not add VOLUME:SLICES or drop VOLUME:SLICES")
+            raise InputError(f"{path}: line {number} is no change. Give add VOLUME:SLICES or drop VOLUME:SLICES")
         try:
             edits.take(words[0], _places(words[1], selection))
         except UsageError as error:
@@ -100,7 +100,7 @@ def _compare_table(path: Path, lines: Sequence[str], selection: Selection, edits
     for number, row in enumerate(csv.DictReader(lines), 2):
         key, text, wanted = (str(row.get(name) or "") for name in NEEDED)
         if not text.isdecimal() or int(text) >= known.get(key, 0) or wanted not in ("0", "1"):
-            raise InputError(f"{path}: line {number} is no slice of the selection with kept 0 or 1")
+            raise InputError(f"{path}: line {number} is no slice of the selection with kept 0 or 1. Correct it")
         place = (key, int(text))
         if (wanted == "1") != (place in kept):
             edits.take("add" if wanted == "1" else "drop", {place})
@@ -109,11 +109,11 @@ def _compare_table(path: Path, lines: Sequence[str], selection: Selection, edits
 def _places(text: str, selection: Selection) -> Places:
     name, colon, places = text.rpartition(":")
     if not colon or not name or not PLACES.fullmatch(places):
-        raise UsageError(f"{text!r} is not VOLUME:SLICES, such as 3c30df7469cb8d2d:3,5-9")
+        raise UsageError(f"{text!r} is not VOLUME:SLICES. Give a key and numbers, such as 3c30df7469cb8d2d:3,5-9")
     volume = _volume(name, selection)
     found = {i for part in places.split(",") for i in _range(part)}
     if found and max(found) >= len(volume.kept):
-        raise UsageError(f"{text!r}: volume {volume.key} has the slices 0 to {len(volume.kept) - 1}")
+        raise UsageError(f"{text!r}: volume {volume.key} has no such slice. Give 0 to {len(volume.kept) - 1}")
     return {(volume.key, i) for i in found}
 
 

@@ -27,7 +27,8 @@ def source_rows(selection: Selection, store: Path, kept: bool | None = True) -> 
     for volume in selection.volumes:
         sources = read_sources(store, volume.key)
         if len(sources) != len(volume.kept):
-            raise InputError(f"{store}.private: lists {len(sources)} slices of volume {volume.key}, not its own")
+            what = f"lists {len(sources)} slices of volume {volume.key}, not its own"
+            raise InputError(f"{store}.private: {what}. Run lim-gpu ingest again")
         for i, source in enumerate(sources):
             if kept is None or kept == bool(volume.kept[i]):
                 rows.append(_row(volume.key, i, float(volume.z[i]), source))

@@ -78,8 +78,8 @@ def _selected(store: SliceStore, selection: Selection) -> NDArray[np.int32]:
         number, n = known.get(volume.key, (0, 0))
         kept = np.flatnonzero(volume.kept)
         if len(beyond := kept[kept >= n]):
-            what = f"slice {beyond[0]} of volume {volume.key}"
-            raise InputError(f"{selection.path or 'the selection'}: names {what}, which {store.path} does not hold")
+            what = f"names slice {beyond[0]} of volume {volume.key}, which {store.path} does not hold"
+            raise InputError(f"{selection.path or 'the selection'}: {what}. Run lim-gpu reduce again")
         chosen.append((number, kept))
     return _places(chosen)
 

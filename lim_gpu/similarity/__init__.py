@@ -54,7 +54,7 @@ def similarity_matrix(
     if method not in METHODS:
         raise UsageError(f"method {method!r} is unknown. Give one of {', '.join(METHODS)}")
     if not isinstance(bins, int) or not 2 <= bins <= 256:
-        raise UsageError(f"bins {bins!r} is no whole number within 2..256")
+        raise UsageError(f"bins {bins!r} is no whole number of bins. Give one within 2..256")
     features = features or default_features(weights)
     if features not in ("logits", "pooled"):
         raise UsageError(f"features {features!r} are unknown. Give logits or pooled")
@@ -232,18 +232,18 @@ def _checked(tensor: torch.Tensor, data_range: float | None) -> tuple[torch.Tens
     import torch
 
     if tensor.ndim != 3 or 0 in tensor.shape:
-        raise InputError(f"slices are (n, H, W) with n, H, W >= 1, these are {tuple(tensor.shape)}")
+        raise InputError(f"an array {tuple(tensor.shape)} holds no slices. Give (n, H, W) with n, H, W >= 1")
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise InputError(f"slices of {tensor.dtype} are no images. Give uint8, or numbers with data_range")
     if data_range is not None and not (isinstance(data_range, Real) and 0 < data_range < float("inf")):
-        raise UsageError(f"data_range {data_range!r} is not a positive number")
+        raise UsageError(f"data_range {data_range!r} is not a positive number. Give the range of the values")
     if tensor.dtype == torch.uint8:
         return tensor.contiguous(), 255.0 if data_range is None else float(data_range)
     if data_range is None:
         raise UsageError(f"slices of {tensor.dtype} need data_range. Give the range of their values, or uint8 slices")
     values = tensor.to(torch.float32).contiguous()
     if not bool(torch.isfinite(values).all()):
-        raise InputError(f"{int((~torch.isfinite(values)).sum())} pixels are NaN or infinite")
+        raise InputError(f"{int((~torch.isfinite(values)).sum())} pixels are NaN or infinite. Replace them")
     largest = float(values.abs().max())
     if largest > FAR_BEYOND * data_range:
         raise InputError(f"values up to {largest:g} are far beyond data_range {data_range:g}. Give their range")

@@ -204,7 +204,7 @@ def _forward(model: Any, grey: torch.Tensor, features: str) -> torch.Tensor:
             pooled = outputs.flatten(1)
             return pooled if features == "pooled" else _linear(layer, pooled)
         outputs = layer(outputs)
-    raise InputError("the model has no layer fc")
+    raise InputError("the model has no layer fc. Give a torchvision ResNet")
 
 
 def _linear(layer: torch.nn.Linear, pooled: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ def bin_numbers(slices: NDArray[Any], bins: int = BINS, threads: int | None = No
     Raises UsageError unless there are 2..256 bins.
     """
     if not 2 <= bins <= MAX_BINS:
-        raise UsageError(f"bins {bins} is outside 2..{MAX_BINS}")
+        raise UsageError(f"bins {bins} is outside 2..{MAX_BINS}. Give a number within")
     numbers = np.empty(slices.shape, np.uint8)
     with Threads(threads) as pool:
         pool.run(_number, np.arange(len(slices)), slices, bins, numbers)

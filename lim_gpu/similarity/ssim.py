@@ -64,7 +64,8 @@ def ssim_pair(x: NDArray[Any], y: NDArray[Any], data_range: float) -> float:
 def check_sides(height: int, width: int) -> None:
     """Raise InputError for slices that are smaller than the window."""
     if min(height, width) < WINDOW:
-        raise InputError(f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}")
+        what = f"slices of {height} x {width} pixels: SSIM needs at least {WINDOW} x {WINDOW}"
+        raise InputError(f"{what}. Use another method")
 
 
 def _upper(

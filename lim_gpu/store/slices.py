@@ -124,9 +124,9 @@ def read_index(store: Path) -> Index:
         )
     values = read_json(path, LARGE_JSON)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(f"{path}: not a store of lim-gpu")
+        raise InputError(f"{path}: not a store of lim-gpu. Give one that ingest made")
     if values.get("version") != VERSION:
-        raise InputError(f"{path}: store version {values.get('version')!r}, this program reads {VERSION}")
+        raise InputError(f"{path}: store version {values.get('version')!r}, this program reads {VERSION}. {AGAIN}")
     kinds = {"volumes": list, "parameters": dict, "skipped": dict, "origin": str}
     if any(type(values.get(name)) is not kind for name, kind in kinds.items()):
         raise InputError(f"{path}: damaged. {AGAIN}")

@@ -18,7 +18,7 @@ def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, A
     """
     if record := told_beside(path):
         if not path.is_file():
-            raise InputError(f"{path}: does not exist, only the JSON beside it")
+            raise InputError(f"{path}: does not exist, only the JSON beside it. Copy both")
         return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
     with CheckpointFile(path, trust=trust) as file:
         digest, content = file.sha256, file.read()

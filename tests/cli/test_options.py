@@ -13,6 +13,7 @@ from lim_gpu.cli.options import (
     criterion_of,
     finetuning_request,
     intensity_of,
+    one_folder,
     parse_overrides,
     pretraining_options,
 )
@@ -136,3 +137,11 @@ def test_what_the_system_does_not_allow_is_one_line_with_its_cause(capsys):
     )
     assert command._fail_otherwise(KeyError("x")) == 1
     assert "internal: KeyError" in capsys.readouterr().err
+
+
+def test_one_folder_of_several_options():
+    assert one_folder(copy=None, link=Path("b"), list=None) == ("link", Path("b"))
+    with pytest.raises(UsageError, match=r"^--copy and --list exclude each other\. Give one of --copy DIR, --list"):
+        one_folder(copy=Path("a"), list=Path("b"))
+    with pytest.raises(UsageError, match=r"^nothing says where to\. Give one of --copy DIR, --list DIR$"):
+        one_folder(copy=None, list=None)

@@ -86,7 +86,7 @@ def test_an_index_that_cannot_be_read_needs_overwrite(tmp_path, text):
     sources, store = make_sources(tmp_path / "in", 1), tmp_path / "out"
     ingest([sources], store, workers=1)
     (store / "store.json").write_text(text)
-    with pytest.raises(UsageError, match="With --overwrite it is made anew"):
+    with pytest.raises(UsageError, match="Give --overwrite to make it anew"):
         ingest([sources], store, workers=1)
     assert ingest([sources], store, workers=1, overwrite=True).reused == 3
 

@@ -25,7 +25,7 @@ def test_rows_by_column(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no column file, label. The first line must be file,label$"),
+        ("", "has no column file, label. Give file,label in its first line$"),
         ("file,finding\na.png,x\n", "has no column label. "),
         ("file,label\n", "lists no picture. "),
         ("file,label\na.png,x\n,y\n", "line 3 has no file. "),

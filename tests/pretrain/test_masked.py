@@ -106,5 +106,5 @@ def test_a_dropped_branch_leaves_the_shortcut():
 
 
 def test_images_that_the_mask_does_not_fit_are_refused():
-    with pytest.raises(UsageError, match="images of 72 x 64 .* cells of 32 x 32: give multiples"):
+    with pytest.raises(UsageError, match="images of 72 x 64 .* cells of 32 x 32. Give multiples"):
         maps(resnet("resnet18"), torch.zeros(1, 3, 72, 64), Mask(torch.ones(1, 1, 2, 2, dtype=torch.bool), 4))

@@ -62,7 +62,7 @@ def test_other_folders_are_refused(run, tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(InputError, match="not a run"):
         write_report([tmp_path / "other"], tmp_path / "r.html")
-    with pytest.raises(UsageError, match="not both"):
+    with pytest.raises(UsageError, match="Give the ones or the others"):
         write_report([run, tmp_path / "s.csv"], tmp_path / "r.html")
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match="no numbers yet"):

@@ -1,13 +1,14 @@
-{# The page of selections: thresholds to try, and slices to keep and drop by hand. #}
+{# The page of selections: budgets and thresholds to try, and slices to keep and drop by hand. #}
 const tables = {{ sliders | tojson }};
 tables.forEach((table, place) => {
-  const slider = document.getElementById(`threshold-${place + 1}`);
+  const slider = document.getElementById(`slider-${place + 1}`);
   const answer = document.getElementById(`answer-${place + 1}`);
   function show() {
     const i = +slider.value, kept = table.kept[i];
-    answer.textContent = `${table.thresholds[i].toFixed(table.decimals)} ${table.scale}: ${kept.toLocaleString("en")} of ` +
+    answer.textContent = `${table.labels[i]}: ${kept.toLocaleString("en")} of ` +
       `${table.slices.toLocaleString("en")} slices kept (${(100 * kept / table.slices).toFixed(1)} %)` +
-      (table.unit ? `, ${table.least[i]} to ${table.most[i]} of a ${table.unit}` : "");
+      (table.unit ? `, ${table.least[i]} to ${table.most[i]} of a ${table.unit}` : "") +
+      (table.last[i] ? `; the least alike pair removed stood at ${table.last[i]}` : "");
   }
   slider.addEventListener("input", show);
   show();

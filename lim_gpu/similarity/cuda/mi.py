@@ -49,7 +49,7 @@ def mi_matrix(
     CPU's bit for bit. Raises UsageError unless there are 2..256 bins, LimGpuError when two slices do not fit.
     """
     if not 2 <= bins <= MAX_BINS:
-        raise UsageError(f"bins {bins} is outside 2..{MAX_BINS}")
+        raise UsageError(f"bins {bins} is outside 2..{MAX_BINS}. Give a number within")
     module = module or load("mi")
     device = device or slices.device
     n, pixels = len(slices), slices[0].numel()

@@ -176,7 +176,7 @@ class _Tensor:
         self, slices: torch.Tensor, data_range: float, matrix: torch.Tensor, module: Module, tensor: Tensor
     ) -> None:
         if slices.dtype != torch.uint8 or data_range != 255:
-            raise UsageError(f"SSIM on the tensor cores takes uint8 of range 255, not {slices.dtype} of {data_range:g}")
+            raise UsageError(f"{slices.dtype} of range {data_range:g} is not for tensor cores. Give uint8 of range 255")
         _, height, width = slices.shape
         self.slices, self.matrix, self.module, self.tensor = slices, matrix, module, tensor
         self.constants = module.constants
