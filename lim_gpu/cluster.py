@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import LimGpuError, UsageError, go_on_interrupting
+from lim_gpu.files import temporary_folder
 from lim_gpu.progress import counted, one_line
 from lim_gpu.sharing import (
     LONGEST_WAIT,
@@ -139,11 +138,8 @@ def _temporary_folder(address: str) -> Iterator[dict[str, Any]]:
     if "ray" not in sys.modules:  # it reads them when it is loaded
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # else who reaches its ports could run programs as this user
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    folder = tempfile.mkdtemp(prefix="lim-gpu-", dir="/tmp")
-    try:
-        yield {"object_store_memory": OBJECT_STORE, "include_dashboard": False, "_temp_dir": folder}
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder("/tmp") as folder:
+        yield {"object_store_memory": OBJECT_STORE, "include_dashboard": False, "_temp_dir": str(folder)}
 
 
 def _init(ray: Any, address: str, more: dict[str, Any]) -> None:

@@ -10,8 +10,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -108,6 +110,22 @@ def remove_stale(folder: Path, of: Callable[[str], object] = bool) -> None:
         found = TEMPORARY.fullmatch(path.name)
         if found and of(found["name"]) and _is_stale(path, found["host"], int(found["pid"] or found["old"])):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(parent: str | None = None) -> Iterator[Path]:
+    """A folder that is removed at the end, below `parent` or where the system has such.
+
+    A kill leaves it; the next that is made removes those of this host whose process has ended.
+    """
+    where = Path(parent or tempfile.gettempdir())
+    own = f"lim-gpu-{hashlib.sha256(_here().encode()).hexdigest()[:8]}."  # short: Ray's sockets lie in such a folder
+    for folder in where.glob(f"{own}*"):
+        pid = folder.name.removeprefix(own).partition(".")[0]
+        if pid.isdecimal() and not _runs(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{own}{os.getpid()}.", dir=where, ignore_cleanup_errors=True) as made:
+        yield Path(made)
 
 
 def _is_stale(path: Path, host: str | None, pid: int) -> bool:

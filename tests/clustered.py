@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -80,12 +80,24 @@ reduce_batch = hosts.reduce_batch
 
 def reduce_or_die(key: str, once: Path | None, *arguments: Any) -> Iterator[TaskResult]:
     """`reduce_batch`, whose process is killed at volume `key`; only if `once` is not there yet."""
+    return _reduce_or_kill(key, once, lambda: [os.getpid()], *arguments)
+
+
+def reduce_or_lose_the_host(key: str, once: Path, *arguments: Any) -> Iterator[TaskResult]:
+    """The same, and Ray's own process of the host before it, which is the parent of this one."""
+    return _reduce_or_kill(key, once, lambda: [os.getppid(), os.getpid()], *arguments)
+
+
+def _reduce_or_kill(
+    key: str, once: Path | None, victims: Callable[[], list[int]], *arguments: Any
+) -> Iterator[TaskResult]:
     *how, units = arguments
     for place, unit in enumerate(units):
         if unit.name == key and not (once and once.exists()):
             if once:
                 once.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            for victim in victims():
+                os.kill(victim, signal.SIGKILL)
         [result] = reduce_batch(*how, [unit])
         yield replace(result, task=place)
 

@@ -254,6 +254,16 @@ def test_a_killed_process_changes_nothing(connected, slices, alone, tmp_path, mo
     assert contents(tmp_path / "s.csv") == contents(alone)
 
 
+def test_a_lost_host_changes_nothing(hosts, connected, slices, alone, tmp_path, monkeypatch):
+    key, once = SliceStore(slices).volumes[1].key, tmp_path / "once"
+    with monkeypatch.context() as patch:
+        patch.setattr(reduction_hosts, "reduce_batch", partial(clustered.reduce_or_lose_the_host, key, once))
+        on_hosts(slices, tmp_path / "s.csv")
+    assert once.exists()
+    assert contents(tmp_path / "s.csv") == contents(alone)
+    hosts.mend()
+
+
 def test_a_volume_that_always_kills_is_named_and_the_others_stand(connected, slices, alone, tmp_path, monkeypatch):
     key = SliceStore(slices).volumes[2].key
     with monkeypatch.context() as patch:
@@ -397,6 +407,26 @@ def test_a_whole_data_set_is_hashed_volume_by_volume(connected, tmp_path, monkey
     assert contents(tmp_path / "there" / "s.csv") == contents(tmp_path / "here" / "s.csv")
     assert there.record["failures"] == here.record["failures"] != []
     assert there.record["hosts"] == {os.uname().nodename: 4}
+
+
+def test_a_data_set_that_was_hashed_in_part_is_hashed_on(connected, slices, tmp_path):
+    how = {"keep": 0.4, "scope": "dataset", "device": "cpu"}
+    lim_gpu.reduce(slices, "hash", **how, output=tmp_path / "here" / "s.csv")
+    lim_gpu.reduce(slices, "hash", **how, output=tmp_path / "there" / "s.csv", shard=(1, 4))
+    there = lim_gpu.reduce(slices, "hash", **how, output=tmp_path / "there" / "s.csv", ray="auto")
+    assert there.record["hosts"] == {os.uname().nodename: 3}
+    assert contents(tmp_path / "there" / "s.csv") == contents(tmp_path / "here" / "s.csv")
+
+
+def test_a_cluster_of_this_machine_alone_comes_and_goes(slices, alone, tmp_path):
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "lim_gpu.cli", "reduce", slices, "--method", "every-n", "--keep", "0.3", "--json"]
+    program = subprocess.Popen([*command, "-o", tmp_path / "s.csv", "--ray", "local"], stdout=subprocess.PIPE)
+    told, _ = program.communicate()
+    assert program.returncode == 0
+    assert json.loads(told)["hosts"] == {os.uname().nodename: 4}
+    assert contents(tmp_path / "s.csv") == contents(alone)
+    assert not list(Path("/tmp").glob(f"lim-gpu-*.{program.pid}.*"))
 
 
 FAILING = ("reduce/LIDC/hash-6", "pretrain/LIDC/ssim-0.1/swav")

@@ -28,6 +28,7 @@ from lim_gpu.files import (
     read_json,
     remove_stale,
     replacing,
+    temporary_folder,
     temporary_of,
     write_json,
     write_text,
@@ -107,6 +108,28 @@ def test_stale_temporary_files_go_and_those_that_may_be_at_work_stay(tmp_path):
     os.utime(tmp_path / old, (long_ago, long_ago))
     remove_stale(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)
+
+
+KILLED_IN_A_FOLDER = """
+import os, signal, sys
+from lim_gpu.files import temporary_folder
+with temporary_folder(sys.argv[1]) as folder:
+    (folder / "a" / "b").mkdir(parents=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_folders_of_killed_processes_go_when_the_next_is_made(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED_IN_A_FOLDER, tmp_path])
+    [left] = tmp_path.iterdir()
+    elsewhere = tmp_path / re.sub("-[0-9a-f]{8}", "-00000000", left.name)
+    others = [elsewhere, tmp_path / "lim-gpu-aaaaaaaa", tmp_path / "mine"]
+    for folder in others:
+        folder.mkdir()
+    with temporary_folder(str(tmp_path)) as first, temporary_folder(str(tmp_path)) as second:
+        assert {*tmp_path.iterdir()} == {first, second, *others}
+    assert {*tmp_path.iterdir()} == {*others}
+    assert len(left.name) < 40  # of a socket below it Ray needs 63 of 107
 
 
 def test_only_files_of_that_name_go(tmp_path):

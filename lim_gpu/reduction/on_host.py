@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lim_gpu.files import temporary_folder
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
@@ -43,8 +43,7 @@ def reduce_batch(
     if request.parameters() != parameters:
         raise HostError(f"{request.criterion.weights}: has other contents here. Give the same file to every host")
     entries = tuple(entry for unit in units for entry in unit.volumes)
-    with HostedVolumes(store, entries) as volumes, TemporaryDirectory(prefix="lim-gpu-") as folder:
-        own = Path(folder)
+    with HostedVolumes(store, entries) as volumes, temporary_folder() as own:
         if parts is not None:
             _lend(parts, own, units)
         reduced = reduce_units(deque(units), volumes, request, own, Reporter(quiet=True), engines=[engine])

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from lim_gpu.files import temporary_folder
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.measure import is_measured
@@ -35,8 +35,7 @@ def reduce_whole(
     """
     while left:
         unit = left.popleft()
-        with nullcontext(parts) if parts else TemporaryDirectory(prefix="lim-gpu-") as folder:
-            own = Path(folder)
+        with nullcontext(parts) if parts else temporary_folder() as own:
             failures, blank = _measured(unit, store, request, own, reporter, measure)
             lost = {failure["volume"] for failure in failures}
             rest = Unit(unit.name, unit.place, tuple(entry for entry in unit.volumes if entry.key not in lost))
