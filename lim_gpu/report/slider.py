@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.pruning.rules import count_to_keep
+from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.request import HASH_BITS, THRESHOLD_RANGE
 from lim_gpu.report.shown import Shown
 

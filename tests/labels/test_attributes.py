@@ -100,3 +100,28 @@ def test_nothing_changes_in_the_store(scans, tmp_path):
     assert {path: path.read_bytes() for path in scans.store.rglob("*") if path.is_file()} == before
     with SliceStore(scans.store) as store:
         assert {entry.name for entry in store.volumes} == {""}
+
+
+def test_a_probe_reads_an_attribute_from_features_that_stay(tmp_path):
+    """Eight patients whose sex is their width; the backbone's weights and statistics stay as they were."""
+    torch = pytest.importorskip("torch")
+    from finetunings import QUIET, read, request
+    from lim_gpu.finetune.run import finetune
+    from lim_gpu.weights.backbone import resnet
+
+    for number in range(8):
+        pixels = np.full((40, 40), -1000, dtype=np.int16)
+        pixels[6:34, 20 - 4 - 10 * (number % 2) : 20 + 4 + 10 * (number % 2)] = 40 + number
+        dataset = ct(pixels, series=f"s{number}", study=f"s{number}", patient=f"p{number}", PatientSex="FM"[number % 2])
+        save(dataset, tmp_path / f"in/{number}.dcm")
+    ingest([tmp_path / "in"], tmp_path / "store", workers=1)
+    make_labels("attributes", tmp_path / "in", tmp_path / "store", tmp_path / "out")
+    state = {f"encoder.{name}": value for name, value in resnet("resnet18").state_dict().items()}
+    preprocess = {"mean": [0.18], "std": [0.19]}
+    torch.save({"state_dict": state, "lim_gpu": {"preprocess": preprocess}}, tmp_path / "w.ckpt")
+    probe = {"labels": tmp_path / "out/labels.csv", "target": "sex", "epochs": 12, "head_epochs": 12, "lr": 1e-2}
+    own = request(tmp_path / "store", [tmp_path / "w.ckpt"], flip=False, **probe)
+    finetune(own, tmp_path / "run", "cpu", QUIET)
+    after = torch.load(tmp_path / "run/runs/0/candidate-0/best.ckpt")["state_dict"]
+    assert all(torch.equal(after[name], value) for name, value in state.items())
+    assert read(tmp_path / "run/results.json")["auc"]["mean"] == 1

@@ -81,3 +81,12 @@ def test_a_network_of_timm_is_found_in_a_checkpoint_or_what_is_missing_is_named(
         timm_state(tmp_path, content, name)
     with pytest.raises(InputError, match="timm:resnet18"):
         timm_state(tmp_path, content, "timm:resnet18")
+
+
+def test_weights_that_timm_cannot_get_are_an_error_with_a_remedy(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(InputError, match="huggingface_hub"):
+        network(TIMM, pretrained=True)
