@@ -13,13 +13,17 @@ import lim_gpu
 PACKAGE = Path(lim_gpu.__file__).parent
 RAISED = {"UsageError", "InputError", "LimGpuError", "NoGpuError"}
 VERBS = (
-    "add begin bring change check choose complete copy correct delete download export free give install leave look "
-    "lower make move put quote remove rename repair replace report restore run save see set start take update use wait"
+    "add begin bring change check choose complete copy correct delete download export free give ingest install leave "
+    "look lower make move name put quote remove rename repair replace report resample restore run save see set split start "
+    "take update use wait"
 )
 REMEDY = re.compile(rf"(^|[.:,;] |\}}|\bor )({'|'.join(VERBS.split())})\b", re.IGNORECASE)
 # Expressions that hold a remedy: tests of their own look at them.
-HOLDS = r"remedy|_remedy\(.+\)|_changed\(.+\)|AGAIN|DELETE|NO_WANDB|NOT_FINITE|wider|one|text|complaint|outcome\.error"
-NAMED = re.compile(rf"\{{({HOLDS})\}}|: \{{error\}}$")  # an error of ours, told on
+HOLDS = (
+    *(r"_why\(.+\)", r"_remedy\(.+\)", r"_changed\(.+\)", r"outcome\.error", "remedy", "wider", "one", "text", "first"),
+    *("complaint", "AGAIN", "DELETE", "NO_WANDB", "NOT_FINITE"),
+)
+NAMED = re.compile(rf"\{{({'|'.join(HOLDS)})\}}|: \{{error\}}$")  # an error of ours, told on
 # Texts to which another puts the name of the file and the remedy, and faults of who wrote a kernel or a writer.
 WITHIN = {
     *(f"store/{name}.py" for name in ("chunks", "file", "guards", "header", "writer")),

@@ -124,7 +124,7 @@ def read_races(path: Path) -> dict[str, str]:
     rows: Sequence[dict[str, str]] = read_list(path, ("race",))
     column = patient_column(rows[0])
     if column is None:
-        raise InputError(f"{path}: has no column patient. The first line must be patient,race")
+        raise InputError(f"{path}: has no column patient. Give patient,race in its first line")
     races: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         if races.setdefault(row[column], row["race"]) != row["race"]:

@@ -215,7 +215,7 @@ def _trying(found: Found, read: Callable[[], Iterator[Marked]], gathered: Gather
 def _why(gathered: Gathered) -> str:
     """Why nothing was found, for the end of an error."""
     causes = [f"{number} {what}" for what, number in gathered.counted.items()] + sorted(gathered.failures)[:1]
-    return f" ({'; '.join(causes)})" if causes else ". Give its annotations"
+    return (f" ({'; '.join(causes)})" if causes else "") + ". Give its annotations"
 
 
 def _record(kind: str, store: SliceStore, asked: str, gathered: Gathered) -> dict[str, Any]:

@@ -44,5 +44,7 @@ def sources_of(store: SliceStore, key: str) -> list[dict[str, Any]]:
     """The private rows of a volume, one a slice."""
     rows = read_sources(store.path, key)
     if len(rows) != store[key].entry.shape[0]:
-        raise InputError(f"{store.path}.private: lists {len(rows)} slices of volume {key}, not its own")
+        raise InputError(
+            f"{store.path}.private: lists {len(rows)} slices of volume {key}, not its own. Run ingest again"
+        )
     return rows

@@ -127,7 +127,7 @@ class _Reader:
             raise InputError(f"{path}: names no slice. Add the columns volume,slice, or sop_uid")
         known = target if target in columns else columns_of([target])[0]
         if known not in columns:
-            raise InputError(f"{path}: has no column {target}. It has {', '.join(columns)}")
+            raise InputError(f"{path}: has no column {target}. Give one of {', '.join(columns)}")
         patient = patient_column(columns) or (STUDY if STUDY in columns else None)
         return cls(path, store, find, known, patient, "split" in columns)
 
@@ -158,7 +158,7 @@ def _by_place(path: Path, store: SliceStore) -> Callable[[int, Row], Place | Non
     def find(line: int, row: Row) -> Place:
         key, text = row["volume"], row["slice"]
         if key not in sizes:
-            raise InputError(f"{path}: line {line}: {store.path} has no volume {key}. Is it another store's table?")
+            raise InputError(f"{path}: line {line}: {store.path} has no volume {key}. Give the store of this table")
         if not text.isdecimal() or int(text) >= sizes[key]:
             raise InputError(
                 f"{path}: line {line}: slice {text!r} of {key}, which has 0 to {sizes[key] - 1}. Correct it"

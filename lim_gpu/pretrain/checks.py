@@ -159,7 +159,9 @@ def _check_shares(config: PretrainConfig) -> None:
     sides = [share if c.mask_by == "side" else share**0.5 for share in c.shares]
     if not sides or min(sides) <= 0 or max(sides) >= 1 - c.mask_margin:
         shares = ",".join(f"{share:g}" for share in c.shares)
-        raise UsageError(f"reconstruct.shares {shares}: a square must be more than nothing and leave something to see")
+        raise UsageError(
+            f"reconstruct.shares {shares}: a square hides nothing, or all. Give shares between, such as 0.2"
+        )
     if len(sides) > config.epochs:
         stages = f"reconstruct.shares has {len(sides)} stages for {config.epochs} epochs"
         raise UsageError(f"{stages}. Give fewer, or more --epochs")
@@ -168,7 +170,7 @@ def _check_shares(config: PretrainConfig) -> None:
 def _check_multiple(name: str, side: int) -> None:
     """A side that the autoencoder halves twice, and that SSIM's window of 11 fits."""
     if side < 16 or side % STRIDE:
-        raise UsageError(f"{name} {side} is no multiple of {STRIDE} from 16 on, as vqae needs")
+        raise UsageError(f"{name} {side} is no multiple of {STRIDE} from 16 on. Give one, as vqae needs")
 
 
 _CHECKS = {

@@ -33,7 +33,8 @@ def timm_network(name: str, channels: int = 3, *, pretrained: bool = False) -> t
         model: torch.nn.Module = timm.create_model(plain, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as error:  # of a network that is not there, and of weights that timm has not
         if not pretrained:
-            raise UsageError(f"{name}: cannot be made with {channels} channels ({type(error).__name__})") from None
+            cause = f"{name}: cannot be made with {channels} channels ({type(error).__name__})"
+            raise UsageError(f"{cause}. Give another --backbone") from None
         cause = f"the weights of {name} cannot be had ({type(error).__name__})"
         raise InputError(f"{cause}. Put them into the cache of huggingface_hub, or give --checkpoint FILE") from None
     return model

@@ -102,7 +102,7 @@ def test_the_fingerprint_changes_with_a_volume_a_label_and_a_mask(scans, write, 
     ("lines", "reason"),
     [
         (["file,label", "a.png,1"], "names no slice. Add the columns volume,slice, or sop_uid"),
-        (["volume,slice,finding", "KEY,0,a"], "has no column label. It has volume, slice, finding"),
+        (["volume,slice,finding", "KEY,0,a"], "has no column label. Give one of volume, slice, finding"),
         (["volume,slice,label", "0000000000000000,0,a"], "line 2: .* has no volume 0000000000000000"),
         (["volume,slice,label", "KEY,0,a", "KEY,6,b"], "line 3: slice '6' of KEY, which has 0 to 5"),
         (["volume,slice,label", "KEY,-1,a"], "line 2: slice '-1'"),

@@ -167,7 +167,7 @@ def test_denoising_beats_leaving_the_noise():
         ("spark", {"backbone": "vqae"}, "spark masks the four maps of a ResNet, not vqae. Give --backbone resnet18 or"),
         ("masked", {"reconstruct.size": 30}, "reconstruct.size 30 is no multiple of 4 from 16 on"),
         ("denoise", {"reconstruct.size": 12}, "reconstruct.size 12 is no multiple of 4 from 16 on"),
-        ("masked", {"reconstruct.shares": "0.2,1"}, "shares 0.2,1: a square must be more than nothing and leave"),
+        ("masked", {"reconstruct.shares": "0.2,1"}, "shares 0.2,1: a square hides nothing, or all. Give shares"),
         ("masked", {"reconstruct.shares": "0"}, "shares 0: a square"),
         ("masked", {"reconstruct.shares": ".1,.2,.3", "epochs": 2}, "has 3 stages for 2 epochs"),
         ("masked", {"reconstruct.mask_by": "volume"}, "'volume' is unknown"),
