@@ -14,8 +14,8 @@ PACKAGE = Path(lim_gpu.__file__).parent
 RAISED = {"UsageError", "InputError", "LimGpuError", "NoGpuError"}
 VERBS = (
     "add begin bring change check choose complete copy correct delete download export free give ingest install leave "
-    "look lower make move name put quote remove rename repair replace report resample restore run save see set split start "
-    "take update use wait"
+    "look lower make move name put quote remove rename repair replace report resample restore run save see set split "
+    "start take update use wait"
 )
 REMEDY = re.compile(rf"(^|[.:,;] |\}}|\bor )({'|'.join(VERBS.split())})\b", re.IGNORECASE)
 # Expressions that hold a remedy: tests of their own look at them.
