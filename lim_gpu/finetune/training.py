@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from lim_gpu.augment import flip
 from lim_gpu.errors import LimGpuError
+from lim_gpu.finetune.calibration import fitted_temperature
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.labelled.images import Images, Normalisation, batches, network_input
@@ -39,11 +40,15 @@ class Classifier(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """The best epoch (0-based) of a run, its validation accuracy and loss, its state (CPU), all epochs' records."""
+    """The best epoch (0-based) of a run, its validation accuracy and loss, its state (CPU), all epochs' records.
+
+    temperature: by which its logits are divided, for probabilities that hold on the validation images.
+    """
 
     epoch: int
     accuracy: float
     loss: float
+    temperature: float
     state: dict[str, Tensor]
     history: list[dict[str, Any]]
 
@@ -67,14 +72,15 @@ def train(
     with _repeatable():
         for epoch in range(protocol.epochs):
             loss = _train_epoch(network, optimizer, images, labels, split, protocol, normalisation, epoch)
-            accuracy, val_loss = _validate(network, images, labels, split.val, protocol, normalisation)
+            outputs, true = _validated(network, images, labels, split.val, protocol, normalisation)
+            accuracy, val_loss = accuracy_of(outputs, true), float(cross_entropy(outputs, true))
             if not (math.isfinite(loss) and math.isfinite(val_loss)):
                 raise LimGpuError(f"run {split.run}: the loss is not finite in epoch {epoch}. Give a lower --lr")
             phase = {"phase": "head" if protocol.head_only(epoch) else "all", "lr": protocol.learning_rate(epoch)}
             history.append({"epoch": epoch} | phase | {"loss": loss, "val_loss": val_loss, "val_acc": accuracy})
             if best is None or accuracy > best.accuracy:
                 state = {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
-                best = Trained(epoch, accuracy, val_loss, state, history)
+                best = Trained(epoch, accuracy, val_loss, fitted_temperature(outputs, true), state, history)
             after_epoch(1)
     assert best is not None  # epochs is at least 1
     return best
@@ -159,15 +165,19 @@ def logits(
         )
 
 
-def _validate(
+def _validated(
     network: Classifier,
     images: Images,
     labels: Tensor,
     places: NDArray[np.int64],
     protocol: Protocol,
     normalisation: Normalisation,
-) -> tuple[float, float]:
-    """Accuracy and mean cross entropy on `places`."""
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels of `places`."""
     outputs = logits(network, images, places, protocol, normalisation)
-    true = labels[torch.as_tensor(places, device=labels.device)]
-    return float((outputs.argmax(dim=1) == true).double().mean()), float(cross_entropy(outputs, true))
+    return outputs, labels[torch.as_tensor(places, device=labels.device)]
+
+
+def accuracy_of(outputs: Tensor, true: Tensor) -> float:
+    """Share of logits (n, classes) whose highest is the label (n,)."""
+    return float((outputs.argmax(dim=1) == true).double().mean())

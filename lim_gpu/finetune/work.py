@@ -120,6 +120,7 @@ class Worker:
         found = self._trained(split, start, normalisation)
         self._save(found, split, candidate, normalisation)
         values: dict[str, Any] = {"epoch": found.epoch, "val_acc": found.accuracy, "val_loss": found.loss}
+        values["temperature"] = found.temperature
         values |= {"normalisation": normalisation.describe(), "history": found.history}
         record = self.folder.write_part(path, values)
         best = f"best epoch {found.epoch}, validation accuracy {found.accuracy:.4f}"
@@ -148,6 +149,7 @@ class Worker:
     def _save(self, found: training.Trained, split: Split, candidate: int, normalisation: Normalisation) -> None:
         """The best state as one of our checkpoints, the backbone at `encoder.`, with its JSON beside it."""
         about = self._about(found.epoch, split, self.starts[candidate], normalisation)
+        about["temperature"] = found.temperature
         path = self.folder.checkpoint(split.run, candidate)
         with replacing(path) as temporary:
             try:

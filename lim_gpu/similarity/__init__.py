@@ -45,8 +45,8 @@ def similarity_matrix(
     features    of DeepNet: "logits" or "pooled"; None: pooled of a checkpoint of ours, else logits
     weights     of DeepNet: for logits torchvision's resnet50 in a file, for pooled any checkpoint; None: IMAGENET1K_V1
 
-    Returns a float32 torch tensor (n, n) on that device, symmetric. Raises InputError for slices of another shape, or
-    with NaN, infinity or values far beyond data_range, UsageError for a contradictory call, NoGpuError for no usable GPU.
+    Returns a float32 torch tensor (n, n) on that device, symmetric. Raises InputError for slices of another shape, with
+    NaN, infinity or values far beyond data_range, UsageError for a contradictory call, NoGpuError for no usable GPU.
     """
     import torch
 
