@@ -200,6 +200,14 @@ def intensity_of(options: dict[str, Any]) -> Intensity:
     return Intensity.parse(**given)
 
 
+def stated_intensity(options: dict[str, Any]) -> Intensity | None:
+    """From --window and --hu-range, which are taken out of `options`; None where neither is given."""
+    from lim_gpu.intensity import Intensity
+
+    given = {name: options.pop(name) for name in ("window", "hu_range")}
+    return Intensity.parse(**given) if any(given.values()) else None
+
+
 def criterion_of(options: dict[str, Any]) -> Criterion:
     """From --method and `criterion_options`, which are taken out of `options`."""
     from lim_gpu.reduction.criterion import Criterion

@@ -8,6 +8,7 @@ import lim_gpu
 from lim_gpu.cli.command import execute
 from lim_gpu.cli.data_verbs import info, ingest, leaks
 from lim_gpu.cli.evaluation_verbs import analyse, evaluate
+from lim_gpu.cli.inference_verbs import embed, predict
 from lim_gpu.cli.kept_verbs import apply, select
 from lim_gpu.cli.label_verbs import labels
 from lim_gpu.cli.selection_verbs import compare, reduce, report, similarity
@@ -38,7 +39,7 @@ def cli() -> None:
 
 for verb in (
     *(demo, doctor, ingest, info, reduce, similarity, select, apply),
-    *(pretrain, labels, finetune, export, leaks, report, compare, analyse, evaluate),
+    *(pretrain, labels, finetune, predict, embed, export, leaks, report, compare, analyse, evaluate),
 ):
     cli.add_command(verb)
 

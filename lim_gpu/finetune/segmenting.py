@@ -46,7 +46,7 @@ def train(
             check_finite(split, epoch, loss, scores["val_loss"])
             history.append(epoch_record(protocol, epoch, loss) | scores | intervals)
             if best is None or scores["val_dice"] > best.scores["val_dice"]:
-                best = Trained(epoch, scores, state_of(network), history)
+                best = Trained(epoch, scores, 1.0, state_of(network), history)
             after_epoch(1)
     assert best is not None  # epochs is at least 1
     return best

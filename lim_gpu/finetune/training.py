@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from lim_gpu.augment import flip
 from lim_gpu.errors import LimGpuError
+from lim_gpu.finetune.calibration import fitted_temperature
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.finetune.threshold import auc
@@ -40,10 +41,14 @@ class Classifier(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """The best epoch (0-based) of a run, its validation scores by name, its state (CPU), all epochs' records."""
+    """The best epoch (0-based) of a run, its validation scores by name, its state (CPU), all epochs' records.
+
+    temperature: by which its logits are divided, for probabilities that hold on the validation images; 1 of masks.
+    """
 
     epoch: int
     scores: dict[str, float]
+    temperature: float
     state: dict[str, Tensor]
     history: list[dict[str, Any]]
 
@@ -69,12 +74,13 @@ def train(
     with repeatable():
         for epoch in range(protocol.epochs):
             loss = _train_epoch(network, optimizer, images, labels, split, protocol, normalisation, epoch)
-            scores = _validate(network, images, labels, split.val, protocol, normalisation, positive)
+            outputs, true = _validated(network, images, labels, split.val, protocol, normalisation)
+            scores = _scores(outputs, true, positive)
             check_finite(split, epoch, loss, scores["val_loss"])
             history.append(epoch_record(protocol, epoch, loss) | scores)
             decisive = "val_acc" if positive is None else "val_auc"
             if best is None or scores[decisive] > best.scores[decisive]:
-                best = Trained(epoch, scores, state_of(network), history)
+                best = Trained(epoch, scores, fitted_temperature(outputs, true), state_of(network), history)
             after_epoch(1)
     assert best is not None  # epochs is at least 1
     return best
@@ -187,18 +193,21 @@ def logits(
         )
 
 
-def _validate(
+def _validated(
     network: Classifier,
     images: Images,
     labels: Tensor,
     places: NDArray[np.int64],
     protocol: Protocol,
     normalisation: Normalisation,
-    positive: int | None,
-) -> dict[str, float]:
-    """Accuracy and mean cross entropy on `places`, and the AUC where a positive class is given."""
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels of `places`."""
     outputs = logits(network, images, places, protocol, normalisation)
-    true = labels[torch.as_tensor(places, device=labels.device)]
+    return outputs, labels[torch.as_tensor(places, device=labels.device)]
+
+
+def _scores(outputs: Tensor, true: Tensor, positive: int | None) -> dict[str, float]:
+    """Accuracy and mean cross entropy of logits (n, classes), and the AUC where a positive class is given."""
     accuracy = float((outputs.argmax(dim=1) == true).double().mean())
     found = {"val_loss": float(cross_entropy(outputs, true)), "val_acc": accuracy}
     if positive is None:

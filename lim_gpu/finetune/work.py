@@ -131,7 +131,7 @@ class Worker:
         start, normalisation = self.starts[candidate], self._normalisation(candidate, split)
         found = self._trained(split, start, normalisation)
         self._save(found, split, candidate, normalisation)
-        values: dict[str, Any] = {"epoch": found.epoch} | found.scores
+        values: dict[str, Any] = {"epoch": found.epoch} | found.scores | {"temperature": found.temperature}
         values |= {"normalisation": normalisation.describe(), "history": found.history}
         record = self.folder.write_part(path, values)
         score = decisive(self.request)
@@ -162,6 +162,7 @@ class Worker:
     def _save(self, found: training.Trained, split: Split, candidate: int, normalisation: Normalisation) -> None:
         """The best state as one of our checkpoints, the backbone at `encoder.`, with its JSON beside it."""
         about = self._about(found.epoch, split, self.starts[candidate], normalisation)
+        about["temperature"] = found.temperature
         path = self.folder.checkpoint(split.run, candidate)
         with replacing(path) as temporary:
             try:
