@@ -11,6 +11,7 @@ from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, wri
 from lim_gpu.progress import Outcome
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import VERSION, Backbone, as_text, find_backbone, sidecar
+from lim_gpu.weights.names import VQAES
 
 WEIGHTS_FORMAT = "lim-gpu-weights"
 
@@ -98,9 +99,11 @@ def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, An
 
 
 def loading_lines(record: dict[str, Any], output: Path) -> list[str]:
-    """How exported weights are loaded in torchvision, timm and MONAI, a line each."""
+    """How exported weights are loaded in torchvision, timm and MONAI, a line each; vqae's in this library alone."""
     name, channels = record["backbone"], record["channels"]
     lines = [f'state = safetensors.torch.load_file("{output.name}")']
+    if name in VQAES:
+        return [*lines, f'lim_gpu: lim_gpu.weights.backbone.build("{name}", {channels}).load_state_dict(state)']
     if channels == 3:
         lines.append(
             f"torchvision: {name}().load_state_dict(state, strict=False)  # missing: fc.weight and fc.bias alone"
