@@ -18,7 +18,8 @@ PACKAGE = Path(lim_gpu.__file__).parent
 FLOORS = (  # from the top of the house to its ground; rooms of one floor do not know each other
     "cli",
     "evaluate",
-    "pretrain analyse finetune inference",
+    "analyse",
+    "pretrain finetune inference",
     "leaks labels",
     "report",
     "ingest reduction dataset",

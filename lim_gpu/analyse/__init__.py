@@ -1,4 +1,7 @@
-"""The paper's three analyses (Wolf et al. 2024, section 3.4), each a picture and a JSON beside it."""
+"""The paper's three analyses (Wolf et al. 2024, section 3.4), each a picture and a JSON beside it.
+
+`pretext.py` is Tariq et al.'s, of one checkpoint and a store.
+"""
 
 from __future__ import annotations
 
@@ -91,10 +94,10 @@ def analyse(
         result = _tsne(networks, probe, batch_size, seed, (_title(first), _title(second)))
     else:
         result = _gradcam(networks, probe, batch_size, threshold, shown)
-    return _written(output, about, result)
+    return write_result(output, about, result)
 
 
-def _written(output: Path, about: dict[str, Any], result: Result) -> Outcome:
+def write_result(output: Path, about: dict[str, Any], result: Result) -> Outcome:
     """Write the picture, and what it shows as numbers beside it."""
     figure, values, lines = result
     beside = output.with_suffix(".json")

@@ -12,14 +12,17 @@ from typing import Any
 import click
 
 from lim_gpu.cli.command import Run, common
-from lim_gpu.cli.options import PATH, SHARD, cluster_options
+from lim_gpu.cli.options import PATH, SHARD, cluster_options, comparison_options, pretext_options
 
 
-@click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
-@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam"]))
-@click.argument("first", type=PATH)
-@click.argument("second", type=PATH)
-@click.option("--data", type=PATH, required=True, metavar="DATA", help="Labelled images, as for finetune.")
+@click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints; scores of a pretext task.")
+@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam", "pretext"]))
+@click.argument("first", type=PATH, metavar="CHECKPOINT")
+@click.argument("second", type=PATH, metavar="SECOND|STORE")
+@click.option("--data", type=PATH, metavar="DATA", help="Labelled images, as for finetune; pretext takes a STORE.")
+@click.option(
+    "--selection", type=PATH, metavar="FILE", help="pretext: NAME.csv of lim-gpu reduce; default: all slices."
+)
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="A picture, .json beside it; default: KIND.png.")
 @click.option(
     "--part", type=click.Choice(["train", "val", "test", "all"]), default="test", show_default=True, help="Of the data."
@@ -27,7 +30,7 @@ from lim_gpu.cli.options import PATH, SHARD, cluster_options
 @click.option(
     "--images", type=click.IntRange(min=4), default=512, show_default=True, help="At most so many, spread evenly."
 )
-@click.option("--size", type=click.IntRange(min=32), default=224, show_default=True, help="Pixels a side.")
+@click.option("--size", type=click.IntRange(min=16), help="Pixels a side; default: 224, pretext: as it was trained.")
 @click.option("--batch-size", type=click.IntRange(min=4), default=64, show_default=True)
 @click.option(
     "--layers",
@@ -40,27 +43,35 @@ from lim_gpu.cli.options import PATH, SHARD, cluster_options
     "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="gradcam: where a heat map counts."
 )
 @click.option(
-    "--shown", type=click.IntRange(min=1), default=6, show_default=True, help="gradcam: images in the picture."
+    "--shown", type=click.IntRange(min=1), default=6, show_default=True, help="gradcam, pretext: images in the picture."
 )
 @click.option("--trust", is_flag=True, help="Unpickle what is not tensors; runs what the file says.")
 @click.option("--dry-run", is_flag=True, help="Name what would be written.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @common
-def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: Path | None, **options: Any) -> None:
+def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None, **options: Any) -> None:
     """Compare two checkpoints as the paper does, such as before and after fine-tuning, or ALL and reduced.
 
     cka: how alike the layers are (Figures 8, 9); tsne: maps of the outputs (10, 11); gradcam: where they look (12).
 
+    pretext: how well a checkpoint of pretrain --method masked, next-slice, denoise, rotation or flip does its task on
+    the slices of a store, beside what answers it without a network.
+
     \b
     Examples: lim-gpu analyse cka all/last.ckpt reduced/last.ckpt --data covid-ct
               lim-gpu analyse gradcam before.ckpt after.ckpt --data covid-ct -o cam.png
+              lim-gpu analyse pretext denoise/last.ckpt held-out-slices --size 256
     """
+    where: dict[str, Any] = {"seed": run.seed, "device": run.device, "reporter": run.reporter}
+    if kind == "pretext":
+        from lim_gpu.analyse.pretext import pretext
+
+        run.done(pretext(first, second, output, **pretext_options(options), **where))
+        return
     from lim_gpu.analyse import analyse as compare_networks
 
-    outcome = compare_networks(
-        kind, first, second, data, output, seed=run.seed, device=run.device, reporter=run.reporter, **options
-    )
-    run.done(outcome)
+    data, options = comparison_options(options)
+    run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
 @click.command(short_help="The paper's evaluations 0 and A to E.")

@@ -262,6 +262,21 @@ def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"intensity": intensity_of(options), "overrides": parse_overrides(options["overrides"])}
 
 
+def pretext_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of `lim_gpu.analyse.pretext.pretext`. UsageError for labelled data, which it does not take."""
+    if options["data"] is not None:
+        raise UsageError("--data belongs to cka, tsne and gradcam. Give pretext a store: CHECKPOINT STORE")
+    return {name: options[name] for name in ("selection", "images", "size", "shown", "overwrite", "dry_run")}
+
+
+def comparison_options(options: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The labelled data, and the other keywords of `lim_gpu.analyse.analyse`. UsageError without data."""
+    data, selection = options.pop("data"), options.pop("selection")
+    if data is None or selection is not None:
+        raise UsageError("give --data with labelled images; --selection belongs to pretext")
+    return data, options | {"size": options["size"] or 224}
+
+
 def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
     """The --set options NAME=VALUE as a mapping. Raises UsageError for another form, and for a name given twice."""
     found: dict[str, str] = {}

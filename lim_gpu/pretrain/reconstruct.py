@@ -37,6 +37,7 @@ class Reconstruction(Pretraining):
         "perplexity": Meter("codes", "that are in use in a step; 1 is collapse"),
         "codes_used": Meter("share", "of the codes, chosen at least once in the step"),
     } | SPREAD
+    trivial: ClassVar[str]  # what `without_network` is
 
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__(config, slices)
@@ -113,6 +114,7 @@ class Masked(Reconstruction):
         "masked_mse": Meter("grey^2, of 0..1", "squared error within the square; with sum_masked, over the batch"),
         "baseline": Meter("grey^2, of 0..1", "masked_mse of the black square itself"),
     }
+    trivial = "black square"
 
     def task(
         self, images: Tensor, batch: SliceBatch, boxes: Tensor, generator: torch.Generator
@@ -144,6 +146,7 @@ class NextSlice(Reconstruction):
     meters: ClassVar[dict[str, Meter]] = Reconstruction.meters | {
         "baseline": Meter("grey^2, of 0..1", "mse of the slice itself in the place of the next"),
     }
+    trivial = "the slice itself"
 
     def task(
         self, images: Tensor, batch: SliceBatch, boxes: Tensor, generator: torch.Generator
@@ -163,6 +166,7 @@ class Denoise(Reconstruction):
     meters: ClassVar[dict[str, Meter]] = Reconstruction.meters | {
         "baseline": Meter("grey^2, of 0..1", "mse of the median of 5 x 5 pixels"),
     }
+    trivial = "5 x 5 median"
 
     def task(
         self, images: Tensor, batch: SliceBatch, boxes: Tensor, generator: torch.Generator

@@ -106,6 +106,12 @@ def _fit(trainer: Trainer, module: Pretraining, data: SlicesDataModule, place: t
 
 def build_method(plan: Plan) -> Pretraining:
     """The method of the plan with initial weights that depend on the seed alone."""
+    torch.manual_seed(plan.config.seed)
+    return method_class(plan.config.method)(plan.config, plan.slices)
+
+
+def method_class(name: str) -> type[Pretraining]:
+    """The class of a method."""
     from lim_gpu.pretrain.moco import MoCo
     from lim_gpu.pretrain.orientation import Orientation
     from lim_gpu.pretrain.reconstruct import Denoise, Masked, NextSlice
@@ -114,8 +120,7 @@ def build_method(plan: Plan) -> Pretraining:
 
     methods: dict[str, type[Pretraining]] = {"swav": SwAV, "moco": MoCo, "spark": SparK}
     methods |= {"masked": Masked, "next-slice": NextSlice, "denoise": Denoise} | dict.fromkeys(TURNS, Orientation)
-    torch.manual_seed(plan.config.seed)
-    return methods[plan.config.method](plan.config, plan.slices)
+    return methods[name]
 
 
 def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: list[Callback]) -> Trainer:

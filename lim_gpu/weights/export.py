@@ -11,6 +11,7 @@ from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, wri
 from lim_gpu.progress import Outcome
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import VERSION, WEIGHTS_FORMAT, Backbone, as_text, find_backbone, sidecar, told_beside
+from lim_gpu.weights.names import VQAES
 
 
 def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False) -> Outcome:
@@ -98,9 +99,11 @@ def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, An
 
 
 def loading_lines(record: dict[str, Any], output: Path) -> list[str]:
-    """How exported weights are loaded in torchvision, timm and MONAI, a line each."""
+    """How exported weights are loaded in torchvision, timm and MONAI, a line each; vqae's in this library alone."""
     name, channels, classes = record["backbone"], record["channels"], len(record.get("classes", ()))
     lines = [f'state = safetensors.torch.load_file("{output.name}")']
+    if name in VQAES:
+        return [*lines, f'lim_gpu: lim_gpu.weights.backbone.network("{name}", {channels}).load_state_dict(state)']
     if channels == 3 and classes:
         lines.append(f"torchvision: {name}(num_classes={classes}).load_state_dict(state)")
     elif channels == 3:
