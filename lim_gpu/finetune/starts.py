@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.finetune.request import INITS, Request
 from lim_gpu.finetune.training import Classifier
 from lim_gpu.finetune.unet import UNet
@@ -61,7 +61,10 @@ class Start:
 def read_starts(request: Request, files: Sequence[CheckpointFile], reporter: Reporter) -> list[Start]:
     """Every candidate's initial weights, read and checked; `files` are the request's checkpoints, closed hereafter."""
     if files:
-        return [_of_checkpoint(file, request.backbone, reporter) for file in files]
+        starts = [_of_checkpoint(file, request.backbone, reporter) for file in files]
+        if request.context and (grey := [start.name for start in starts if start.channels == 1]):
+            raise UsageError(f"{grey[0]}: takes one channel, and `context` gives three. Leave it out")
+        return starts
     name = request.backbone or DEFAULT_BACKBONE
     features(name)  # is it known?
     if request.init == "imagenet":

@@ -56,7 +56,7 @@ def attribute_rows(
     paths = {entry.key: sources_of(store, entry.key)[0]["path"] for entry in store.volumes}
     below = [key for key, path in paths.items() if Path(path).resolve().is_relative_to(folder)]
     if len(below) < len(paths):
-        counted[f"volumes of files that are not below {source}"] += len(paths) - len(below)
+        counted["volumes whose files are not below SOURCE"] += len(paths) - len(below)
     tasks = [(paths[key], store.path.resolve(), key) for key in below]
     rows: dict[int, tuple[object, ...] | str] = {}
     for outcome in run_in_children(read_person, tasks, workers=default_workers(), timeout=SECONDS):

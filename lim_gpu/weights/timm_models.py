@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lim_gpu.errors import InputError, UsageError, unknown
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.weights.names import TIMM
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def timm_network(name: str, channels: int = 3, *, pretrained: bool = False) -> t
 
     plain = name.removeprefix(TIMM)
     if not timm.is_model(plain):
-        raise unknown("`backbone`", name, [TIMM + known for known in timm.list_models()][:SHOWN])
+        near = [TIMM + known for known in get_close_matches(plain, timm.list_models(), SHOWN)]
+        meant = f"Did you mean {', '.join(near)}? " if near else ""
+        raise UsageError(f"`backbone` {name!r}: timm has no such network. {meant}timm.list_models() names all")
     try:
         model: torch.nn.Module = timm.create_model(plain, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as error:  # of a network that is not there, and of weights that timm has not

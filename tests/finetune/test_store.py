@@ -6,12 +6,14 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from finetunings import QUIET, read, request
 from lim_gpu.errors import UsageError
 from lim_gpu.finetune.run import finetune
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.describe import describe_checkpoint
 from volumes import write_store
 
@@ -102,3 +104,11 @@ def test_contradictions_are_refused(labelled, options, reason):
 def test_a_store_without_its_table_is_told_so(labelled, tmp_path):
     with pytest.raises(UsageError, match="is a store"):
         finetune(request(labelled), tmp_path / "run", "cpu", QUIET)
+
+
+def test_a_network_of_one_channel_has_no_context(labelled, tmp_path):
+    state = {f"encoder.{name}": value for name, value in resnet("resnet18", 1).state_dict().items()}
+    torch.save({"state_dict": state, "lim_gpu": {"preprocess": {"mean": [0.2], "std": [0.2]}}}, tmp_path / "grey.ckpt")
+    own = asked(labelled, checkpoints=[tmp_path / "grey.ckpt"], backbone=None, context=1)
+    with pytest.raises(UsageError, match="takes one channel"):
+        finetune(own, tmp_path / "run", "cpu", QUIET)
