@@ -99,7 +99,7 @@ def _trained(checkpoint: Path, content: dict[str, Any], size: int | None) -> tup
 def _spread(slices: SelectedSlices, config: PretrainConfig, most: int) -> SelectedSlices:
     """At most `most` of the slices, or of their pairs, spread evenly."""
     if not len(slices):
-        raise InputError(f"{slices.source}: holds no slice to look at")
+        raise InputError(f"{slices.source}: holds no slice to look at. Give another store or --selection")
     if config.method == "next-slice":
         pairs = paired(slices, config.reconstruct.max_mm)
         chosen = spread_evenly(len(pairs), most)

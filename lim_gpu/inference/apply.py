@@ -84,7 +84,8 @@ def applied(
             values.append(function(inputs).cpu().numpy())
             found.rows += rows
     if not values:
-        raise InputError(f"no image can be read: {found.failures[0]['cause'] if found.failures else 'there is none'}")
+        cause = found.failures[0]["cause"] if found.failures else "there is none"
+        raise InputError(f"no image can be read: {cause}. Give a store, pictures, or DICOM or NIfTI files")
     found.values = np.concatenate(values)
     return found
 

@@ -71,8 +71,8 @@ def predict(
 def _classes(network: Network, checkpoint: Path) -> list[str]:
     """The names of its classes, numbers where the checkpoint tells none. InputError where it has no classifier."""
     if network.head is None:
-        example = "Give one of lim-gpu finetune, such as RUN/runs/0/candidate-0/best.ckpt"
-        raise InputError(f"{checkpoint}: has no classifier. {example}")
+        example = "RUN/runs/0/candidate-0/best.ckpt"
+        raise InputError(f"{checkpoint}: has no classifier. Give one of lim-gpu finetune, such as {example}")
     count = network.head.out_features
     names = network.about.get("classes")
     return list(names) if isinstance(names, list) and len(names) == count else [str(place) for place in range(count)]

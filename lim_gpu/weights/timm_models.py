@@ -31,7 +31,7 @@ def timm_network(name: str, channels: int = 3, *, pretrained: bool = False) -> t
     if not timm.is_model(plain):
         near = [TIMM + known for known in get_close_matches(plain, timm.list_models(), SHOWN)]
         meant = f"Did you mean {', '.join(near)}? " if near else ""
-        raise UsageError(f"`backbone` {name!r}: timm has no such network. {meant}timm.list_models() names all")
+        raise UsageError(f"`backbone` {name!r}: timm has no such network. {meant}Take one of timm.list_models()")
     try:
         model: torch.nn.Module = timm.create_model(plain, pretrained=pretrained, num_classes=0, in_chans=channels)
     except Exception as error:  # of a network that is not there, and of weights that timm has not
