@@ -15,8 +15,8 @@ from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH, cluster_options
 
 
-@click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints.")
-@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam"]))
+@click.command(short_help="CKA, t-SNE, Grad-CAM and probes of two checkpoints.")
+@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam", "probe"]))
 @click.argument("first", type=PATH)
 @click.argument("second", type=PATH)
 @click.option("--data", type=PATH, required=True, metavar="DATA", help="Labelled images, as for finetune.")
@@ -50,6 +50,7 @@ def analyse(run: Run, kind: str, first: Path, second: Path, data: Path, output: 
     """Compare two checkpoints as the paper does, such as before and after fine-tuning, or ALL and reduced.
 
     cka: how alike the layers are (Figures 8, 9); tsne: maps of the outputs (10, 11); gradcam: where they look (12).
+    probe: nearest neighbours and a linear layer on frozen features, learnt on train; --part all: in five folds.
 
     \b
     Examples: lim-gpu analyse cka all/last.ckpt reduced/last.ckpt --data covid-ct
