@@ -1,4 +1,4 @@
-"""The paper's three analyses (Wolf et al. 2024, section 3.4), each a picture and a JSON beside it.
+"""The paper's three analyses (Wolf et al. 2024, section 3.4) and probes, each a picture and a JSON beside it.
 
 `pretext.py` is Tariq et al.'s, of one checkpoint and a store.
 """
@@ -52,9 +52,11 @@ def analyse(
 ) -> Outcome:
     """Compare two checkpoints on the images of a labelled data set; write OUTPUT (.png) and OUTPUT's .json.
 
-    kind       "cka": how alike their layers are; "tsne": maps of their outputs; "gradcam": where they look
+    kind       "cka": how alike their layers are; "tsne": maps of their outputs; "gradcam": where they look;
+               "probe": how well simple classifiers tell classes from their features
     output     None: KIND.png
-    images     at most so many of `part` ("train", "val", "test", "all"), spread evenly
+    images     at most so many of `part` ("train", "val", "test", "all"), spread evenly; a probe learns from as many of
+               "train", of "all" by cross-validation over patients
     layers     of cka: "blocks" or "convolutions"
     threshold  of gradcam: where a heat map counts; shown: images in the picture
     dry_run    check what needs no torch, and name the output
@@ -65,6 +67,8 @@ def analyse(
     output = output or Path(f"{kind}.png")
     if output.suffix != ".png":
         raise UsageError(f"{output}: give a name that ends in .png")
+    if kind == "probe" and part == "train":
+        raise UsageError("a probe learns from train. Give --part val, test or all")
     check_gpu(device)
     options = [part, images, size, layers, threshold, shown, seed, version("lim-gpu")]
     with ExitStack() as opened:
@@ -90,6 +94,9 @@ def analyse(
     about |= {"images": len(probe.labels), "size": size, "fingerprint": asked}
     if kind == "cka":
         result = _cka(networks, probe, batch_size, layers)
+    elif kind == "probe":
+        learnt = None if part == "all" else load_probe(data, "train", images, size, place, reporter)
+        result = _probe(networks, learnt, probe, batch_size, seed, (_title(first), _title(second)))
     elif kind == "tsne":
         result = _tsne(networks, probe, batch_size, seed, (_title(first), _title(second)))
     else:
@@ -158,6 +165,51 @@ def _tsne(networks: list[Network], probe: Probe, batch_size: int, seed: int, tit
         lines.append(f"{title}: correlation {related:.3f}, silhouette {'none' if apart is None else f'{apart:.3f}'}")
     axes.legend(frameon=False, fontsize=9)
     return figure, {"classes": list(probe.classes), "labels": probe.labels.tolist(), "maps": found}, lines
+
+
+def _probe(
+    networks: list[Network], learnt: Probe | None, probe: Probe, batch_size: int, seed: int, titles: tuple[str, str]
+) -> Result:
+    """learnt: the images to learn from; None: `probe` itself, in folds."""
+    from lim_gpu.analyse.networks import features
+    from lim_gpu.analyse.probe import PROBES, cross_validated, probabilities, scores
+
+    found, lines, count = [], [], len(probe.classes)
+    for network, title in zip(networks, titles, strict=True):
+        own = features(network, probe, batch_size)
+        train = features(network, learnt, batch_size) if learnt else None
+        each = {}
+        for name in PROBES:
+            if learnt is None or train is None:
+                said = cross_validated(name, own, probe.labels, probe.groups, count, seed)
+            else:
+                said = probabilities(name, train, learnt.labels, own, count)
+            each[name] = scores(said, probe.labels)
+        found.append(each)
+        told = (f"{name} accuracy {s['accuracy']:.3f}" + _auc_in_words(s["auc"]) for name, s in each.items())
+        lines.append(f"{title}: {', '.join(told)}")
+    values = {"classes": list(probe.classes), "learnt_from": len(learnt.labels) if learnt else None, "probes": found}
+    return _bars(found, titles), values, lines
+
+
+def _auc_in_words(auc: float | None) -> str:
+    return "" if auc is None else f" AUC {auc:.3f}"
+
+
+def _bars(found: list[dict[str, Any]], titles: tuple[str, str]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    names = [(probe, score) for probe in found[0] for score in found[0][probe]]
+    for place, (each, title) in enumerate(zip(found, titles, strict=True)):
+        heights = [each[probe][score] or 0 for probe, score in names]
+        bars = axes.bar(np.arange(len(names)) + 0.4 * place, heights, 0.38, label=title)
+        axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.set_xticks(np.arange(len(names)) + 0.2, [f"{probe}, {score}" for probe, score in names], fontsize=8)
+    axes.set(ylim=(0, 1.1))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def _gradcam(networks: list[Network], probe: Probe, batch_size: int, threshold: float, shown: int) -> Result:

@@ -22,10 +22,14 @@ from lim_gpu.spread import spread_evenly
 
 @dataclass(frozen=True)
 class Probe:
-    """Images (n, C, S, S) uint8 on the device, their labels (n,) and the names of the classes."""
+    """Images (n, C, S, S) uint8 on the device, their labels (n,) and the names of the classes.
+
+    groups: (n,) equal for images of one patient, and for equal images.
+    """
 
     pixels: Tensor
     labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
     classes: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -54,7 +58,13 @@ def load_probe(data: Path, part: str, most: int, size: int, device: torch.device
     if pixels.shape[-1] != size:
         pixels = resized(pixels, size, "bilinear")
     files = tuple(table.files[i] for i in places.tolist())
-    return Probe(pixels, table.labels[places], table.classes, files)
+    return Probe(pixels, table.labels[places], table.groups(images.digests)[places], table.classes, files)
+
+
+def features(network: Network, probe: Probe, batch: int = 64) -> NDArray[np.float32]:
+    """(n, d): what the backbone gives for every image, whatever stands on it."""
+    with torch.no_grad():
+        return torch.cat([network.encoder(images) for images in probe.inputs(network, batch)]).cpu().numpy()
 
 
 def outputs(network: Network, probe: Probe, batch: int = 64) -> NDArray[np.float32]:

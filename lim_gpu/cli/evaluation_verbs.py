@@ -15,8 +15,8 @@ from lim_gpu.cli.command import Run, common
 from lim_gpu.cli.options import PATH, SHARD, cluster_options, comparison_options, pretext_options
 
 
-@click.command(short_help="CKA, t-SNE and Grad-CAM of two checkpoints; scores of a pretext task.")
-@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam", "pretext"]))
+@click.command(short_help="CKA, t-SNE, Grad-CAM and probes of two checkpoints; scores of a pretext task.")
+@click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam", "probe", "pretext"]))
 @click.argument("first", type=PATH, metavar="CHECKPOINT")
 @click.argument("second", type=PATH, metavar="SECOND|STORE")
 @click.option("--data", type=PATH, metavar="DATA", help="Labelled images, as for finetune; pretext takes a STORE.")
@@ -53,6 +53,7 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     """Compare two checkpoints as the paper does, such as before and after fine-tuning, or ALL and reduced.
 
     cka: how alike the layers are (Figures 8, 9); tsne: maps of the outputs (10, 11); gradcam: where they look (12).
+    probe: nearest neighbours and a linear layer on frozen features, learnt on train; --part all: in five folds.
 
     pretext: how well a checkpoint of pretrain --method masked, next-slice, denoise, rotation or flip does its task on
     the slices of a store, beside what answers it without a network.
