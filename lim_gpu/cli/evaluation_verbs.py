@@ -74,8 +74,8 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
-@click.command(short_help="The paper's evaluations 0 and A to E.")
-@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E...")
+@click.command(short_help="The papers' evaluations 0, A to E and T2.")
+@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|T2...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
     "--preset",
@@ -128,22 +128,20 @@ def evaluate(
       runs = 5
       epochs = 70
 
+    T2, alone: the pretext tasks of Tariq et al. (Table II); [stores] are train and held-out, [pretrain] as above.
+
     \b
     Examples: lim-gpu evaluate 0 A B C D E --preset smoke
               lim-gpu evaluate A C --config grid.toml --plan
+              lim-gpu evaluate T2 --preset smoke
     """
+    asked: dict[str, Any] = {"config": config, "smoke": preset == "smoke", "plan": plan, "device": run.device}
+    asked |= {"seed": run.seed, "reporter": run.reporter}
+    if evaluations == ("T2",) and ray is None:
+        from lim_gpu.evaluate.pretext import evaluate_pretext
+
+        run.done(evaluate_pretext(output, **asked))
+        return
     from lim_gpu.evaluate import evaluate as run_evaluations
 
-    result = run_evaluations(
-        evaluations,
-        output,
-        config=config,
-        smoke=preset == "smoke",
-        plan=plan,
-        device=run.device,
-        seed=run.seed,
-        ray=ray,
-        cpus_per_task=cpus_per_task,
-        reporter=run.reporter,
-    )
-    run.done(result)
+    run.done(run_evaluations(evaluations, output, ray=ray, cpus_per_task=cpus_per_task, **asked))
