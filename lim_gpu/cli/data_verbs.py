@@ -32,6 +32,7 @@ from lim_gpu.cli.options import PATH, SHARD, OneOf, cluster_options
     show_default=True,
     help="Which DICOM images to take; the others are counted.",
 )
+@click.option("--max-thickness", type=float, metavar="MM", help="Leave out volumes of thicker slices.")
 @click.option(
     "--skip-bad-slices", is_flag=True, help="Drop a slice that cannot be read instead of its volume, and record it."
 )

@@ -75,8 +75,8 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
-@click.command(short_help="The paper's evaluations 0 and A to E.")
-@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E...")
+@click.command(short_help="The papers' evaluations 0, A to E and T2.")
+@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|T2...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
     "--preset",
@@ -124,9 +124,12 @@ def evaluate(
       runs = 5
       epochs = 70
 
+    T2, alone: the pretext tasks of Tariq et al. (Table II); [stores] are train and held-out, [pretrain] as above.
+
     \b
     Examples: lim-gpu evaluate 0 A B C D E --preset smoke
               lim-gpu evaluate A C --config grid.toml --plan
+              lim-gpu evaluate T2 --preset smoke
     """
     from lim_gpu.evaluate import evaluate as run_evaluations
 

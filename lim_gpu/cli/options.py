@@ -43,7 +43,7 @@ INTENSITY = (
     click.option(
         "--window",
         metavar="NAME|LEVEL,WIDTH",
-        help="lung, abdomen, bone, brain, chest, angio, or a level and a width in HU.",
+        help="lung, abdomen, bone, brain, chest, angio, soft-tissue, or a level and a width in HU.",
     ),
     click.option(
         "--intensity",

@@ -169,8 +169,8 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
 @click.option(
     "--window",
     metavar="NAME|LEVEL,WIDTH",
-    help="Of the pictures: lung, abdomen, bone, brain, chest, angio, or a level and a width in HU; default: as the "
-    "first selection saw the slices.",
+    help="Of the pictures: lung, abdomen, bone, brain, chest, angio, soft-tissue, or a level and a width in HU; "
+    "default: as the first selection saw the slices.",
 )
 @click.option("--dry-run", is_flag=True, help="Name what would be written.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing report.")

@@ -67,7 +67,9 @@ def evaluate(
     reporter = reporter or Reporter(quiet=True)
     asked = tuple(name for name in EVALUATIONS if name in evaluations)
     if unknown := sorted(set(evaluations) - set(EVALUATIONS)):
-        raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join(EVALUATIONS)}")
+        if unknown[0] == "T2":
+            raise UsageError("evaluation T2 has stores of its own. Give it alone, without --ray")
+        raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join((*EVALUATIONS, 'T2'))}")
     if smoke == (config is not None):
         raise UsageError("nothing says on which data. Give --config grid.toml or --preset smoke")
     cluster = Cluster.at(ray, cpus_per_task)

@@ -36,6 +36,13 @@ PRETRAIN: dict[str, Any] = {
         "spark.size": 64,
     },
 }
+PRETEXT: dict[str, Any] = {
+    "epochs": 4,
+    "batch_size": 16,
+    "backbone": "vqae-small",
+    "preset": "recommended",
+    "set": {"channels": 1, "reconstruct.size": 16, "orientation.size": 32},
+}
 FINETUNE: dict[str, Any] = {
     "runs": 2,
     "epochs": 2,
@@ -54,12 +61,29 @@ def smoke_grid(folder: Path) -> Grid:
 
 def make_data(folder: Path, seed: int, reporter: Reporter) -> None:
     """Make a store and a labelled folder below `folder`, once."""
-    store, task = folder / "slices", folder / "task"
-    if not (store / "store.json").exists():
-        _write_volumes(folder / "sources", seed)
-        ingest([folder / "sources"], store, keep_identifiers=True, overwrite=True, reporter=reporter)
+    task = folder / "task"
+    _store(folder, "slices", "sources", seed, reporter)
     if not (task / "split.csv").exists():
         _write_task(task, seed)
+
+
+def pretext_grid(folder: Path, seed: int, reporter: Reporter) -> Grid:
+    """Make the two stores of evaluation T2 below `folder`, once, and the grid over them."""
+    stores = {
+        name: _store(folder, name, f"{name}-sources", seed + 50 * place, reporter)
+        for place, name in enumerate(("train", "held-out"))
+    }
+    return Grid(
+        stores, (), pretrain=PRETEXT, caveats=("smoke: phantoms and a few steps: no number here means anything",)
+    )
+
+
+def _store(folder: Path, name: str, sources: str, seed: int, reporter: Reporter) -> Path:
+    store = folder / name
+    if not (store / "store.json").exists():
+        _write_volumes(folder / sources, seed)
+        ingest([folder / sources], store, keep_identifiers=True, overwrite=True, reporter=reporter)
+    return store
 
 
 def _write_volumes(folder: Path, seed: int) -> None:

@@ -14,7 +14,7 @@ from lim_gpu.files import locked, read_json, write_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
-from lim_gpu.pretrain.presets import METHODS
+from lim_gpu.pretrain.presets import SECTIONS
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.run import reduce
@@ -165,7 +165,7 @@ def pretrain_options(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str,
     """Options of `lim_gpu.pretrain`, and of its `set` what concerns this method."""
     options = dict(grid.pretrain)
     overrides = options.pop("set", {})
-    others = tuple(f"{name}." for name in METHODS if name != method)
+    others = tuple(f"{name}." for name in set(SECTIONS.values()) - {SECTIONS[method]})
     return options, {name: value for name, value in overrides.items() if not name.startswith(others)}
 
 

@@ -32,6 +32,7 @@ from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, read_headers, walk
 from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.ingest.settings import Settings, default_workers
 from lim_gpu.ingest.slices import pixel_digests
+from lim_gpu.ingest.thickness import of_thin_slices
 from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
 from lim_gpu.progress import Reporter
 from lim_gpu.shard import Shard
@@ -54,6 +55,7 @@ def ingest(
     assume_hu: bool = False,
     compression: str | None = None,
     patient_pattern: str | None = None,
+    max_thickness: float | None = None,
     workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -70,6 +72,7 @@ def ingest(
     assume_hu         CT without a rescale holds HU, 16-bit pictures HU + 32768
     compression       None, "deflate", "zstd" or "lz4"
     patient_pattern   regular expression that finds the patient in a NIfTI or picture name
+    max_thickness     mm: volumes of thicker slices are left out and counted; without a thickness their distance counts
     workers           child processes; default: one a core, at most 16
     ray               the hosts of a Ray cluster read and convert: "auto", "local" or "HOST:PORT"; all see the sources
                       and `output` at the same place. cpus_per_task: child processes of each process there, 1 by default
@@ -92,6 +95,7 @@ def ingest(
         compression,
         patient_pattern,
         default_workers() if workers is None else workers,
+        max_thickness,
     )
     settings.check()
     reporter = reporter or Reporter(quiet=True)
@@ -150,6 +154,9 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
     with reporter.track("read headers", len(walked.files), "files") as advance:
         scanned = read_headers(walked.files, settings.modality, settings.assume_hu, settings.workers, advance, run)
     planned = plan_volumes(scanned, settings, partial(_digests, settings=settings, run=run))
+    if settings.max_thickness is not None:
+        planned.volumes, thick = of_thin_slices(planned.volumes, settings.max_thickness, reporter)
+        planned.counted.update(thick)
     planned.counted += walked.counted
     planned.failures[:0] = walked.failures
     for failure in planned.failures:

@@ -27,6 +27,7 @@ class Settings:
     compression: str | None = None
     patient_pattern: str | None = None
     workers: int = 1
+    max_thickness: float | None = None  # mm; no parameter of a store: it changes neither pixels nor keys
 
     def check(self) -> None:
         """Raise UsageError for a value that does not exist, or an output that is something else."""
@@ -34,6 +35,8 @@ class Settings:
             raise UsageError(f"--modality {self.modality}: unknown. Give one of {', '.join(MODALITIES)}")
         if self.compression is not None and self.compression not in COMPRESSIONS:
             raise UsageError(f"--compression {self.compression}: unknown. Give one of none, {', '.join(COMPRESSIONS)}")
+        if self.max_thickness is not None and self.max_thickness <= 0:
+            raise UsageError(f"--max-thickness {self.max_thickness:g}: give millimetres, more than 0")
         if self.workers < 1:
             raise UsageError(f"--workers {self.workers}: give 1 or more")
         try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 # Level and width in HU: the presets of the authors' scripts. Bone is 300/1500 there, and 300/150 in one comment.
+# Soft-tissue is that of Tariq et al., who call it a range; their code takes level and width.
 WINDOWS: dict[str, tuple[float, float]] = {
     "lung": (-400, 1500),
     "abdomen": (60, 400),
@@ -26,6 +27,7 @@ WINDOWS: dict[str, tuple[float, float]] = {
     "brain": (40, 80),
     "chest": (40, 400),
     "angio": (300, 600),
+    "soft-tissue": (50, 350),
 }
 SLICE_MINMAX = "slice-minmax"
 VOLUME_PERCENTILE = "volume-percentile"
