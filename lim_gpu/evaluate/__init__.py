@@ -29,6 +29,7 @@ from lim_gpu.store.slices import SliceStore
 
 PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
 FINETUNE = {"runs": 5, "epochs": 70}
+PRETEXT = "T2"  # of the other paper
 OPTIONS = "options.json"  # of all jobs below the output
 
 
@@ -48,7 +49,7 @@ def evaluate(
     shard: tuple[int, int] | str | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Run evaluations "0", "A".."E" into the folder `output`: one folder a job, resumable, nothing done twice.
+    """Run evaluations "0", "A".."E", or "T2" alone, into the folder `output`: one folder a job, resumable, nothing done twice.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
     dry_run     only list the jobs, with slices and steps; plan: with hours from a measured step, and disk, too
@@ -65,11 +66,18 @@ def evaluate(
     or names data that are not there.
     """
     reporter = reporter or Reporter(quiet=True)
+    if PRETEXT in evaluations:
+        from lim_gpu.evaluate.pretext import evaluate_pretext
+
+        if len(evaluations) > 1 or ray or shard or overwrite:
+            raise UsageError(f"evaluation {PRETEXT} has stores of its own. Give it alone, without --ray and the like")
+        listed = plan or dry_run
+        return evaluate_pretext(
+            output, config=config, smoke=smoke, plan=listed, device=device, seed=seed, reporter=reporter
+        )
     asked = tuple(name for name in EVALUATIONS if name in evaluations)
     if unknown := sorted(set(evaluations) - set(EVALUATIONS)):
-        if unknown[0] == "T2":
-            raise UsageError("evaluation T2 has stores of its own. Give it alone, without --ray")
-        raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join((*EVALUATIONS, 'T2'))}")
+        raise UsageError(f"evaluation {unknown[0]!r} is unknown. Give {', '.join((*EVALUATIONS, PRETEXT))}")
     if smoke == (config is not None):
         raise UsageError("nothing says on which data. Give --config grid.toml or --preset smoke")
     cluster = Cluster.at(ray, cpus_per_task)
