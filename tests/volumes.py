@@ -27,6 +27,9 @@ def pixels(n=5, height=12, width=9, seed=0, dtype="int16"):
     return values.astype(dtype)
 
 
+VOLUMES = [pixels(5), pixels(3, 7, 8, seed=1), pixels(2, dtype="uint8", seed=2)]  # of a small store
+
+
 def header(shape, key="0" * 16, dtype="int16", **values) -> VolumeHeader:
     defaults = {
         "patient": "f" * 16,

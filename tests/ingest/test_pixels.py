@@ -38,11 +38,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from decoding import decoded
 from dicom_files import ct, enhanced, save, stored_slice
 from lim_gpu.ingest import pixels
-from lim_gpu.ingest.hounsfield import rescale
-from lim_gpu.ingest.part10 import open_dicom, required, whole
-from lim_gpu.ingest.pixels import NATIVE, PLUGINS, check_pixels, decode, missing_decoder, open_pixels, pixel_format
+from lim_gpu.ingest.pixels import NATIVE, PLUGINS, missing_decoder, open_pixels
 from lim_gpu.ingest.records import Found, PixelFormat, SourceError, StoredPixels
 
 LOSSLESS = [
@@ -70,18 +69,6 @@ HTJ2K_STREAM = base64.b64decode(
     "/3/3f/97v/993/9+73//e7//fd//fu9//3t//3m//zuRi1zkIhe5yEUucpGLXOQiF7nIRS5yERdxERf5/2OawCWWWWWWWWV0xwPecxgP"
     "fsxgPfsxgPfsxgPZZjAb95jAb95jAb95zAb95jAb6wAAYwG/eY4G+mYwHv2YwHv2YwHstwT/f/9/9/9vwaUAYCmAcKO8AP/Z"
 )
-
-
-def decoded(path: Path, index: int = 0, assume_hu: bool = False):
-    status = path.stat()
-    found = Found(str(path), path.name, 0, status.st_size, status.st_mtime_ns)
-    with open_dicom(str(path)) as file:
-        frames = whole(file.header, "NumberOfFrames") or 1
-        check_pixels(file, required(file.header, "Rows"), required(file.header, "Columns"), frames)
-        place = StoredPixels(file.pixels.start, file.pixels.length, pixel_format(file, frames))
-        scale = rescale(file, index, assume_hu) if place.format.modality == "CT" else None
-    with open_pixels(found, place) as opened:
-        return decode(opened, index, scale)
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
@@ -206,69 +193,6 @@ def test_32_bit_values(tmp_path):
     assert decoded(save(ct(stored), tmp_path / "a.dcm")).pixels.tolist() == [[-32768, 5, 32767]]
 
 
-PADDING = [
-    # stored, pixel padding value, range limit, HU with intercept -24
-    ([-2000, 0, -1000], None, None, [-1024, -24, -1024]),
-    ([-2000, -3000, 7], -3000, None, [-1024, -1024, -17]),
-    ([-3024, -2000, 7], -2000, None, [-3048, -1024, -17]),  # a real file: -3024 beside a padding tag of -2000
-    ([-32768, -30000, -2999, 5], -32768, -3000, [-1024, -1024, -3023, -19]),
-    ([-32768, -30000, -2999, 5], -3000, -32768, [-1024, -1024, -3023, -19]),
-    ([0, 1, 2], 0, None, [-1024, -23, -22]),
-]
-
-
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
-@pytest.mark.parametrize(("values", "padding", "limit", "expected"), PADDING)
-def test_padding_becomes_air(tmp_path, values, padding, limit, expected, syntax):
-    dataset = ct(np.array([values], dtype=np.int16), rescale=(1, -24))
-    if padding is not None:
-        dataset.PixelPaddingValue = padding
-        dataset["PixelPaddingValue"].VR = "SS"
-    if limit is not None:
-        dataset.PixelPaddingRangeLimit = limit
-        dataset["PixelPaddingRangeLimit"].VR = "SS"
-    result = decoded(save(dataset, tmp_path / "a.dcm", syntax))
-    assert result.pixels[0].tolist() == expected
-    padded = sum(new == -1024 and old != -1000 for old, new in zip(values, expected, strict=True))
-    assert result.counts["padding"] == padded
-
-
-@pytest.mark.parametrize(
-    ("hu", "wide", "said"),
-    [(-3024, 6, True), (-1025, 6, True), (-3024, 1, False), (-1024, 6, False), (-2000, 6, False)],  # -2000 is padding
-)
-def test_much_padding_that_no_tag_names_is_said(tmp_path, run, hu, wide, said):
-    """A real file: -3024 beside a padding tag of -2000. It is kept as it is, which the grey range follows."""
-    for i in range(3):
-        stored = stored_slice(i, (40, 60))
-        stored[:6, :wide] = hu
-        dataset = ct(stored, z=3.0 * i, number=i, PixelPaddingValue=-2000)
-        dataset["PixelPaddingValue"].VR = "SS"
-        save(dataset, tmp_path / "in" / str(i))
-    result = run()
-    below = {"below_air": {"hu": hu, "pixels": 3 * 36, "share": 36 / 2400}}
-    assert result.only.header.defects == (below if said else {})
-    texts = [text for _, text in result.report.defects]
-    assert bool(texts) == said
-    assert not said or texts[0].startswith(f"1.5 % of the pixels hold {hu} HU")
-
-
-@pytest.mark.parametrize("vr", ["US", "SS"])
-def test_padding_of_an_unsigned_image_is_compared_as_a_bit_pattern(tmp_path, vr):
-    dataset = ct(np.array([[63536, 24, 1024]], dtype=np.uint16), rescale=(1, -1024))
-    dataset.PixelPaddingValue = 63536 if vr == "US" else -2000
-    dataset["PixelPaddingValue"].VR = vr
-    result = decoded(save(dataset, tmp_path / "a.dcm"))
-    assert result.pixels.tolist() == [[-1024, -1000, 0]]
-    assert result.counts["padding"] == 1
-
-
-def test_padding_above_the_stored_bits_is_still_padding(tmp_path):
-    stored = np.array([[0xF830, 0xF000 | 1024, 1024]], dtype=np.uint16)  # -2000, garbage above 12 bits, clean
-    path = save(ct(stored, rescale=(1, -1024), BitsStored=12, HighBit=11), tmp_path / "a.dcm")
-    assert decoded(path).pixels.tolist() == [[-1024, 0, 0]]
-
-
 def test_unused_bits_of_signed_values_are_sign_extended(tmp_path):
     stored = np.array([[0x0830, 0x0FFF, 0x0001]], dtype=np.uint16).view(np.int16)  # 12-bit -2000, -1, 1
     path = save(ct(stored, BitsStored=12, HighBit=11), tmp_path / "a.dcm")
@@ -298,12 +222,6 @@ def test_a_lossy_stream_may_overshoot_a_little_and_no_more(tmp_path):
     far = save(ct(sharp * 2), tmp_path / "far", JPEGLSNearLossless, bits=12, jls_error=2)
     with pytest.raises(SourceError, match=r"pixels contradict the header: 0\.\.\d+ with 12 bits stored"):
         decoded(far)
-
-
-def test_8_bit_ct_has_no_untagged_padding(tmp_path):
-    assert (-2000 & 0xFF) == 48
-    stored = np.array([[48, 49]], dtype=np.uint8)
-    assert decoded(save(ct(stored), tmp_path / "a.dcm")).pixels.tolist() == [[48, 49]]
 
 
 def test_monochrome1_keeps_its_hu(tmp_path):
@@ -349,13 +267,6 @@ def test_a_rescale_at_the_top_level_of_an_enhanced_object_counts(tmp_path, assum
     for index, (slope, intercept) in enumerate([(2, -1024), (2, -1024), (1, 0)]):  # a frame's own comes first
         result = decoded(path, index, assume_hu)
         np.testing.assert_array_equal(result.pixels, stored[index].astype(int) * slope + intercept)
-
-
-def test_padding_after_the_pixels_is_allowed_up_to_a_frame(tmp_path):
-    stored = stored_slice(1)
-    dataset = ct(stored)
-    dataset.PixelData += bytes(200)
-    np.testing.assert_array_equal(decoded(save(dataset, tmp_path / "a.dcm")).pixels, stored)
 
 
 def test_a_file_that_has_changed_since_its_header_was_read_is_refused(tmp_path):

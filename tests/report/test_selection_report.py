@@ -123,7 +123,7 @@ def test_pictures_take_the_window_that_is_asked_for(tmp_path):
     assert "from -1150 to 350 HU" in pages["lung"]
     first = [re.search(r'<img src="(data:[^"]+)"', page)[1] for page in pages.values()]
     assert first[0] != first[1]
-    with pytest.raises(UsageError, match="is unknown. Give lung"):
+    with pytest.raises(UsageError, match="is unknown. Did you mean lung"):
         write_report([tmp_path / "s.csv"], tmp_path / "x.html", window="lungs")
 
 

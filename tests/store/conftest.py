@@ -1,4 +1,4 @@
-"""A written volume, and the ways to its pixels."""
+"""A written volume, the ways to its pixels, and a small store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from lim_gpu.store.chunks import Chunks
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.fletcher import of_slices
-from volumes import pixels, write_volume
+from volumes import VOLUMES, pixels, write_store, write_volume
 
 as_it_is = VolumeFile.read
 
@@ -17,6 +17,12 @@ as_it_is = VolumeFile.read
 def written(tmp_path):
     write_volume(tmp_path, pixels())
     return tmp_path / ("0" * 16 + ".h5")
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A store of VOLUMES."""
+    return write_store(tmp_path / "slices", VOLUMES)
 
 
 def read_and_summed_by_the_caller(file, start=0, stop=None, out=None):
