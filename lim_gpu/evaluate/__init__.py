@@ -49,7 +49,7 @@ def evaluate(
     shard: tuple[int, int] | str | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Run evaluations "0", "A".."E", or "T2" alone, into the folder `output`: a folder a job, resumable, none done twice.
+    """Run evaluations "0", "A".."E", or "T2" alone, into the folder `output`: a folder a job, resumable, none twice.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
     dry_run     only list the jobs, with slices and steps; plan: with hours from a measured step, and disk, too

@@ -151,7 +151,7 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
     """Walk, scan and plan. Raises InputError when there is no volume in it."""
     private = Path(f"{settings.store.resolve()}.private")
     walked = walk(sources, leave_out=[settings.store, private])
-    with reporter.track("read headers", len(walked.files), "files") as advance:
+    with reporter.track("read headers", walked.count, "files") as advance:
         scanned = read_headers(walked.files, settings.modality, settings.assume_hu, settings.workers, advance, run)
     planned = plan_volumes(scanned, settings, partial(_digests, settings=settings, run=run))
     if settings.max_thickness is not None:

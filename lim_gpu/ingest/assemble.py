@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.nifti import nifti_plan
+from lim_gpu.ingest.packed import PackedList
 from lim_gpu.ingest.pictures import picture_plans
 from lim_gpu.ingest.records import (
     BrokenInstance,
@@ -25,6 +26,7 @@ from lim_gpu.ingest.series import FrameId, Stack, collisions, dicom_plan, frame_
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.volume_plan import VolumePlan
 
+GROUP = 1024  # frames that are planned, or wait to be packed, at once
 # The digests of the pixels of frames; decoding them is the caller's business.
 Digests = Callable[[Sequence[Frame]], Mapping[FrameId, str]]
 
@@ -45,7 +47,7 @@ class Planned:
 def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digests) -> Planned:
     """Plan the volumes of all scanned files."""
     planned = Planned()
-    frames: list[Frame] = []
+    frames = _Frames()
     pictures: list[Picture] = []
     broken: dict[SeriesId, list[tuple[Found, SourceError]]] = defaultdict(list)
     for file in scanned:
@@ -61,10 +63,13 @@ def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digest
         elif isinstance(content, Picture):
             pictures.append(content)
         else:
-            frames += content
-    _add_series(planned, frames, broken, settings.skip_bad_slices, digests)
+            frames.add(content)
+    frames.name_missing_decoders(planned)
+    for some in frames.in_groups([series for series in broken if series not in frames.packed]):
+        own = {series: broken[series] for series in some if series in broken}
+        _add_series(planned, some, own, frames.undecodable, settings.skip_bad_slices, digests)
     plans, failed = picture_plans(pictures, settings.patient_pattern, settings.assume_hu)
-    planned.volumes += plans
+    planned.volumes += [plan.packed() for plan in plans]
     for found, error in failed:
         planned.fail(found, error)
     return planned
@@ -74,28 +79,75 @@ def _add_nifti(planned: Planned, volume: NiftiVolume, settings: Settings) -> Non
     try:
         plan = nifti_plan(volume, settings.modality, settings.patient_pattern)
         plan.check_size()
-        planned.volumes.append(plan)
+        planned.volumes.append(plan.packed())
     except SourceError as error:
         planned.fail(volume.found, error)
 
 
+class _Frames:
+    """Frames by their series, packed while they wait; those that nothing decodes here are only counted.
+
+    undecodable: files of each series that are.
+    """
+
+    def __init__(self) -> None:
+        self.packed: dict[SeriesId, PackedList[Frame]] = {}
+        self.undecodable: Counter[SeriesId] = Counter()
+        self._missing: dict[tuple[str, str], tuple[Found, Counter[str]]] = {}
+        self._loose: set[SeriesId] = set()  # series with frames that are not packed yet
+        self._count = 0  # of these frames
+
+    def add(self, frames: Sequence[Frame]) -> None:
+        """Those of a file."""
+        first = frames[0].instance
+        own = self.packed.setdefault(first.series, PackedList(GROUP))
+        if first.missing_decoder:
+            self.undecodable[first.series] += 1
+            _, users = self._missing.setdefault((first.syntax, first.missing_decoder), (first.found, Counter()))
+            users["files"] += 1
+            return
+        own.extend(frames)
+        self._loose.add(first.series)
+        self._count += len(frames)
+        if self._count >= GROUP:
+            for series in self._loose:
+                self.packed[series].pack()
+            self._loose.clear()
+            self._count = 0
+
+    def name_missing_decoders(self, planned: Planned) -> None:
+        """Report each transfer syntax that nothing decodes here once."""
+        for (syntax, remedy), (first, users) in self._missing.items():
+            planned.fail(first, f"no decoder for {syntax} ({users['files']} files). {remedy}")
+
+    def in_groups(self, others: Sequence[SeriesId]) -> Iterator[dict[SeriesId, list[Frame]]]:
+        """Whole series, as many as have GROUP frames together; `others` have none. Lets go of what was given."""
+        some: dict[SeriesId, list[Frame]] = {}
+        for series in list(self.packed):
+            some[series] = list(self.packed.pop(series))
+            if sum(map(len, some.values())) >= GROUP:
+                yield some
+                some = {}
+        yield some | {series: [] for series in others}
+
+
 def _add_series(
     planned: Planned,
-    frames: list[Frame],
+    some: Mapping[SeriesId, list[Frame]],
     broken: dict[SeriesId, list[tuple[Found, SourceError]]],
+    undecodable: Counter[SeriesId],
     skip_bad_slices: bool,
     digests: Digests,
 ) -> None:
-    undecodable = _missing_decoders(planned, frames)
     failing = set() if skip_bad_slices else set(undecodable)
-    frames = [f for f in frames if not (f.instance.missing_decoder or f.instance.series in failing)]
+    frames = [frame for series, own in some.items() if series not in failing for frame in own]
     doubtful = [frame for group in same_instances(frames) for frame in group]
     copies = without_copies(frames, digests(doubtful) if doubtful else {})
     groups, unplaced = stacks(copies.frames, copies.dropped)
     for stack in groups:
         stack.lost.update({"no decoder": count} if (count := undecodable[stack.frames[0].instance.series]) else {})
     for found, instance in unplaced:
-        broken[instance.series].append((found, instance.error))
+        broken.setdefault(instance.series, []).append((found, instance.error))
     bad = _broken_series(planned, broken, groups, skip_bad_slices)
     groups = [stack for stack in groups if stack.frames[0].instance.series not in bad]
     colliding = [frame for stack in groups for group in collisions(stack.frames) for frame in group]
@@ -106,7 +158,7 @@ def _add_series(
             for part in _resolved(planned, stack, known, skip_bad_slices):
                 plan = dicom_plan(part)
                 plan.check_size()
-                planned.volumes.append(plan)
+                planned.volumes.append(plan.packed())
         except CollisionError as error:
             remedy = SKIPPABLE if error.few else ""
             planned.fail(error.first.instance.found, f"{error} ({len(stack.frames)} slices{remedy})")
@@ -126,19 +178,6 @@ def _resolved(planned: Planned, stack: Stack, digests: Mapping[FrameId, str], sk
         stack.lost.update([error.cause] * len(bad))
         gone = {frame_id(frame) for frame in error.repeated}
         return resolve(replace(stack, frames=[f for f in stack.frames if frame_id(f) not in gone]), digests)
-
-
-def _missing_decoders(planned: Planned, frames: Iterable[Frame]) -> Counter[SeriesId]:
-    """Report each transfer syntax that nothing decodes here once; returns how many files of each series use them."""
-    files: dict[tuple[str, str], dict[str, Frame]] = defaultdict(dict)
-    for frame in frames:
-        if frame.instance.missing_decoder:
-            users = files[frame.instance.syntax, frame.instance.missing_decoder]
-            users.setdefault(frame.instance.found.path, frame)
-    for (syntax, remedy), users in files.items():
-        first = next(iter(users.values())).instance.found
-        planned.fail(first, f"no decoder for {syntax} ({len(users)} files). {remedy}")
-    return Counter(frame.instance.series for users in files.values() for frame in users.values())
 
 
 def _broken_series(

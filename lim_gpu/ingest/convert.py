@@ -45,6 +45,7 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path | None, shares: Se
     slices are found.
     """
     silence()
+    plan = plan.unpacked()
     counts: Counter[str] = Counter()
     lowest: Counter[int] = Counter()
     bad: list[tuple[int, SourceError]] = []

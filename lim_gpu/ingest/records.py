@@ -35,8 +35,17 @@ def changed() -> SourceError:
     return SourceError("changed while it was read", "run the command again")
 
 
+class Record:
+    """What dataclasses of millions of instances have in common: they pickle four times as fast as by their own way."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[Record], tuple[Any, ...]]:
+        return type(self), tuple([getattr(self, name) for name in self.__match_args__])  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True, slots=True)
-class Found:
+class Found(Record):
     """A regular file met by the walk.
 
     `name` is its identity on every machine: the source's own name and the path below it. `order` is its place in the
@@ -58,7 +67,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesId:
+class SeriesId(Record):
     """Who a DICOM file says it belongs to."""
 
     patient: str
@@ -92,7 +101,7 @@ class PixelFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredPixels:
+class StoredPixels(Record):
     """The value of PixelData: from which byte of the (inflated) file on, how long (None: encapsulated), and how."""
 
     start: int
@@ -110,7 +119,7 @@ class Rescale:
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(Record):
     """What the frames of one DICOM file share."""
 
     found: Found
@@ -126,7 +135,7 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Record):
     """One slice: a DICOM file, or one frame of a multi-frame file. Lengths in mm, LPS coordinates."""
 
     instance: Instance
@@ -179,7 +188,7 @@ Content = Counted | SourceError | BrokenInstance | tuple[Frame, ...] | NiftiVolu
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class Scanned(Record):
     """A file and what is in it."""
 
     found: Found

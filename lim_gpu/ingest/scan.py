@@ -9,11 +9,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 from lim_gpu.errors import InputError
 from lim_gpu.ingest.failures import Failure
 from lim_gpu.ingest.nifti import is_pair_header, read_nifti
+from lim_gpu.ingest.packed import Packed, PackedList
 from lim_gpu.ingest.pictures import read_picture
 from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Counted, Found, Scanned, SourceError
@@ -24,6 +27,7 @@ from lim_gpu.workers import Runner, TaskResult, run_in_children
 CHUNK = 32  # files a task
 SECONDS = 120  # for a chunk
 MEMORY = 8 * 2**30  # bytes of address space for a child; NumPy's thread pools alone reserve some
+NOTHING: Packed[Any] = Packed([])
 NIFTI_NAMES = (".nii", ".nii.gz")
 NO_PART10 = SourceError("no Part 10 header", "it holds DICOM elements alone. Rewrite it, as dcmconv of DCMTK does")
 
@@ -32,7 +36,8 @@ NO_PART10 = SourceError("no Part 10 header", "it holds DICOM elements alone. Rew
 class Walk:
     """The regular files below the sources in natural order, and what was passed by."""
 
-    files: list[Found] = field(default_factory=list)
+    files: PackedList[Found] = field(default_factory=lambda: PackedList(CHUNK))
+    count: int = 0  # of the files
     counted: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
@@ -45,15 +50,18 @@ def walk(sources: Sequence[str | Path], leave_out: Sequence[Path]) -> Walk:
     result = Walk()
     seen: set[str] = set()
     barred = {os.path.realpath(path) for path in leave_out}
-    for source in sources:
-        root = os.path.realpath(source)
+    roots = [os.path.realpath(source) for source in sources]
+    by_parts = sorted(roots, key=lambda root: root.split(os.sep))  # what lies in a folder follows it
+    overlap = any(os.path.commonpath(pair) == pair[0] for pair in pairwise(by_parts))
+    for source, root in zip(sources, roots, strict=True):
         if not os.path.exists(root):
             store = f". Did you mean -o {source}?" if len(sources) > 1 and source == sources[-1] else ""
             raise InputError(f"{source}: does not exist. Give a folder or a file{store}")
         name = os.path.basename(os.path.abspath(source))
         for path in _below(root, result, barred):
             if path not in seen:
-                seen.add(path)
+                if overlap:  # else no file comes twice, and many would take memory
+                    seen.add(path)
                 below = os.path.relpath(path, root)
                 _add(result, path, name if below == "." else f"{name}/{below}")
     return result
@@ -97,35 +105,63 @@ def _add(result: Walk, path: str, name: str) -> None:
     except OSError as error:
         result.failures.append(Failure(path, f"cannot be read: {error.strerror}"))
         return
-    result.files.append(Found(path, name, len(result.files), status.st_size, status.st_mtime_ns))
+    result.files.append(Found(path, name, result.count, status.st_size, status.st_mtime_ns))
+    result.count += 1
 
 
 def read_headers(
-    files: Sequence[Found],
+    files: PackedList[Found],
     modality: str,
     assume_hu: bool,
     workers: int,
     advance: Callable[[int], None],
     run: Runner = run_in_children,
-) -> list[Scanned]:
-    """What is in each file, in the order of `files`. A file that kills its reader is scanned alone, and named."""
-    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
-    done: dict[str, Scanned] = {}
-    alone: list[Found] = []
-    tasks = [(chunk, modality, assume_hu) for chunk in chunks]
-    for outcome in _scanning(tasks, workers, run):
+) -> Iterator[Scanned]:
+    """What is in each file, in the order of `files`, which are let go of.
+
+    A file that kills its reader is scanned alone, and named.
+    """
+    files.pack()
+    done: dict[int, Packed[Scanned]] = {}
+    alone: list[tuple[int, Found]] = []
+    for outcome in _scanning(_Tasks(files.parts, modality, assume_hu), workers, run):
         if outcome.error is None:
-            done.update((scanned.found.path, scanned) for scanned in outcome.value)
+            done[outcome.task] = Packed(outcome.value)
             advance(len(outcome.value))
         else:
-            alone += chunks[outcome.task]
-    tasks = [([found], modality, assume_hu) for found in alone]
+            alone += [(outcome.task, found) for found in files.parts[outcome.task]]
+        files.parts[outcome.task] = NOTHING  # what was read of them holds them, too
+    again: dict[int, Scanned] = {}  # by the place in `alone`
+    tasks = [([found], modality, assume_hu) for _chunk, found in alone]
     for outcome in _scanning(tasks, workers, run):
-        found = alone[outcome.task]
+        found = alone[outcome.task][1]
         error = SourceError("cannot be read", outcome.error or "")
-        done[found.path] = outcome.value[0] if outcome.error is None else Scanned(found, error)
+        again[outcome.task] = outcome.value[0] if outcome.error is None else Scanned(found, error)
         advance(1)
-    return [done[found.path] for found in files]
+    for place, group in groupby(range(len(alone)), key=lambda place: alone[place][0]):
+        done[place] = Packed(again[i] for i in group)
+    return _in_order(done)
+
+
+def _in_order(done: dict[int, Packed[Scanned]]) -> Iterator[Scanned]:
+    """Lets go of what has been gone through."""
+    for chunk in range(len(done)):
+        yield from done.pop(chunk)
+
+
+@dataclass(frozen=True)
+class _Tasks(Sequence[tuple[Sequence[Found], str, bool]]):
+    """Arguments of `scan_files`, unpacked when their turn comes."""
+
+    chunks: Sequence[Packed[Found]]
+    modality: str
+    assume_hu: bool
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, which: Any) -> Any:
+        return list(self.chunks[which]), self.modality, self.assume_hu
 
 
 def _scanning(tasks: Sequence[tuple[Sequence[Found], str, bool]], workers: int, run: Runner) -> Iterator[TaskResult]:

@@ -61,6 +61,7 @@ def _parts(plan: VolumePlan, workers: int) -> int:
 @contextmanager
 def shares_of(plan: VolumePlan, workers: int, store: Path) -> Iterator[list[Share]]:
     """Equal shares of a volume, in order. Their files are removed at the end."""
+    plan = plan.unpacked()
     ends = [len(plan.slices) * i // _parts(plan, workers) for i in range(_parts(plan, workers) + 1)]
     pieces = [plan.slices[first:last] for first, last in pairwise(ends)]
     shares = [Share(replace(plan, slices=piece), temporary_of(volume_path(store, plan.key))) for piece in pieces]
@@ -77,7 +78,7 @@ def decode_share(share: Share, settings: Settings, ticks: Path) -> DecodedShare:
     outcomes: list[Counter[str] | SourceError] = []
     share.raw.parent.mkdir(parents=True, exist_ok=True)
     with open(share.raw, "wb") as file:
-        for decoded in decoded_slices(share.plan, settings):
+        for decoded in decoded_slices(share.plan.unpacked(), settings):
             tick(ticks)
             if isinstance(decoded, Decoded):
                 file.write(np.ascontiguousarray(decoded.pixels).data)

@@ -12,14 +12,15 @@ from typing import Any
 
 from lim_gpu.files import canonical_json
 from lim_gpu.ingest.geometry import Plane, Vector
-from lim_gpu.ingest.records import Found, Frame, NiftiVolume, Rescale, SourceError, StoredPixels
+from lim_gpu.ingest.packed import Packed
+from lim_gpu.ingest.records import Found, Frame, NiftiVolume, Record, Rescale, SourceError, StoredPixels
 from lim_gpu.store.file import MAX_BYTES, MAX_SLICES
 
 VERSION = 1  # of what ingest does to pixels; part of every fingerprint
 
 
 @dataclass(frozen=True, slots=True)
-class SliceSource:
+class SliceSource(Record):
     """Where one slice comes from: a file, a frame in it, its SOP Instance UID, the position of its first voxel.
 
     thickness: mm, where it is known. Of DICOM, pixels: where the file has them; rescale: to HU.
@@ -63,8 +64,8 @@ class VolumePlan:
     name: str
     path: str
     order: tuple[int, ...]
-    files: tuple[Found, ...]
-    slices: tuple[SliceSource, ...]
+    files: Sequence[Found]
+    slices: Sequence[SliceSource]
     rows: int
     columns: int
     dtype: str
@@ -100,6 +101,14 @@ class VolumePlan:
         if len(self.slices) > MAX_SLICES or self.size > MAX_BYTES:
             limit = f"at most {MAX_SLICES} slices and {MAX_BYTES >> 30} GiB are read"
             raise SourceError("impossible size", f"{len(self.slices)} slices, {self.size / 2**30:.1f} GiB; {limit}")
+
+    def packed(self) -> VolumePlan:
+        """The same, to wait for its turn among many."""
+        return replace(self, files=Packed(self.files), slices=Packed(self.slices))
+
+    def unpacked(self) -> VolumePlan:
+        """The same, to be gone through in any way."""
+        return replace(self, files=tuple(self.files), slices=tuple(self.slices))
 
     def unnamed(self, keep_name: bool) -> VolumePlan:
         """The volume without its identities, and without its name unless that stands in the store."""

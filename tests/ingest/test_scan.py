@@ -15,8 +15,9 @@ import nibabel as nib
 from dicom_files import ct, save, series, stored_slice
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.ingest import ingest
+from lim_gpu.ingest.packed import PackedList
 from lim_gpu.ingest.records import Counted, Found, Scanned
-from lim_gpu.ingest.scan import read_headers, walk
+from lim_gpu.ingest.scan import CHUNK, read_headers, walk
 from lim_gpu.workers import TaskResult
 
 
@@ -32,6 +33,9 @@ def test_the_walk_is_deep_natural_and_names_files_below_the_source(tmp_path):
     assert names(tmp_path / "data") == expected
     assert names(tmp_path / "data", tmp_path / "data" / "b") == expected  # nothing twice
     assert names(tmp_path / "data" / "b" / "9") == ["9"]
+    (tmp_path / "data-2").mkdir()  # between the two where names are sorted as texts
+    twice = [tmp_path / "data" / "b", tmp_path / "data-2", tmp_path / "data", tmp_path / "data" / "b"]
+    assert names(*twice) == ["b/9", "b/10", "data/a/2", "data/a/x/1", "data/c"]
     assert [found.order for found in walk([tmp_path / "data"], []).files] == [0, 1, 2, 3, 4]
 
 
@@ -146,7 +150,7 @@ def test_a_file_that_kills_its_reader_is_scanned_alone_and_named():
                 yield TaskResult(number, [Scanned(found, Counted("ok")) for found in chunk])
 
     steps = []
-    scanned = read_headers(files, "CT", False, 1, steps.append, children)
+    scanned = list(read_headers(PackedList(CHUNK, files), "CT", False, 1, steps.append, children))
     assert sum(steps) == 70
     assert [result.found for result in scanned] == files
     assert [str(r.content) for r in scanned if not isinstance(r.content, Counted)] == [

@@ -1,0 +1,87 @@
+"""Millions of files wait as compressed bytes, and come out as they went in."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import tracemalloc
+from pathlib import Path
+
+from lim_gpu.ingest import assemble
+from lim_gpu.ingest.assemble import plan_volumes
+from lim_gpu.ingest.packed import Packed, PackedList
+from lim_gpu.ingest.records import Found, Frame, Instance, Scanned, SeriesId
+from lim_gpu.ingest.scan import CHUNK, read_headers
+from lim_gpu.ingest.settings import Settings
+from lim_gpu.ingest.splits import SPLITS
+from lim_gpu.ingest.volume_plan import Keys
+from lim_gpu.workers import TaskResult
+
+SIZE = 250  # of a series
+RANDOM = random.Random(0)
+ROOT = "1.3.6.1.4.1.14519.5.2.1.6279.6001"
+
+
+def test_what_is_packed_comes_out_in_order_and_pickles():
+    items = [("a", i) for i in range(10)]
+    packed = pickle.loads(pickle.dumps(Packed(items)))
+    assert (list(packed), len(packed), packed[3], packed[2:4]) == (items, 10, items[3], tuple(items[2:4]))
+    growing = PackedList(4, items)
+    assert (list(growing), len(growing), [len(part) for part in growing.parts]) == (items, 10, [4, 4])
+    growing.pack()
+    growing.pack()
+    growing.append(("b", 0))
+    assert list(growing) == [*items, ("b", 0)]
+
+
+def found(order: int) -> Found:
+    series, i = divmod(order, SIZE)
+    name = f"LIDC-IDRI-{series:04d}/{ROOT}.{series:029d}/1-{i:03d}.dcm"
+    return Found(f"/data/{name}", name, order, 526_000 + 2 * RANDOM.randrange(900), RANDOM.randrange(10**18))
+
+
+def scanned(file: Found) -> Scanned:
+    """A slice as those of the LIDC are: numbers of 30 digits, a position along the normal."""
+    series, i = divmod(file.order, SIZE)
+    who = SeriesId(f"LIDC-IDRI-{series:04d}", f"{ROOT}.1{series:028d}", f"{ROOT}.{series:029d}")
+    sop = f"{ROOT}.{RANDOM.randrange(10**29, 10**30)}"
+    about = ("CT", 512, 512, False, False, "MONOCHROME2", "Explicit VR Little Endian", "", i + 1, frozenset())
+    instance = Instance(file, who, sop, *about)
+    where = ((-166.0, -171.5, 1.25 * i - 300), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.703125, 0.703125), 1.25)
+    return Scanned(file, (Frame(instance, 0, *where, ("",) * len(SPLITS)),))
+
+
+def scan(function, tasks, **_limits):
+    """In place of child processes; what they send is a copy."""
+    for number in range(len(tasks)):
+        yield TaskResult(number, pickle.loads(pickle.dumps([scanned(file) for file in tasks[number][0]])))
+
+
+def plan(n):
+    files = PackedList(CHUNK, map(found, range(n)))
+    planned = plan_volumes(read_headers(files, "CT", False, 1, lambda _: None, scan), Settings(Path("s")), lambda _: {})
+    return Keys(None).complete(planned.volumes, {})
+
+
+def test_planning_a_million_slices_more_takes_less_than_100_mb_more(monkeypatch):
+    """Told of 2,500 and of 7,500, a file each: some are held as objects, whatever their number."""
+    monkeypatch.setattr(assemble, "GROUP", SIZE)
+    most = []
+    for n in (2500, 7500):
+        tracemalloc.start()
+        try:
+            plans = plan(n)
+            most.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert [len(one.slices) for one in plans] == [SIZE] * (n // SIZE)
+    assert most[1] - most[0] < 100 * 5000
+    assert plans[1].slices[2].path.endswith(f"{1:029d}/1-002.dcm")
+
+
+def test_groups_change_nothing(monkeypatch):
+    RANDOM.seed(0)
+    whole = plan(2000)
+    monkeypatch.setattr(assemble, "GROUP", 100)
+    RANDOM.seed(0)
+    assert [one.unpacked() for one in plan(2000)] == [one.unpacked() for one in whole]
