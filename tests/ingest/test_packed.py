@@ -10,7 +10,7 @@ from pathlib import Path
 from lim_gpu.ingest import assemble
 from lim_gpu.ingest.assemble import plan_volumes
 from lim_gpu.ingest.packed import Packed, PackedList
-from lim_gpu.ingest.records import Found, Frame, Instance, Scanned, SeriesId
+from lim_gpu.ingest.records import Found, Frame, Instance, PixelFormat, Rescale, Scanned, SeriesId, StoredPixels
 from lim_gpu.ingest.scan import CHUNK, read_headers
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.splits import SPLITS
@@ -19,6 +19,8 @@ from lim_gpu.workers import TaskResult
 
 SIZE = 250  # of a series
 RANDOM = random.Random(0)
+HOW = PixelFormat("1.2.840.10008.1.2.1", 1, 512, 512, 16, 16, True, "MONOCHROME2", "OW", "CT", ((-2000, -2000),))
+TO_HU = Rescale(1.0, -1024.0)
 ROOT = "1.3.6.1.4.1.14519.5.2.1.6279.6001"
 
 
@@ -45,10 +47,10 @@ def scanned(file: Found) -> Scanned:
     series, i = divmod(file.order, SIZE)
     who = SeriesId(f"LIDC-IDRI-{series:04d}", f"{ROOT}.1{series:028d}", f"{ROOT}.{series:029d}")
     sop = f"{ROOT}.{RANDOM.randrange(10**29, 10**30)}"
-    about = ("CT", 512, 512, False, False, "MONOCHROME2", "Explicit VR Little Endian", "", i + 1, frozenset())
-    instance = Instance(file, who, sop, *about)
+    pixels = StoredPixels(2000 + RANDOM.randrange(99), 1 << 19, HOW)
+    instance = Instance(file, who, sop, pixels, False, False, "Explicit VR Little Endian", "", i + 1, frozenset())
     where = ((-166.0, -171.5, 1.25 * i - 300), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.703125, 0.703125), 1.25)
-    return Scanned(file, (Frame(instance, 0, *where, ("",) * len(SPLITS)),))
+    return Scanned(file, (Frame(instance, 0, *where, TO_HU, ("",) * len(SPLITS)),))
 
 
 def scan(function, tasks, **_limits):
