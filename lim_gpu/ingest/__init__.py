@@ -3,6 +3,7 @@
 scan        the sources walked, every header read in child processes (quiet: they say nothing of their own)
 dicom       one DICOM header to the frames it holds (part10: the file format; pixels: decoding and HU)
 nifti       one NIfTI file; pictures: PNG and JPEG
+packed      what waits among millions, compressed
 series      frames to volumes: grouped, ordered, duplicates resolved (geometry: where slices lie)
 assemble    all that was scanned to planned volumes (volume_plan: one of them, and its keys)
 slices      the slices of a planned volume, decoded (shares: by several children)
