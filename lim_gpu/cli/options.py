@@ -257,12 +257,17 @@ def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]
 
 def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `lim_gpu.pretrain.run.pretrain`: how HU are mapped becomes an intensity, --set a mapping."""
-    return options | {"intensity": intensity_of(options), "overrides": parse_overrides(options["overrides"])}
+    overrides = parse_overrides(options["overrides"])
+    if (strength := options.pop("strength", None)) is not None:
+        if "strength" in overrides:
+            raise UsageError("--strength and --set strength say the same. Give one of them")
+        overrides["strength"] = strength
+    return options | {"intensity": intensity_of(options), "overrides": overrides}
 
 
-def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """The --set options NAME=VALUE as a mapping. Raises UsageError for another form, and for a name given twice."""
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
