@@ -259,13 +259,18 @@ def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]
 
 def pretraining_options(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `lim_gpu.pretrain.run.pretrain`: how HU are mapped becomes an intensity, --set a mapping."""
-    return options | {"intensity": intensity_of(options), "overrides": parse_overrides(options["overrides"])}
+    overrides = parse_overrides(options["overrides"])
+    if (strength := options.pop("strength", None)) is not None:
+        if "strength" in overrides:
+            raise UsageError("--strength and --set strength say the same. Give one of them")
+        overrides["strength"] = strength
+    return options | {"intensity": intensity_of(options), "overrides": overrides}
 
 
 def pretext_options(options: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `lim_gpu.analyse.pretext.pretext`. UsageError for labelled data, which it does not take."""
     if options["data"] is not None:
-        raise UsageError("--data belongs to cka, tsne and gradcam. Give pretext a store: CHECKPOINT STORE")
+        raise UsageError("--data belongs to cka, tsne, gradcam and probe. Give pretext a store: CHECKPOINT STORE")
     return {name: options[name] for name in ("selection", "images", "size", "shown", "overwrite", "dry_run")}
 
 
@@ -277,9 +282,9 @@ def comparison_options(options: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     return data, options | {"size": options["size"] or 224}
 
 
-def parse_overrides(texts: Sequence[str]) -> dict[str, str]:
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """The --set options NAME=VALUE as a mapping. Raises UsageError for another form, and for a name given twice."""
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():

@@ -44,6 +44,12 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
     metavar="NAME=VALUE",
     help="Any setting, such as lr=0.1 or swav.queue=3840; --dry-run --json lists them. Again for more.",
 )
+@click.option(
+    "--strength",
+    type=float,
+    metavar="S",
+    help="swav, moco: a factor of the augmentation: of jitter, blur, and 1 - the smallest crop; default: 1.",
+)
 @intensity_options
 @click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")
 @click.option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lim_gpu.errors import UsageError, unknown
 from lim_gpu.pretrain.presets import METHODS, RECONSTRUCTIONS, SECTIONS, presets_of
+from lim_gpu.pretrain.strength import SCALED
 from lim_gpu.weights.names import BACKBONES, RESNETS, VQAES
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def check(config: PretrainConfig) -> None:
     _check_normalisation(config)
     for name in ("momentum", "trust_coefficient"):
         _within(name, getattr(config, name), 0, 1)
+    if config.strength <= 0:
+        raise UsageError(f"strength {config.strength:g} is no factor. Give a positive one")
+    if config.strength != 1 and SECTIONS[config.method] not in SCALED:
+        raise UsageError(f"strength scales the views of {' and '.join(SCALED)}, not of {config.method}. Leave it out")
     _CHECKS[SECTIONS[config.method]](config)
 
 
@@ -116,6 +121,10 @@ def _check_moco(config: PretrainConfig) -> None:
         _at_least(f"moco.{name}", getattr(c, name), 1)
     for name in ("brightness", "contrast", "rotate_degrees"):
         _at_least(f"moco.{name}", getattr(c, name), 0)
+    for name in ("mask_near_mm", "hard_beta"):
+        _at_least(f"moco.{name}", getattr(c, name), 0)
+    if not 0 <= c.class_prior < 1:
+        raise UsageError(f"moco.class_prior {c.class_prior:g} is no share below 1. Give 0 <= P < 1, such as 0.1")
     _positive("moco", c, ("temperature",))
 
 

@@ -13,6 +13,7 @@ from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.checks import check, check_known
 from lim_gpu.pretrain.presets import METHODS, SECTIONS, VALUES, presets_of
 from lim_gpu.pretrain.settings import build, coerce, flatten
+from lim_gpu.pretrain.strength import SCALED, at_strength
 from lim_gpu.reduction.views import SWAV
 
 Range = tuple[float, float]
@@ -76,6 +77,9 @@ class MocoConfig:
     bn_groups: int = 8  # of split-BN over all processes, differently permuted for query and key; 1: plain BN
     mask_same_slice: bool = True  # keys of the query's own slice are no negatives
     mask_same_volume: bool = False  # nor are those of its volume, neighbouring slices among them
+    mask_near_mm: float = 0.0  # nor are those of its volume within so many mm; 0: only the above
+    hard_beta: float = 0.0  # Robinson et al. 2021: how much more a negative counts that is alike; 0: all the same
+    class_prior: float = 0.0  # the share of negatives that are taken for like the query; 0: none
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ class PretrainConfig:
     std: tuple[float, ...] = (0.1907,)
     seed: int = 0
     compile: bool = False
+    strength: float = 1.0  # of the augmentation, of swav and moco: see `lim_gpu.pretrain.strength`
     swav: SwavConfig = field(default_factory=SwavConfig)
     moco: MocoConfig = field(default_factory=MocoConfig)
     spark: SparkConfig = field(default_factory=SparkConfig)
@@ -281,4 +286,9 @@ def _following(values: dict[str, Any], flat: Mapping[str, Any], base: PretrainCo
         batch = coerce("batch_size", flat["batch_size"], int)
         groups = [g for g in range(1, base.moco.bn_groups + 1) if batch % g == 0 and batch // g >= 4]
         values["moco"] = values.get("moco", {}) | {"bn_groups": max(groups, default=1)}
+    if "strength" in flat and (section := SECTIONS[base.method]) in SCALED:
+        strength = coerce("strength", flat["strength"], float)
+        given = {name.split(".")[-1] for name in flat if name.startswith(f"{section}.")}
+        scaled = at_strength(strength, asdict(getattr(base, section)), section)
+        values[section] = {name: v for name, v in scaled.items() if name not in given} | values.get(section, {})
     return values

@@ -20,6 +20,7 @@ from lim_gpu.weights.backbone import network
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.resident import SliceBatch
+    from lim_gpu.selection.selected import SelectedSlices
 
 ASPECT = (3 / 4, 4 / 3)  # width / height of random crops: torchvision's default, which the methods of whole images use
 
@@ -58,6 +59,9 @@ class Pretraining(LightningModule):
         self.encoder = network(config.backbone, config.channels)
         if config.compile:
             self.encoder.compile()  # in place: the names of the state stay
+
+    def prepare(self, slices: SelectedSlices) -> None:
+        """Take from the store what the method needs beside pixels, before the first step."""
 
     @abstractmethod
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:

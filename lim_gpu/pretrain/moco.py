@@ -15,10 +15,12 @@ from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.collectives import gather, world
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
+from lim_gpu.pretrain.negatives import near, positions_of, weighed
 from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.resident import SliceBatch
+    from lim_gpu.selection.selected import SelectedSlices
 
 
 class MoCo(Pretraining):
@@ -38,6 +40,8 @@ class MoCo(Pretraining):
         "queue_filled": Meter("share", "of the queue's places that hold a key"),
     } | SPREAD
 
+    positions: Tensor
+
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__(config, slices)
         moco = self.moco = config.moco
@@ -51,6 +55,12 @@ class MoCo(Pretraining):
         if config.compile:
             self.key_encoder.compile()
         self.queue = Queue(config.queue_length(slices), moco.output)
+        self.register_buffer("positions", torch.zeros(0), persistent=False)  # (slices,) mm, where neighbours are hidden
+
+    def prepare(self, slices: SelectedSlices) -> None:
+        """Look up where the slices lie, where that says which keys are hidden."""
+        if self.moco.mask_near_mm:
+            self.positions = positions_of(slices)
 
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:
         """[query, key], each (B, C, S, S), and the order (B,) in which the key's encoder sees the batch."""
@@ -96,9 +106,13 @@ class MoCo(Pretraining):
                 hidden = hidden | own
             if self.moco.mask_same_volume:
                 hidden = hidden | (self.queue.volumes == batch.volumes[:, None])
+            if self.moco.mask_near_mm:
+                there = (self.queue.ids, self.queue.volumes)
+                hidden = hidden | near(self.positions, batch.ids, batch.volumes, *there, self.moco.mask_near_mm)
             others = self.queue.keys.clone()  # the backward pass needs them after the push below
             logits = info_nce_logits(q, k, others, hidden, self.moco.temperature)
-            loss = functional.cross_entropy(logits, torch.zeros_like(batch.ids))
+            scored = weighed(logits, self.moco.hard_beta, self.moco.class_prior, self.moco.temperature)
+            loss = functional.cross_entropy(scored, torch.zeros_like(batch.ids))
             self.queue.push(k, batch.ids, batch.volumes)
             meters = {
                 "pretext_top1": (logits.detach().argmax(1) == 0).float().mean(),

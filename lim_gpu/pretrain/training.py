@@ -49,6 +49,7 @@ def train(
     begun = time.perf_counter()
     with _quiet_lightning():
         module = build_method(plan)
+        module.prepare(slices)
         data = _data(request, plan, slices, state, reporter)
         score = probe.load_probe(request.probe, plan, place) if request.probe is not None else None
         if rank() == 0:

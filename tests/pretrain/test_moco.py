@@ -99,16 +99,20 @@ def test_own_slices_and_volumes_can_be_hidden():
     for name, hidden in (
         ("nothing", {"mask_same_slice": False}),
         ("slice", {}),
+        ("near", {"mask_near_mm": 5.0}),  # of a volume's first four slices all but the last and the first
         ("volume", {"mask_same_volume": True}),
     ):
         method = moco(slices=32, **hidden)
         assert len(method.queue.ids) == 8
+        method.positions = 2.5 * torch.arange(96)
         method.queue.push(unit(8, 8).float(), others, others // 16)
         found = method.loss(views, batch(ids))
         assert found["own_negatives"].item() == 3 / 8
         assert found["negatives"].item() == {"nothing": 8, "slice": 8 - 3 / 8, "volume": 8 - 3 * 4 / 8}[name]
         losses[name] = found["loss"].item()
-    assert losses["nothing"] > losses["slice"] > losses["volume"] > 0  # fewer negatives, less to tell apart
+    assert (
+        losses["nothing"] > losses["slice"] > losses["near"] > losses["volume"] > 0
+    )  # fewer negatives, less to tell apart
 
 
 def test_an_empty_queue_has_no_negatives():
