@@ -159,8 +159,9 @@ def _lines(values: dict[str, Any]) -> list[str]:
 
 def _picture(pictures: list[Shown]) -> Figure:
     """A column a slice: what was asked, what was answered, and their difference from what is right."""
-    figure = Figure(figsize=(2.1 * len(pictures), 8.2), layout="constrained")
-    rows = figure.subplots(4, len(pictures), squeeze=False)
+    figure = Figure(figsize=(0.4 + 2 * len(pictures), 8.4))
+    room = {"left": 0.35 / figure.get_figwidth(), "right": 0.995, "top": 0.965, "bottom": 0.005}
+    rows = figure.subplots(4, len(pictures), squeeze=False, gridspec_kw=room | {"wspace": 0.03, "hspace": 0.03})
     for column, one in enumerate(pictures):
         for axes, image in zip(rows[:, column], (one.asked, one.answered, one.right), strict=False):
             axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
