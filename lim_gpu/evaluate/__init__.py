@@ -27,7 +27,7 @@ from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.shard import Shard
 from lim_gpu.store.slices import SliceStore
 
-PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
+PRETRAIN = {"backbone": "resnet50", "preset": "wolf2024-paper"}  # epochs and batch are each method's own
 FINETUNE = {"runs": 5, "epochs": 70}
 PRETEXT = "T2"  # of the other paper
 OPTIONS = "options.json"  # of all jobs below the output

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.evaluate.grid import CONTROL, PAPER_STORE, Grid, Job, Pretrain, Reduce, equal_steps
+from lim_gpu.evaluate.equal import configured
+from lim_gpu.evaluate.grid import CONTROL, PAPER_STORE, Grid, Job, Pretrain, Reduce
 from lim_gpu.evaluate.table import published
-from lim_gpu.evaluate.work import Worker, pretrain_options
+from lim_gpu.evaluate.work import Worker
 from lim_gpu.intensity import Intensity
-from lim_gpu.pretrain.config import PretrainConfig, resolve
+from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.store.slices import SliceStore
 
 STEPS = 3  # measured, after one to warm up
-CHECKPOINT_EVERY = 50  # epochs
 
 
 def estimate(
@@ -54,17 +54,21 @@ def _row(job: Job, worker: Worker) -> dict[str, Any]:
     row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
     if not isinstance(job, Pretrain) or row["done"] or not worker.has_stores():
         return row
-    config = _config(job, worker)
-    kept, slices, guessed = _slices(job, worker)
+    config, _ = _configured(job, worker)
+    kept, guessed = _slices(job.reduce, worker)
     if kept < config.batch_size and not guessed:
         return row | {"refused": f"its {counted(kept, 'slice')} are less than a batch of {config.batch_size}"}
-    return row | {"slices": kept, "steps": _steps(job, config, kept, slices), "guessed": guessed}
+    return row | {"slices": kept, "steps": config.total_steps(kept), "guessed": guessed}
 
 
-def _config(job: Pretrain, worker: Worker) -> PretrainConfig:
-    options, overrides = pretrain_options(worker.grid, job.method)
-    given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": worker.seed} | overrides
-    return resolve(job.method, options["preset"], given)
+def _configured(job: Pretrain, worker: Worker) -> tuple[PretrainConfig, int]:
+    """Of a job, and epochs between two checkpoints."""
+
+    def slices_of(name: str) -> int:
+        return _slices(Reduce(job.reduce.store, name), worker)[0]
+
+    config, options, _ = configured(worker.grid, job, worker.seed + job.seed, slices_of)
+    return config, options["checkpoint_every"]
 
 
 def _costs(todo: Sequence[Job], rows: Sequence[dict[str, Any]], worker: Worker) -> tuple[dict[str, Any], list[str]]:
@@ -74,11 +78,11 @@ def _costs(todo: Sequence[Job], rows: Sequence[dict[str, Any]], worker: Worker) 
     measured: dict[str, tuple[float, int]] = {}
     for job, row in zip(todo, rows, strict=True):
         if isinstance(job, Pretrain) and "steps" in row:
-            config = _config(job, worker)
+            config, every = _configured(job, worker)
             if job.method not in measured:
                 measured[job.method] = measure(config, worker.grid.stores[job.reduce.store], worker.device)
             seconds, size = measured[job.method]
-            checkpoints = config.epochs // CHECKPOINT_EVERY + 2
+            checkpoints = config.epochs // every + 2
             row |= {"hours": round(row["steps"] * seconds / 3600, 4), "bytes": checkpoints * size}
     hours, disk = (sum(row.get(name, 0) for row in rows) for name in ("hours", "bytes"))
     steps = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
@@ -102,23 +106,16 @@ def _told(row: dict[str, Any]) -> str:
     return f"{row['steps']:>10,} steps{hours}" if "steps" in row else ""
 
 
-def _slices(job: Pretrain, worker: Worker) -> tuple[int, int, bool]:
-    """Slices that it trains on, those of its store, and whether the first number is a guess."""
-    with SliceStore(worker.grid.stores[job.reduce.store]) as store:
+def _slices(reduction: Reduce, worker: Worker) -> tuple[int, bool]:
+    """Slices that it keeps, and whether the number is a guess."""
+    with SliceStore(worker.grid.stores[reduction.store]) as store:
         sizes = [entry.shape[0] for entry in store.volumes]
-    if worker.done(job.reduce):
-        return worker.kept(job.reduce)[0], sum(sizes), False
-    share = _threshold_share(job.reduce)
+    if worker.done(reduction):
+        return worker.kept(reduction)[0], False
+    share = _threshold_share(reduction)
     if share is not None:
-        return max(len(sizes), int(sum(sizes) * share)), sum(sizes), True
-    return sum(count_to_keep(size, _share(job.reduce.name)) for size in sizes), sum(sizes), False
-
-
-def _steps(job: Pretrain, config: PretrainConfig, kept: int, slices: int) -> int:
-    epochs = config.epochs
-    if job.budget == "steps":
-        epochs = equal_steps(epochs, slices, kept, config.batch_size)
-    return epochs * (kept // config.batch_size)
+        return max(len(sizes), int(sum(sizes) * share)), True
+    return sum(count_to_keep(size, _share(reduction.name)) for size in sizes), False
 
 
 def _share(name: str) -> float:
@@ -153,7 +150,7 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
     ids = torch.arange(config.batch_size, device=place)
     batch = SliceBatch(pixels, sizes, ids, torch.zeros_like(ids))
     plan = Plan(config, store, None, Intensity.parse(), 10 * config.batch_size, 1, {})
-    module = build_method(plan).to(place).train()
+    module = build_method(plan, place).to(place).train()
     optimizer = module.configure_optimizers()
     mixed = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     for step in range(STEPS + 1):
@@ -161,8 +158,7 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
             _wait(place)
             start = time.perf_counter()
         with mixed:
-            generator = torch.Generator().manual_seed(step)
-            loss = module.loss(module.views(batch, generator), batch)["loss"]
+            loss = module.training_step(batch, step)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

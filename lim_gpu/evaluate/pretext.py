@@ -16,9 +16,9 @@ from typing import Any
 
 from lim_gpu.analyse.pretext import pretext
 from lim_gpu.errors import UsageError
+from lim_gpu.evaluate.equal import options_of
 from lim_gpu.evaluate.grid import Grid
 from lim_gpu.evaluate.smoke import pretext_grid
-from lim_gpu.evaluate.work import pretrain_options
 from lim_gpu.files import locked, read_toml, write_json, write_text
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.run import pretrain
@@ -116,7 +116,7 @@ def rows(grid: Grid) -> list[Row]:
 
 def _options(grid: Grid, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
     method, settings = runs()[run]
-    options, overrides = pretrain_options(grid, method)
+    options, overrides = options_of(grid, method)
     return options, overrides | settings
 
 

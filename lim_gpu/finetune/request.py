@@ -13,7 +13,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.labelled.table import Table
 from lim_gpu.weights.names import BACKBONES, is_timm
 
-INITS = ("random", "imagenet")
+INITS = ("random", "imagenet", "calibrated")  # the last: random, its batch norm having seen the training images
 TASKS = ("classification", "segmentation")
 SCORES = ("accuracy", "auc")  # by which validation chooses an epoch and a candidate
 CONTEXTS = (0, 1)  # slices on either side
@@ -48,7 +48,7 @@ class Request:
         if self.backbone not in (None, *BACKBONES) and not is_timm(str(self.backbone)):
             raise unknown("`backbone`", str(self.backbone), BACKBONES)
         if self.init not in (None, *INITS):
-            raise UsageError(f"--init {self.init} is unknown. Give {' or '.join(INITS)}, or --checkpoint FILE")
+            raise UsageError(f"--init {self.init} is unknown. Give {', '.join(INITS)}, or --checkpoint FILE")
         for name, value, low in (("runs", self.runs, 1), ("folds", self.folds, 2), ("seed", self.seed, 0)):
             if value is not None and value < low:
                 raise UsageError(f"--{name} {value} is too small. Give {low} or more")

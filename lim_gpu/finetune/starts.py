@@ -1,4 +1,4 @@
-"""Where runs begin: random weights, ImageNet's, or those of a checkpoint."""
+"""Where runs begin: random weights, calibrated ones too, ImageNet's, or those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ DEFAULT_BACKBONE = "resnet50"
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: `name` for records; `state` of a backbone, None for random or (imagenet) torchvision's."""
+    """Where a run begins: `name` for records; `state` of a backbone, None for random or (imagenet) torchvision's.
+
+    calibrated: batch norm has seen the training images, as that of every trained network has. The fair control: what
+    random weights score depends much on it.
+    """
 
     name: str
     backbone: str
@@ -36,6 +40,7 @@ class Start:
     state: dict[str, Tensor] | None = None
     imagenet: bool = False
     normalisation: Normalisation | None = None  # of its pre-training
+    calibrated: bool = False
 
     def network(self, classes: int, seed: int) -> Classifier:
         """The network before its first step; starts of equal backbone and seed have equal heads."""
@@ -70,7 +75,7 @@ def read_starts(request: Request, files: Sequence[CheckpointFile], reporter: Rep
     if request.init == "imagenet":
         constants = timm_normalisation(name) if is_timm(name) else IMAGENET
         return [Start("imagenet", name, 3, imagenet=True, normalisation=Normalisation(*constants))]
-    return [Start(INITS[0], name, 3)]
+    return [Start(request.init or INITS[0], name, 3, calibrated=request.init == "calibrated")]
 
 
 def _of_checkpoint(file: CheckpointFile, expected: str | None, reporter: Reporter) -> Start:
