@@ -34,6 +34,8 @@ def configured(
         if config.queued and config.queue_length(kept(REFERENCE)):
             section = SECTIONS[job.method]
             overrides |= {f"{section}.queue": config.queue_length(kept(REFERENCE)), f"{section}.queue_share": 0.0}
+    if job.hidden:
+        overrides["moco.mask_same_volume"] = True
     every = options.setdefault("checkpoint_every", CHECKPOINT_EVERY)
     if job.budget == "steps":
         epochs = equal_steps(config.epochs, kept("all"), kept(job.reduce.name), config.batch_size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from typing import Any
 from lim_gpu.errors import UsageError
 from lim_gpu.files import read_toml
 
-EVALUATIONS = ("0", "A", "B", "C", "D", "E")
+CLAIM = "claim"  # is less more?
+EVALUATIONS = ("0", "A", "B", "C", "D", "E", CLAIM)
 PAPER_STORE = "LIDC"  # the paper's evaluation E uses it alone
 CONTROL = "random like hash 6"  # as many slices of every volume, chosen by chance
+EVERY = "every-n like hash 6"  # as many, spread evenly
+COMPARED = ("swav", "moco", "spark")
 UNTRAINED = ("random", "calibrated")  # weights without pre-training
 
 
@@ -38,6 +41,7 @@ class Grid:
     weights    ResNet50 weights of the DeepNet reduction, which is left out without them
     budgets    "epochs": every pre-training has the same number; "steps": reduced sets get as many steps as ALL
     seeds      pre-trainings of every kind, each with a seed of its own
+    method     of the claim
     pretrain, finetune   options of these verbs for all jobs; pretrain["spark"] and so on: of one method
     """
 
@@ -46,6 +50,7 @@ class Grid:
     weights: Path | None = None
     budgets: tuple[str, ...] = ("epochs",)
     seeds: int = 1
+    method: str = "swav"
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
@@ -54,7 +59,7 @@ class Grid:
 def read_grid(path: Path) -> Grid:
     """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
     values = read_toml(path)
-    known = {"stores", "tasks", "weights", "budgets", "seeds", "pretrain", "finetune"}
+    known = {"stores", "tasks", "weights", "budgets", "seeds", "method", "pretrain", "finetune"}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
     for name in ("stores", "tasks", "pretrain", "finetune"):
@@ -68,6 +73,9 @@ def read_grid(path: Path) -> Grid:
     seeds = values.get("seeds", 1)
     if type(seeds) is not int or seeds < 1:
         raise UsageError(f"{path}: seeds {seeds!r} is no number of pre-trainings. Give 1 or more")
+    method = values.get("method", "swav")
+    if method not in COMPARED:
+        raise UsageError(f"{path}: method {method!r} is unknown. Give one of {', '.join(COMPARED)}")
     for name in (*values.get("stores", {}), *values["tasks"]):
         if not re.fullmatch(r"[\w.-]+", name):
             raise UsageError(f"{path}: {name!r} is no name for a folder. Use letters, digits, dot, dash and underscore")
@@ -78,6 +86,7 @@ def read_grid(path: Path) -> Grid:
         home / expanduser(str(values["weights"])) if "weights" in values else None,
         budgets,
         seeds,
+        method,
         values.get("pretrain", {}),
         values.get("finetune", {}),
     )
@@ -104,9 +113,9 @@ class Reduce:
         return f"reduce/{self.store}/{self.name.replace(' ', '-')}"
 
     def options(self) -> dict[str, Any]:
-        """Those of `lim_gpu.reduce`; for CONTROL without the budget, which another selection gives."""
+        """Those of `lim_gpu.reduce`; without the budget where another selection gives it."""
         method, _, value = self.name.partition(" ")
-        if self.name == CONTROL or not value:
+        if self.name in (CONTROL, EVERY) or not value:
             return {"method": method}
         return {"method": method, ("threshold" if method == "hash" and float(value) >= 1 else "keep"): float(value)}
 
@@ -117,17 +126,20 @@ class Pretrain:
 
     budget  "epochs", "steps", or "both": ALL, with which others are compared at equal steps as well
     seed    counts from that of the evaluation
+    hidden  of moco: no slice of the query's volume is a negative
     """
 
     reduce: Reduce
     method: str
     budget: str = "epochs"
     seed: int = 0
+    hidden: bool = False
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
         last = f"{self.method}-equal-steps" if self.budget == "steps" else self.method
+        last = f"{last}-volume-hidden" if self.hidden else last
         last = f"{last}-seed-{self.seed}" if self.seed else last
         return f"pretrain/{self.reduce.folder.removeprefix('reduce/')}/{last}"
 
@@ -176,11 +188,14 @@ def reductions(evaluation: str, weights: bool) -> list[str]:
         "C": ["hash 3", "hash 6", "hash 12", CONTROL],
         "D": ["all", "hash 6", CONTROL],
         "E": ["all", "hash 6"],
+        CLAIM: ["all", "hash 6", CONTROL, EVERY],
     }[evaluation]
 
 
 def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
     """The pre-trainings of an evaluation, a row of its table each."""
+    if evaluation == CLAIM:  # seed after seed, so that those that are whole can be compared
+        return [replace(arm, seed=seed) for seed in range(grid.seeds) for arm in claim_arms(grid)]
     stores = list(grid.stores)
     if evaluation == "E":
         stores = [PAPER_STORE] if PAPER_STORE in stores else stores[:1]
@@ -196,6 +211,19 @@ def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
     ]
 
 
+def claim_arms(grid: Grid) -> list[Pretrain]:
+    """What the claim compares, with the first seed: of one store, at equal steps and at equal epochs.
+
+    Of moco also all slices with those of the query's volume hidden: were false negatives the harm that many slices do,
+    hiding them would gain as much as reducing.
+    """
+    store = PAPER_STORE if PAPER_STORE in grid.stores else next(iter(grid.stores))
+    whole, *others = (Reduce(store, name) for name in reductions(CLAIM, weights=False))
+    arms = [Pretrain(whole, grid.method, "both")]
+    arms += [Pretrain(one, grid.method, budget) for budget in ("steps", "epochs") for one in others]
+    return arms + ([Pretrain(whole, grid.method, "both", hidden=True)] if grid.method == "moco" else [])
+
+
 def seeded(grid: Grid, store: str, name: str, method: str, budget: str) -> list[Pretrain]:
     """A pre-training with each seed. ALL is one for both budgets."""
     if name == "all":
@@ -205,9 +233,12 @@ def seeded(grid: Grid, store: str, name: str, method: str, budget: str) -> list[
 
 def finetunings(evaluation: str, grid: Grid) -> list[Finetune]:
     """The fine-tunings of an evaluation: every row with every task."""
+    untrained = [Finetune(None, task, init) for init in UNTRAINED for task in grid.tasks]
     if evaluation == "0":
-        return [Finetune(None, task, init) for init in UNTRAINED for task in grid.tasks]
-    return [Finetune(start, task) for start in pretrainings(evaluation, grid) for task in grid.tasks]
+        return untrained
+    return (untrained if evaluation == CLAIM else []) + [
+        Finetune(start, task) for start in pretrainings(evaluation, grid) for task in grid.tasks
+    ]
 
 
 def analyses(grid: Grid) -> Iterator[Analysis]:
@@ -242,7 +273,7 @@ def jobs(evaluations: tuple[str, ...], grid: Grid) -> list[Job]:
 def needs(job: Job) -> list[Job]:
     """The jobs whose results `job` reads."""
     if isinstance(job, Reduce):
-        return [Reduce(job.store, "hash 6")] if job.name == CONTROL else []
+        return [Reduce(job.store, "hash 6")] if job.name in (CONTROL, EVERY) else []
     if isinstance(job, Pretrain):
         counted = ("all", "hash 6") if job.budget != "epochs" else ()
         first = [*needs(job.reduce), *(Reduce(job.reduce.store, name) for name in counted)]

@@ -9,9 +9,9 @@ from typing import Any
 
 from lim_gpu.analyse import analyse
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.evaluate.control import as_many_at_random
+from lim_gpu.evaluate.control import as_many_at_random, as_many_evenly
 from lim_gpu.evaluate.equal import configured
-from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce
+from lim_gpu.evaluate.grid import CONTROL, EVERY, Analysis, Finetune, Grid, Job, Pretrain, Reduce
 from lim_gpu.files import locked, read_json, write_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
@@ -74,8 +74,8 @@ class Worker:
         return counts["kept"], counts["slices"]
 
     def _reduce(self, job: Reduce) -> dict[str, Any]:
-        if job.name == CONTROL:
-            return self._reduce_at_random(job)
+        if job.name in (CONTROL, EVERY):
+            return self._reduce_alike(job)
         options = job.options()
         if options["method"] == "deepnet":
             options["weights"] = self.grid.weights
@@ -86,15 +86,16 @@ class Worker:
             selection = reduce(store, **options, **more, overwrite=self._replaces(job), reporter=self.reporter)
         return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
 
-    def _reduce_at_random(self, job: Reduce) -> dict[str, Any]:
+    def _reduce_alike(self, job: Reduce) -> dict[str, Any]:
         like = Selection.load(self.output / Reduce(job.store, "hash 6").folder / "selection.csv")
         path = self.output / job.folder / "selection.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        chosen = as_many_at_random(like, self.seed)
-        if path.exists() and Selection.load(path).kept() == chosen.kept():
-            return {"kept": len(chosen.kept()), "unchanged": True}
-        chosen.save(path)
-        return {"kept": len(chosen.kept()), "seconds": 0.0}
+        chosen = (as_many_at_random if job.name == CONTROL else as_many_evenly)(like, self.seed)
+        values = {"kept": len(chosen.kept()), "seconds": 0.0}
+        with locked(path.parent, patient=True):
+            if path.exists() and Selection.load(path).kept() == chosen.kept():
+                return values | {"unchanged": True}
+            chosen.save(path)
+        return values
 
     def _pretrain(self, job: Pretrain) -> dict[str, Any]:
         def kept(name: str) -> int:

@@ -1,0 +1,236 @@
+"""Is less more? Pre-trainings that differ in their slices alone, compared seed by seed, and a verdict in one sentence.
+
+Less is more where the slices that HASH keeps pre-train better than all slices, and better than as many that chance
+keeps: the first alone could be the fewer slices, the second alone could be less than all. These two are tested, at
+equal steps, with Holm's correction; whatever else is compared is told and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lim_gpu.evaluate.evidence import Difference, Seeds, detectable, difference, holm, seeds_needed, verdict
+from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Finetune, Grid, Pretrain, Reduce, Task, claim_arms
+from lim_gpu.files import read_json
+from lim_gpu.finetune.results import read_finished
+from lim_gpu.progress import counted
+from lim_gpu.report.figures import INK, SERIES
+
+PICTURE = "claim.png"
+SDS = (
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+)  # of paired differences: what was seen with some hundred test images, and about it
+GAIN = 0.03
+TITLES = {"all": "all", "hash 6": "hash 6", CONTROL: "random", EVERY: "every-n"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms by title; `primary` ones decide."""
+
+    arm: str
+    other: str
+    primary: bool = False
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.arm} less {self.other}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison of a task, and what it says; adjusted: by Holm, of primary ones."""
+
+    task: str
+    comparison: Comparison
+    found: Difference
+    adjusted: float | None
+
+    @property
+    def verdict(self) -> str:
+        """ "shown", "not shown" or "too small to tell"; of others than primary ones by their own p."""
+        return verdict(self.found, self.found.p if self.adjusted is None else self.adjusted)
+
+    def values(self) -> dict[str, Any]:
+        """For JSON."""
+        named = {"task": self.task, "comparison": self.comparison.title, "primary": self.comparison.primary}
+        return named | asdict(self.found) | {"p_holm": self.adjusted, "verdict": self.verdict}
+
+
+def title(arm: Pretrain) -> str:
+    """What an arm was pre-trained on, and for how long."""
+    hidden = ", negatives of the volume hidden" if arm.hidden else ""
+    budget = {"both": "", "steps": ", equal steps", "epochs": ", equal epochs"}[arm.budget]
+    return TITLES[arm.reduce.name] + hidden + budget
+
+
+def comparisons(arms: Sequence[Pretrain]) -> list[Comparison]:
+    """Those of the arms of one seed: HASH-6 with every other at equal steps and at equal epochs; hiding negatives."""
+    whole = next(title(arm) for arm in arms if arm.reduce.name == "all" and not arm.hidden)
+    found = []
+    for budget in ("steps", "epochs"):
+        own = [arm for arm in arms if arm.budget == budget]
+        if not own:
+            continue
+        chosen = next(title(arm) for arm in own if arm.reduce.name == "hash 6")
+        others = [title(arm) for arm in own if arm.reduce.name != "hash 6"]
+        found += [Comparison(chosen, others[0], budget == "steps"), Comparison(chosen, whole, budget == "steps")]
+        found += [Comparison(chosen, other) for other in others[1:]]
+    return found + [Comparison(title(arm), whole) for arm in arms if arm.hidden]
+
+
+def seeds_done(grid: Grid, output: Path) -> int:
+    """Seeds, from the first on, of which everything is done."""
+    wanted = [
+        [
+            output / Finetune(replace(arm, seed=seed), task).folder / "results.json"
+            for arm in claim_arms(grid)
+            for task in grid.tasks
+        ]
+        for seed in range(grid.seeds)
+    ]
+    whole = [all(path.exists() for path in paths) for paths in wanted]
+    return whole.index(False) if False in whole else grid.seeds
+
+
+def compared(grid: Grid, output: Path, seed: int) -> list[Row]:
+    """Every comparison of every task over the seeds that are done. seed: of the draws of test patients."""
+    arms, number = claim_arms(grid), seeds_done(grid, output)
+    if not number:
+        return []
+    found: list[tuple[str, Comparison, Difference]] = []
+    for task in grid.tasks:
+        sides = {title(arm): _predictions(arm, task, number, output) for arm in arms}
+        positive = _positive(arms[0], task, output)
+        found += [
+            (task.name, one, difference(sides[one.arm], sides[one.other], positive, seed)) for one in comparisons(arms)
+        ]
+    primary = [told.p for _, one, told in found if one.primary]
+    adjusted = iter(holm(primary))
+    return [Row(task, one, told, next(adjusted) if one.primary else None) for task, one, told in found]
+
+
+def _predictions(arm: Pretrain, task: Task, seeds: int, output: Path) -> Seeds:
+    return [read_finished(output / Finetune(replace(arm, seed=seed), task).folder)[1] for seed in range(seeds)]
+
+
+def _positive(arm: Pretrain, task: Task, output: Path) -> int:
+    config, _ = read_finished(output / Finetune(arm, task).folder)
+    classes = list(config["data"]["classes"])
+    return classes.index(config["positive"]) if config["positive"] else 1
+
+
+def sentence(rows: Sequence[Row], budget: str) -> str:
+    """The verdict on a task, with what it rests on."""
+    primary = [row for row in rows if row.comparison.primary]
+    said = {row.verdict for row in primary}
+    overall = "too small to tell" if "too small to tell" in said else ("shown" if said == {"shown"} else "not shown")
+    told = "; ".join(f"{row.comparison.title} {_gain(row.found)}, p = {row.adjusted:.3f}" for row in primary)
+    return f"{primary[0].task}: that less is more is {overall} ({told}; {budget})"
+
+
+def _gain(found: Difference) -> str:
+    interval = "" if found.interval is None else f" [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]"
+    return f"{found.mean:+.3f}{interval}"
+
+
+def markdown(rows: Sequence[Row], grid: Grid, output: Path) -> list[str]:
+    """Lines for people: a verdict, a table of the arms and one of the comparisons a task."""
+    if not rows:
+        return ["## claim: Is less more?", "", "No seed is whole yet.", ""]
+    lines = ["## claim: Is less more?", ""]
+    for task in grid.tasks:
+        own = [row for row in rows if row.task == task.name]
+        lines += [f"**{sentence(own, _budget(grid, output, len(own[0].found.seeds)))}**", ""]
+        lines += ["| pre-trained on | slices | steps | AUC, mean ± sd over seeds |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(cells)} |" for cells in _arm_rows(grid, task, output, len(own[0].found.seeds))]
+        lines += ["", "| AUC of | mean | 95 % | p | p by Holm | |", "|---|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(_cells(row))} |" for row in own]
+        lines += [""]
+    return lines + [f"- {note}" for note in NOTES] + [""]
+
+
+NOTES = (
+    "the unit is the seed of the pre-training: with one seed all arms begin with the same weights and are fine-tuned "
+    "in the same folds; p is one-sided, by flipping the signs of the seeds' differences",
+    "the interval is Student's over seeds and test patients; wider than ± 0.03 with 0 in it, it is too small to tell",
+    "equal steps: warm-up, queue and frozen prototypes are those of all slices, counted in steps",
+)
+
+
+def _budget(grid: Grid, output: Path, seeds: int) -> str:
+    steps = read_json(output / claim_arms(grid)[0].folder / "job.json").get("steps")
+    return f"{grid.method}, {grid.pretrain['backbone']}, {steps:,} steps, {counted(seeds, 'seed')}"
+
+
+def _arm_rows(grid: Grid, task: Task, output: Path, seeds: int) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for arm in claim_arms(grid):
+        own = [replace(arm, seed=seed) for seed in range(seeds)]
+        means = [read_json(output / Finetune(one, task).folder / "results.json")["auc"]["mean"] for one in own]
+        kept = read_json(output / Reduce(arm.reduce.store, arm.reduce.name).folder / "job.json").get("kept", 0)
+        steps = read_json(output / arm.folder / "job.json").get("steps", 0)
+        found.append((title(arm), f"{kept:,}", f"{steps:,}", _mean(means)))
+    for init in UNTRAINED:
+        path = output / Finetune(None, task, init).folder / "results.json"
+        if path.exists():
+            found.append((f"nothing ({init} weights)", "", "", _mean([read_json(path)["auc"]["mean"]])))
+    return found
+
+
+def _mean(values: Sequence[float]) -> str:
+    sd = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{sd}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    interval = row.found.interval
+    spread = "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+    adjusted = "" if row.adjusted is None else f"{row.adjusted:.3f}"
+    said = f"**{row.verdict}**" if row.comparison.primary else ""
+    return row.comparison.title, f"{row.found.mean:+.3f}", spread, f"{row.found.p:.3f}", adjusted, said
+
+
+def draw(rows: Sequence[Row]) -> Any:
+    """Every seed's difference as a dot, the mean and its interval as a line, a row a comparison."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.4, 1.2 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        colour = SERIES[0] if row.comparison.primary else INK
+        axes.plot(row.found.seeds, [place] * len(row.found.seeds), "o", color=colour, alpha=0.45, markersize=5)
+        if row.found.interval is not None:
+            axes.plot(row.found.interval, [place, place], color=colour, linewidth=2)
+        axes.plot([row.found.mean], [place], "|", color=colour, markersize=16, markeredgewidth=2.5)
+    several = len({row.task for row in rows}) > 1
+    labels = [f"{row.task}: {row.comparison.title}" if several else row.comparison.title for row in rows]
+    axes.set_yticks(range(len(rows)), labels[::-1], fontsize=8)
+    axes.axvline(0, color=INK, linewidth=1, linestyle=":")
+    axes.set(xlabel="difference of AUC: a dot a seed, the mean and its 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.patch.set_alpha(0)
+    return figure
+
+
+def power_lines(seeds: int, tests: int) -> list[str]:
+    """For a plan: what so many seeds can show, for deviations of paired differences as they may be."""
+    smallest = min(1.0, tests * 2.0**-seeds)
+    lines = [f"the smallest p of {counted(seeds, 'seed')} is {smallest:.3f} after Holm's correction for {tests} tests"]
+    if smallest >= 0.05:
+        lines.append("too few to show anything: give more --seeds")
+    lines.append(f"{'sd of a pair':>14s}{'seen with power 0.8':>22s}{f'seeds for +{GAIN:g}':>18s}")
+    for sd in SDS:
+        gain, needed = detectable(sd, seeds), seeds_needed(GAIN, sd)
+        lines.append(f"{sd:>14g}{'nothing' if gain is None else f'+{gain:.3f}':>22s}{needed or 'over 1000':>18}")
+    return lines
