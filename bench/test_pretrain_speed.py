@@ -16,7 +16,7 @@ from bench import inputs
 from bench.peers import DEVICES
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.datamodule import epoch_order
-from lim_gpu.pretrain.method import step_generator
+from lim_gpu.pretrain.method import laid_out, step_generator
 from lim_gpu.pretrain.optimizers import build_optimizer
 from lim_gpu.pretrain.resident import ResidentSlices, SliceBatch
 from lim_gpu.pretrain.swav import SwAV
@@ -62,14 +62,16 @@ class Setting:
         torch.manual_seed(0)
         self.device, self.batch, self.count = device, BATCH[device], BATCH[device] * STEPS[device]
         self.config = resolve("swav", "recommended", {"backbone": BACKBONE[device], "batch_size": self.batch})
-        self.swav = SwAV(self.config, self.count).to(device, memory_format=torch.channels_last)
+        self.swav = laid_out(SwAV(self.config, self.count).to(device), torch.device(device))  # as training does
         self.optimizer = build_optimizer(self.swav, self.config)
         pixels = inputs.volume(self.count, device)
         sizes = torch.full((self.count, 2), inputs.SIZE)
         self.slices = ResidentSlices(pixels, sizes, torch.zeros(self.count, dtype=torch.int64))
 
     def lim_gpu(self) -> Iterator[Views]:
-        for step, batch in enumerate(self.slices.batches(epoch_order(self.count, self.batch, 0, 0))):
+        for step, batch in enumerate(
+            self.slices.batches(epoch_order(self.slices.volumes.cpu().numpy(), self.batch, 0, 0))
+        ):
             yield self.swav.views(batch, step_generator(0, step, 0))
 
     def random(self) -> Iterator[Views]:
@@ -96,7 +98,7 @@ class Setting:
         ids = torch.arange(self.batch, device=self.device)
         batch = SliceBatch(self.slices.pixels[: self.batch], self.slices.sizes[: self.batch], ids, ids)
         for views in source:
-            views = [view.contiguous(memory_format=torch.channels_last) for view in views]
+            views = [laid_out(view, view.device) for view in views]
             with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
                 loss = self.swav.loss(views, batch)["loss"]
             self.optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, distributed
 
 from batches import batch
+from lim_gpu.errors import UsageError
 from lim_gpu.pretrain import collectives
+from lim_gpu.pretrain.agreement import check_agreement
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.moco import MoCo
 from lim_gpu.pretrain.swav import Queue, sinkhorn
@@ -34,7 +36,19 @@ def _process(name: str, rank: int, folder: str) -> None:
 
 def both(rank: int) -> dict[str, Any]:
     """Everything in one start of two processes, which takes seconds."""
-    return {"collectives": collect(rank), "swav": assign(rank), "moco": contrast(rank)}
+    return {"collectives": collect(rank), "swav": assign(rank), "moco": contrast(rank), "agreement": agree(rank)}
+
+
+def agree(rank: int) -> list[str]:
+    """What is said where all were given the same, and where one has another store."""
+    said = []
+    for store in ("one", ("one", "another")[rank]):
+        try:
+            check_agreement({"store": store, "setting": {"lr": 0.1}})
+            said.append("")
+        except UsageError as error:
+            said.append(str(error))
+    return said
 
 
 def collect(rank: int) -> dict[str, Any]:

@@ -269,7 +269,8 @@ def finetuning_request(options: dict[str, Any], seed: int) -> FinetuneRequest:
     from lim_gpu.finetune.protocol import mirrors, protocol
     from lim_gpu.finetune.request import Request
 
-    changes = {name: options.pop(name) for name in ("epochs", "head_epochs", "batch_size", "lr", "size", "flip")}
+    names = ("epochs", "head_epochs", "batch_size", "lr", "size", "flip", "precision")
+    changes = {name: options.pop(name) for name in names}
     if changes["flip"] is None:
         changes["flip"] = mirrors(options["data"])
     return Request(protocol=protocol(options.pop("protocol"), **changes), **options, seed=seed)

@@ -43,6 +43,7 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
     metavar="NAME=VALUE",
     help="Any setting, such as lr=0.1 or swav.queue=3840; --dry-run --json lists them. Again for more.",
 )
+@click.option("--init", metavar="C|imagenet", help="Begin with the backbone of a checkpoint, a finished run's too.")
 @intensity_options
 @click.option("-o", "--output", type=PATH, default="run", show_default=True, metavar="RUN", help="Folder of the run.")
 @click.option(
@@ -60,7 +61,7 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
     "--probe",
     type=PATH,
     metavar="DATA",
-    help="Score every epoch by nearest neighbours on a small labelled set, never test data: "
+    help="Score each epoch (of 100 steps or more) by nearest neighbours on a small labelled set, never test data: "
     "a folder a class, or CSV with file,label[,split].",
 )
 @click.option("--wandb", metavar="PROJECT", help="Log to Weights & Biases too (extra wandb).")
@@ -119,7 +120,7 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     metavar="C",
     help="Initial weights: ours, the authors', SwAV's, MoCo's, SparK's, lightly's. Of several, validation chooses.",
 )
-@click.option("--init", metavar="random|imagenet", help="Initial weights without a checkpoint; default: random.")
+@click.option("--init", metavar="random|calibrated|imagenet", help="Weights without a checkpoint; default: random.")
 @click.option("--backbone", metavar="B", help="torchvision's name; default: the checkpoint's, else resnet50.")
 @click.option("--runs", type=int, metavar="N", help="Runs of the data's own split, 5 by default; else random splits.")
 @click.option("--folds", type=int, metavar="N", help="Folds of data without a split, 5 by default.")
@@ -136,6 +137,7 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
 @click.option("--batch-size", type=int, metavar="N", help="Default: 64.")
 @click.option("--lr", type=float, metavar="LR", help="Of Adam; default: 1e-4.")
 @click.option("--size", type=int, metavar="N", help="Pixels a side that the network sees; default: 224.")
+@click.option("--precision", metavar="auto|32|bf16-mixed", help="Default: bf16-mixed on GPUs that have it, else 32.")
 @click.option("--flip/--no-flip", default=None, help="Mirror training images; default: flip, but not MedMNIST's.")
 @click.option("--positive", metavar="CLASS", help="Of two classes; default: the second in natural order.")
 @click.option("--trust", is_flag=True, help="Unpickle checkpoints that are more than tensors: runs what they hold.")

@@ -125,6 +125,16 @@ def bootstrap(
     }
 
 
+def student_interval(values: Sequence[float] | Floats) -> list[float] | None:
+    """95 % interval of the mean of independent values; None of a single one."""
+    from scipy.special import stdtrit
+
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return [float(np.mean(values)) - half, float(np.mean(values)) + half]
+
+
 def _interval(runs: Floats, resampled: Floats, groups: int, low: float) -> list[float] | None:
     """Student's 95 % interval of the mean of `runs`, of which `resampled` are other draws of the groups, in low..1.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 
+PRECISIONS = ("auto", "32", "bf16-mixed")
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -19,6 +21,7 @@ class Protocol:
     "adapts" (its weights train and its statistics move). resize: "bilinear" (antialiased) or "area".
     normalise: "weights" (as the initial weights were trained, else by the training images) or "notebooks"
     (their constants: 0.5 for MedMNIST, those of COVID-CT for every other data set).
+    precision: "auto" is bf16-mixed on a GPU that has it, else 32; weights and loss are float32 in either.
     """
 
     name: str
@@ -33,12 +36,15 @@ class Protocol:
     resize: str = "bilinear"
     normalise: str = "weights"
     flip: bool = True
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name, low in (("epochs", 1), ("head_epochs", 0), ("batch_size", 2), ("size", 32)):
             value = getattr(self, name)
             if value < low:
                 raise UsageError(f"--{name.replace('_', '-')} {value} is too small. Give {low} or more")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"--precision {self.precision} is unknown. Give one of {', '.join(PRECISIONS)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"--lr {self.lr:g} is no learning rate. Give a positive number, such as 1e-4")
 

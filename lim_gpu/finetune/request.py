@@ -12,7 +12,7 @@ from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.labelled.table import Table
 from lim_gpu.weights.names import RESNETS
 
-INITS = ("random", "imagenet")
+INITS = ("random", "imagenet", "calibrated")  # the last: random, its batch norm having seen the training images
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Request:
         if self.backbone not in (None, *RESNETS):
             raise unknown("`backbone`", str(self.backbone), RESNETS)
         if self.init not in (None, *INITS):
-            raise UsageError(f"--init {self.init} is unknown. Give {' or '.join(INITS)}, or --checkpoint FILE")
+            raise UsageError(f"--init {self.init} is unknown. Give {', '.join(INITS)}, or --checkpoint FILE")
         for name, value, low in (("runs", self.runs, 1), ("folds", self.folds, 2), ("seed", self.seed, 0)):
             if value is not None and value < low:
                 raise UsageError(f"--{name} {value} is too small. Give {low} or more")

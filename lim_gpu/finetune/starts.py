@@ -1,4 +1,4 @@
-"""Where runs begin: random weights, ImageNet's, or those of a checkpoint."""
+"""Where runs begin: random weights, calibrated ones too, ImageNet's, or those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ DEFAULT_BACKBONE = "resnet50"
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: `name` for records; `state` of a backbone, None for random or (imagenet) torchvision's."""
+    """Where a run begins: `name` for records; `state` of a backbone, None for random or (imagenet) torchvision's.
+
+    calibrated: batch norm has seen the training images, as that of every trained network has. The fair control: what
+    random weights score depends much on it.
+    """
 
     name: str
     backbone: str
@@ -33,6 +37,7 @@ class Start:
     state: dict[str, Tensor] | None = None
     imagenet: bool = False
     normalisation: Normalisation | None = None  # of its pre-training
+    calibrated: bool = False
 
     def network(self, classes: int, seed: int) -> Classifier:
         """The network before its first step; starts of equal backbone and seed have equal heads."""
@@ -54,7 +59,7 @@ def read_starts(request: Request, files: Sequence[CheckpointFile], reporter: Rep
     features(name)  # is it known?
     if request.init == "imagenet":
         return [Start("imagenet", name, 3, imagenet=True, normalisation=Normalisation(*IMAGENET))]
-    return [Start(INITS[0], name, 3)]
+    return [Start(request.init or INITS[0], name, 3, calibrated=request.init == "calibrated")]
 
 
 def _of_checkpoint(file: CheckpointFile, expected: str | None, reporter: Reporter) -> Start:

@@ -19,7 +19,7 @@ from lim_gpu.errors import LimGpuError
 from lim_gpu.finetune.protocol import Protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.labelled.images import Images, Normalisation, batches, network_input
-from lim_gpu.weights.backbone import features, resnet
+from lim_gpu.weights.backbone import features, has_bfloat16, resnet
 
 EVALUATED = 256  # images at a time where nothing is learnt
 
@@ -99,7 +99,9 @@ def _train_epoch(
         chosen = places.to(images.pixels.device)
         inputs = network_input(images.pixels[chosen], protocol.size, protocol.resize, normalisation)
         inputs = flip(inputs, 0.5, generator) if protocol.flip else inputs
-        loss = cross_entropy(network(inputs), labels[chosen])
+        with _mixed(protocol, inputs.device):
+            outputs = network(inputs)
+        loss = cross_entropy(outputs.float(), labels[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -141,12 +143,36 @@ def _repeatable() -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
+def _mixed(protocol: Protocol, place: torch.device) -> torch.autocast:
+    """The precision of the network: what it holds stays float32."""
+    auto = protocol.precision == "auto" and has_bfloat16(place)
+    return torch.autocast(place.type, torch.bfloat16, enabled=auto or protocol.precision == "bf16-mixed")
+
+
+@torch.no_grad()
+def calibrate(
+    network: Classifier, images: Images, places: NDArray[np.int64], protocol: Protocol, normalisation: Normalisation
+) -> None:
+    """Give batch norm the mean statistics of the images at `places`, in batches of the protocol; no weight changes."""
+    norms = [module for module in network.encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # each batch counts alike
+    network.train()
+    for part in batches(places, protocol.batch_size):
+        chosen = images.pixels[part.to(images.pixels.device)]
+        network.encoder(network_input(chosen, protocol.size, protocol.resize, normalisation))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def logits(
     network: Classifier, images: Images, places: NDArray[np.int64], protocol: Protocol, normalisation: Normalisation
 ) -> Tensor:
     """(len(places), classes) float32 on the device of the images, batch norm with its running statistics."""
     network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), _mixed(protocol, images.pixels.device):
         return torch.cat(
             [
                 network(
@@ -156,7 +182,7 @@ def logits(
                 )
                 for part in batches(places, EVALUATED)
             ]
-        )
+        ).float()
 
 
 def _validate(

@@ -130,6 +130,8 @@ class Worker:
         protocol, place = self.request.protocol, self.images.pixels.device
         labels = torch.as_tensor(self.table.labels, device=place)
         network = start.network(len(self.table.classes), split.seed).to(place)
+        if start.calibrated:
+            training.calibrate(network, self.images, split.train, protocol, normalisation)
         with self.reporter.track(f"run {split.run}, {Path(start.name).name}", protocol.epochs, "epochs") as advance:
             try:
                 return training.train(network, self.images, labels, split, protocol, normalisation, advance)

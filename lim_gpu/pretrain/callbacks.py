@@ -32,6 +32,7 @@ AGREE = 10  # steps between two questions to the other processes whether one of 
 TIMED_STEPS = 20  # until the speed is told
 NOTE_SECONDS = 10.0  # between the notes of two epochs
 SAVE_SECONDS = 60.0  # that a crash may cost: an epoch of a reduced store can be four steps, and a checkpoint 225 MB
+PROBE_STEPS = 100  # between two probes at least: embedding a thousand images costs more than an epoch of four steps
 Writer = Callable[[dict[str, float], int], None]  # of the numbers of one step
 METERS = {"lr": Meter("", "the learning rate")}  # which the Recorder adds to those of the method
 
@@ -193,7 +194,7 @@ class Recorder(Callback):
     def end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the rest of the epoch with its speed and probe, look for collapse, and say where the run stands."""
         extra = {}
-        if self.probe is not None and trainer.is_global_zero:
+        if self.probe is not None and trainer.is_global_zero and self._probed(trainer.global_step):
             extra = self.probe(pl_module)  # type: ignore[arg-type]
         self.flush(trainer, pl_module, extra)
         if not self._told:
@@ -209,6 +210,11 @@ class Recorder(Callback):
                 f"epoch {epoch + 1} of {self.plan.config.epochs}: loss {means['loss']:.4f}{knn}, {self._pace(trainer)}"
             )
         self._epoch, self._steps, self._clock = [], 0, time.perf_counter()
+
+    def _probed(self, step: int) -> bool:
+        """Whether the probe comes after the epoch that ends with this step: of short epochs not after each."""
+        before = step - self.plan.steps_per_epoch
+        return step // PROBE_STEPS > before // PROBE_STEPS or step == self.plan.total_steps
 
     def _pace(self, trainer: Trainer) -> str:
         speed = self._steps * self.plan.config.batch_size / (time.perf_counter() - self._clock)

@@ -87,9 +87,19 @@ def _check_swav(config: PretrainConfig) -> None:
     for name in ("hidden", "output", "iterations"):
         _at_least(f"swav.{name}", getattr(c, name), 1)
     _at_least("swav.prototypes", c.prototypes, 2)
-    for name in ("brightness", "contrast", "queue", "queue_from_epoch", "freeze_iterations", "freeze_epochs"):
+    for name in (
+        "brightness",
+        "contrast",
+        "queue",
+        "queue_from_epoch",
+        "queue_from_step",
+        "freeze_iterations",
+        "freeze_epochs",
+    ):
         _at_least(f"swav.{name}", getattr(c, name), 0)
     _positive("swav", c, ("temperature", "epsilon"))
+    if c.queue_from_step and c.queue_from_epoch:
+        raise UsageError("swav.queue_from_step and swav.queue_from_epoch exclude each other. Set one of them to 0")
     if c.freeze_iterations and c.freeze_epochs:
         raise UsageError("swav.freeze_iterations and swav.freeze_epochs exclude each other. Give one of them")
 

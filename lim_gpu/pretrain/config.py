@@ -46,6 +46,7 @@ class SwavConfig:
     queue: int = 0  # embeddings a large crop that Sinkhorn sees beside the batch; 0: none
     queue_share: float = 1.0  # the queue is cut to this share of the data set, one epoch; 0: never
     queue_from_epoch: int = 15
+    queue_from_step: int = 0  # instead of queue_from_epoch
     freeze_iterations: int = 0  # how long the prototypes stay as they began: steps, or
     freeze_epochs: int = 0  # epochs; the authors' 313 was meant as the first and used as the second
 
@@ -176,6 +177,14 @@ class PretrainConfig:
         longest = min(queued.queue, int(queued.queue_share * slices))
         return max(1, longest // self.batch_size) * self.batch_size
 
+    def queued_from(self, steps_per_epoch: int) -> int:
+        """The step from which on SwAV's queue is filled."""
+        return self.swav.queue_from_step or self.swav.queue_from_epoch * steps_per_epoch
+
+    def frozen(self, steps_per_epoch: int) -> int:
+        """Steps for which SwAV's prototypes stay as they began."""
+        return self.swav.freeze_iterations or self.swav.freeze_epochs * steps_per_epoch
+
     def warmup(self, steps_per_epoch: int) -> int:
         """Steps of the warm-up."""
         return self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
@@ -236,6 +245,8 @@ def _following(values: dict[str, Any], flat: Mapping[str, Any], base: PretrainCo
         values["warmup_epochs"] = min(base.warmup_epochs, float(max(epochs, 0) // 10))
     if "warmup_steps" in flat and "warmup_epochs" not in flat:
         values["warmup_epochs"] = 0.0
+    if base.method == "swav" and "swav.queue_from_step" in flat and "swav.queue_from_epoch" not in flat:
+        values["swav"] = values["swav"] | {"queue_from_epoch": 0}
     if base.preset == "recommended" and "batch_size" in flat and "lr" not in flat:
         scale = coerce("batch_size", flat["batch_size"], int) / base.batch_size
         for name in {"lr", "start_lr", "final_lr"} - set(flat):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lim_gpu.errors import UsageError
@@ -15,21 +17,40 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.resident import ResidentSlices, SliceBatch, StreamedSlices, placed
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import SelectedSlices
+from lim_gpu.store.slices import MOST_OPEN
 
 
-def epoch_order(n: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Tensor:
+def epoch_order(
+    volumes: NDArray[np.int64], batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Tensor:
     """Ids (steps, batch_size / world) of one process in one epoch: a pure function of its arguments.
 
-    A permutation of 0..n-1, cut into batches, of which each process takes its share: a step sees the same slices
+    A permutation of the n slices, cut into batches, of which each process takes its share: a step sees the same slices
     however many processes there are. What is left over, less than a batch, is dropped.
+
+    volumes: (n,) the volume of each slice. Of more than MOST_OPEN the slices are permuted within groups of volumes,
+    which are drawn anew in each epoch and come one after another: reading opens a file once an epoch, not once a slice.
     """
+    n, rng = len(volumes), np.random.default_rng((seed, epoch))
     steps = n // batch_size
-    order = np.random.default_rng((seed, epoch)).permutation(n)[: steps * batch_size]
+    order = _in_groups(volumes, rng)[: steps * batch_size]
     return torch.from_numpy(order).view(steps, world, batch_size // world)[:, rank]
 
 
+def _in_groups(volumes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A permutation of all slices in which groups of at most MOST_OPEN volumes follow each other."""
+    names, volume = np.unique(volumes, return_inverse=True)
+    if len(names) <= MOST_OPEN:
+        return rng.permutation(len(volumes))
+    group = np.empty(len(names), dtype=np.int64)
+    for number, part in enumerate(np.array_split(rng.permutation(len(names)), -(-len(names) // MOST_OPEN))):
+        group[part] = number
+    order = rng.permutation(len(volumes))
+    return order[np.argsort(group[volume[order]], kind="stable")]
+
+
 class Epochs:
-    """The batches of one epoch at each iteration, and the next epoch's at the next.
+    """The batches of one epoch at each iteration, and the next epoch's at the next, which are read ahead already.
 
     position  batches handed out since the beginning of the training, over all epochs; may be set
     """
@@ -46,16 +67,31 @@ class Epochs:
         self.slices = slices
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         self.position = position
+        self._volumes = slices.volumes.cpu().numpy()
+        self._ahead: tuple[int, Iterator[SliceBatch]] | None = None  # the batches from a position on
 
     def __len__(self) -> int:
         return len(self.slices) // self.batch_size
 
     def __iter__(self) -> Iterator[SliceBatch]:
-        epoch, done = divmod(self.position, len(self))
-        order = epoch_order(len(self.slices), self.batch_size, self.seed, epoch, self.rank, self.world)
-        for batch in self.slices.batches(order[done:]):
+        left = len(self) - self.position % len(self)
+        ahead = self._ahead[1] if self._ahead and self._ahead[0] == self.position else None
+        batches = ahead or iter(self.slices.batches(self._orders(*divmod(self.position, len(self)))))
+        self._ahead = None  # should reading fail, it begins again
+        for batch in islice(batches, left):
             self.position += 1
+            self._ahead = self.position, batches
             yield batch
+
+    def _orders(self, epoch: int, done: int) -> Iterator[Tensor]:
+        """Ids of every batch from one on, without an end, so that reading ahead goes on into the next epoch."""
+        while True:
+            yield from epoch_order(self._volumes, self.batch_size, self.seed, epoch, self.rank, self.world)[done:]
+            epoch, done = epoch + 1, 0
+
+    def close(self) -> None:
+        """End what reads ahead."""
+        self._ahead = None
 
     def state_dict(self) -> dict[str, int]:
         """With it, Lightning holds a training that stopped within an epoch for resumable."""
@@ -120,6 +156,11 @@ class SlicesDataModule(LightningDataModule):
         assert self.slices is not None
         self.epochs = Epochs(self.slices, self.batch_size, self.seed, *self._process, position=self.position)
         return self.epochs
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Nothing is read any more."""
+        if self.epochs is not None:
+            self.epochs.close()
 
     def state_dict(self) -> dict[str, int]:
         """Where the training is: Lightning loads a loader's own state within an epoch, but not at its end."""

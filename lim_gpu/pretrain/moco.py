@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,11 @@ class MoCo(Pretraining):
             images = augment.gaussian_noise(images, moco.noise, moco.noise_variance, generator)
         order = torch.randperm(len(batch.pixels), generator=generator)
         return [*self.normalized(images).chunk(2), order.to(images.device, non_blocking=True)]
+
+    def begin_from(self, state: Mapping[str, Any]) -> None:
+        """Take the tensors of a trained encoder, for queries and keys."""
+        super().begin_from(state)
+        self.key_encoder.load_state_dict(state)
 
     def loss(self, views: list[Tensor], batch: SliceBatch) -> dict[str, Tensor]:
         """InfoNCE: cross-entropy of the own key among the queue's; then this batch's keys enter the queue."""

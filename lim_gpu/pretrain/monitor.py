@@ -51,7 +51,8 @@ def _rate_warnings(plan: Plan) -> list[str]:
 def _swav_warnings(plan: Plan) -> list[str]:
     config, swav = plan.config, plan.config.swav
     found = []
-    queue = config.queue_length(plan.slices) if swav.queue_from_epoch < config.epochs else 0
+    begins = config.queued_from(plan.steps_per_epoch)
+    queue = config.queue_length(plan.slices) if begins < plan.total_steps else 0
     seen = config.batch_size + queue
     if seen < 2 * swav.prototypes:
         wanted = _multiple(4 * swav.prototypes, config.batch_size)
@@ -62,14 +63,14 @@ def _swav_warnings(plan: Plan) -> list[str]:
         )
     if swav.queue and not queue:
         found.append(
-            f"the queue would begin at epoch {swav.queue_from_epoch}, after the last. Lower swav.queue_from_epoch"
+            f"the queue would begin at epoch {begins / plan.steps_per_epoch:g}, after the last. Lower "
+            f"swav.{'queue_from_step' if swav.queue_from_step else 'queue_from_epoch'}"
         )
     if queue > plan.slices:
         found.append(
             f"the queue of {queue:,} embeddings reaches {queue / plan.slices:.1f} epochs back: give swav.queue_share=1"
         )
-    frozen = swav.freeze_epochs * plan.steps_per_epoch or swav.freeze_iterations
-    if frozen >= plan.total_steps:
+    if config.frozen(plan.steps_per_epoch) >= plan.total_steps:
         found.append("the prototypes stay frozen for the whole run. Lower swav.freeze_epochs or swav.freeze_iterations")
     return found
 

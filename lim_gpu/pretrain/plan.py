@@ -15,6 +15,7 @@ from lim_gpu.pretrain.schedule import learning_rate, weight_decay
 from lim_gpu.progress import counted
 from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.store.units import check_limits
+from lim_gpu.weights.file import CheckpointFile
 
 ALGORITHM = 2  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 
@@ -24,7 +25,8 @@ class Plan:
     """A checked pre-training of `slices` slices; `values` and `lines` tell it.
 
     selection is the selection's file, or None for every slice; `data` says which slices those are, for fingerprints;
-    `notice` what there is to say of their values.
+    `notice` what there is to say of their values. init: what the backbone begins with: "imagenet", a checkpoint's path,
+    or None, random weights.
     """
 
     config: PretrainConfig
@@ -35,6 +37,7 @@ class Plan:
     volumes: int
     data: dict[str, Any]
     notice: str = ""
+    init: str | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -82,6 +85,7 @@ class Plan:
         warmup = config.warmup(self.steps_per_epoch)
         lines = [
             f"{config.method} ({config.preset}) of {config.backbone}, {config.channels} channels, seed {config.seed}",
+            f"begins with: {self.init or 'random weights'}",
             f"data: {counted(self.slices, 'slice')} of {counted(self.volumes, 'volume')} in {of}",
             f"steps: {config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} slices: "
             f"{self.total_steps:,} steps",
@@ -99,20 +103,28 @@ class Plan:
         return lines
 
 
-def make_plan(config: PretrainConfig, slices: SelectedSlices, intensity: Intensity) -> Plan:
-    """Check that the run can be made of these slices.
+def make_plan(config: PretrainConfig, slices: SelectedSlices, intensity: Intensity, init: str | None = None) -> Plan:
+    """Check that the run can be made of these slices, beginning with the weights `init`.
 
-    Raises InputError where there is none, UsageError for a batch that the data or the processes do not fit, and for
-    limits in HU on values that are no HU.
+    Raises InputError where there is none, or no checkpoint, UsageError for a batch that the data or the processes do
+    not fit, and for limits in HU on values that are no HU.
     """
     if not len(slices):
         raise InputError(f"{slices.source}: keeps no slice. Make another selection with lim-gpu reduce")
     _check_batch(config.batch_size, slices)
     selection = None if slices.selection is None else fingerprint([slices.place(i) for i in range(len(slices))])
     data = {"store": slices.store.fingerprint, "selection": selection, "intensity": intensity.describe()}
+    if init is not None:
+        data["init"] = init if init == "imagenet" else _digest(Path(init))
     notice = check_limits(slices.store.path, slices.volumes, intensity)
     volumes = len(slices.volumes)
-    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data, notice)
+    return Plan(config, slices.store.path, slices.selection, intensity, len(slices), volumes, data, notice, init)
+
+
+def _digest(checkpoint: Path) -> str:
+    with CheckpointFile(checkpoint) as file:
+        file.check_kind()
+        return file.sha256
 
 
 def _check_batch(batch_size: int, slices: SelectedSlices) -> None:

@@ -29,6 +29,7 @@ class Request:
     output: Path
     checkpoint_every: int
     log_every: int
+    init: str | None
     probe: Path | None
     wandb: str | None
     stream: bool

@@ -35,6 +35,7 @@ def pretrain(
     output: str | Path = "run",
     checkpoint_every: int = 50,
     log_every: int = 1,
+    init: str | Path | None = None,
     probe: str | Path | None = None,
     wandb: str | None = None,
     compile: bool = False,
@@ -56,7 +57,9 @@ def pretrain(
     intensity         how HU become 0..255, as `lim_gpu.reduce` takes it
     checkpoint_every  epochs between two epoch=N.ckpt; the last epoch has one always
     log_every         steps between two lines of metrics.jsonl
-    probe             a labelled set for a nearest-neighbour score of every epoch, see `lim_gpu.pretrain.probe`
+    init              "imagenet" or a checkpoint, a finished run's too, whose backbone is where this one begins
+    probe             a labelled set for a nearest-neighbour score of every epoch (of short ones every 100 steps), see
+                      `lim_gpu.pretrain.probe`
     wandb             a project of Weights & Biases to log to as well (extra "wandb")
     stream            read the slices from the store in every epoch, also where the device has room for them
     resume            go on with the unfinished run that `output` holds; begin where it holds none
@@ -76,6 +79,7 @@ def pretrain(
         output=Path(output),
         checkpoint_every=checkpoint_every,
         log_every=log_every,
+        init=str(init) if init is not None else None,
         probe=Path(probe) if probe is not None else None,
         wandb=wandb,
         stream=stream,
@@ -90,10 +94,11 @@ def pretrain(
 def _run(request: Request, reporter: Reporter) -> Outcome:
     folder = RunFolder(request.output)
     with open_selected(request.store, request.selection) as slices:
-        plan = make_plan(request.config, slices, request.intensity)
+        plan = make_plan(request.config, slices, request.intensity, request.init)
         if request.dry_run:
             return _planned(request, plan, folder)
         with _together(request.device):
+            _check_agreement(plan)
             standing = _decided(request, plan, folder)
             if standing == "finished":
                 lines = [f"unchanged: {folder.path}"]
@@ -141,6 +146,14 @@ def _together(device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _check_agreement(plan: Plan) -> None:
+    """Before the first step: are data and settings of all processes those of the first?"""
+    if world_size() > 1:
+        from lim_gpu.pretrain.agreement import check_agreement
+
+        check_agreement(plan.data | {"setting": plan.config.to_dict(), "version of lim-gpu": plan.fingerprint})
 
 
 def _decided(request: Request, plan: Plan, folder: RunFolder) -> str:

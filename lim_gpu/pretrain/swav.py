@@ -92,7 +92,7 @@ class SwAV(Pretraining):
         for crop, own in enumerate(scores):
             seen = own if queued is None else torch.cat([own, self.prototypes(queued[crop])])
             codes.append(sinkhorn(seen, self.swav.epsilon, self.swav.iterations)[: len(own)])
-        if self.current_epoch >= self.swav.queue_from_epoch:
+        if self.global_step >= self.swav.queue_from_step and self.current_epoch >= self.swav.queue_from_epoch:
             self.queue.push(large)
         return torch.stack(codes)
 

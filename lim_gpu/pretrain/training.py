@@ -25,15 +25,16 @@ from lim_gpu.pretrain.callbacks import Keeper, Recorder, Stopper, Writer
 from lim_gpu.pretrain.checkpoints import load_state, save_checkpoint
 from lim_gpu.pretrain.datamodule import SlicesDataModule
 from lim_gpu.pretrain.folder import RunFolder
-from lim_gpu.pretrain.method import Pretraining
+from lim_gpu.pretrain.method import Pretraining, laid_out
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.presets import SECTIONS
 from lim_gpu.pretrain.request import NO_WANDB, Request
+from lim_gpu.pretrain.start import begin
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import SelectedSlices
-from lim_gpu.weights.backbone import training_device
+from lim_gpu.weights.backbone import has_bfloat16, training_device
 
 
 def train(
@@ -48,7 +49,9 @@ def train(
     state = load_state(folder.last, plan) if resume and folder.last.exists() else None
     begun = time.perf_counter()
     with _quiet_lightning():
-        module = build_method(plan)
+        module = build_method(plan, place)
+        if state is None and plan.init is not None:
+            begin(module, plan)
         data = _data(request, plan, slices, state, reporter)
         score = probe.load_probe(request.probe, plan, place) if request.probe is not None else None
         if rank() == 0:
@@ -104,8 +107,8 @@ def _fit(trainer: Trainer, module: Pretraining, data: SlicesDataModule, place: t
         raise LimGpuError(f"{place}: {step}. Give a smaller --batch-size, or --stream") from None
 
 
-def build_method(plan: Plan) -> Pretraining:
-    """The method of the plan with initial weights that depend on the seed alone."""
+def build_method(plan: Plan, place: torch.device | None = None) -> Pretraining:
+    """The method of the plan with initial weights that depend on the seed alone, laid out for `place`."""
     from lim_gpu.pretrain.moco import MoCo
     from lim_gpu.pretrain.orientation import Orientation
     from lim_gpu.pretrain.spark import SparK
@@ -113,7 +116,8 @@ def build_method(plan: Plan) -> Pretraining:
 
     methods: dict[str, type[Pretraining]] = {"swav": SwAV, "moco": MoCo, "spark": SparK, "orientation": Orientation}
     torch.manual_seed(plan.config.seed)
-    return methods[SECTIONS[plan.config.method]](plan.config, plan.slices)
+    method = methods[SECTIONS[plan.config.method]](plan.config, plan.slices)
+    return laid_out(method, place) if place is not None else method
 
 
 def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: list[Callback]) -> Trainer:
@@ -150,7 +154,7 @@ def resolve_precision(precision: str, place: torch.device, reporter: Reporter) -
 
     16-mixed, which the CPU has not, becomes 32 there and is said. Raises UsageError for a GPU without bfloat16.
     """
-    has_bf16 = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bf16 = has_bfloat16(place)
     if precision == "bf16-mixed" and place.type == "cuda" and not has_bf16:
         raise UsageError(f"precision bf16-mixed: {place} has no bfloat16. Give --set precision=16-mixed or 32")
     if precision == "16-mixed" and place.type == "cpu":

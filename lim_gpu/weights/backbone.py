@@ -53,6 +53,11 @@ def _load_imagenet(model: torch.nn.Module, name: str) -> None:
         raise InputError(f"the ImageNet weights in torch's cache are not those of {name}. Remove that file") from None
 
 
+def has_bfloat16(place: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself; on a CPU it is not what training chooses by itself."""
+    return place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def training_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device that "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1" means.
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from lim_gpu.errors import LimGpuError
+from lim_gpu.errors import LimGpuError, UsageError
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.finetune.starts import Start
-from lim_gpu.finetune.training import logits, train
-from lim_gpu.labelled.images import Images, Normalisation
+from lim_gpu.finetune.training import calibrate, logits, train
+from lim_gpu.labelled.images import Images, Normalisation, network_input
 
 PLACES = np.arange(24)
 SPLIT = Split(0, 5, PLACES[:12], PLACES[12:18], PLACES[18:])
 NORMAL = Normalisation((0.4,) * 3, (0.2,) * 3)
 START = Start("random", "resnet18", 3)
+BATCH_NORM_STATE = ("running_mean", "running_var", "num_batches_tracked")
 QUICK = protocol("wolf2024-paper", epochs=2, head_epochs=1, size=32, batch_size=6)
 
 
@@ -54,6 +55,31 @@ def test_the_notebooks_head_phase_trains_batch_norm_too(data):
     assert "encoder.bn1.weight" in backbone
     assert "encoder.layer4.1.bn2.running_mean" in backbone
     assert not any("conv" in name or "downsample.0" in name for name in backbone)
+
+
+def test_in_mixed_precision_weights_and_logits_stay_float32(data):
+    seen = []
+    network = START.network(2, 0)
+    network.encoder.layer1.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    setting = replace(QUICK, precision="bf16-mixed")
+    assert logits(network, data[0], SPLIT.test, setting, NORMAL).dtype == torch.float32
+    assert seen == [torch.bfloat16]
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32, torch.int64}
+    logits(network, data[0], SPLIT.test, QUICK, NORMAL)
+    assert seen[1:] == [torch.float32]  # on a CPU not by itself
+    with pytest.raises(UsageError, match="--precision half is unknown. Give one of auto, 32, bf16-mixed"):
+        replace(QUICK, precision="half")
+
+
+def test_calibrated_weights_are_random_ones_whose_batch_norm_has_seen_the_training_images(data):
+    network, untouched = START.network(2, 0), START.network(2, 0).state_dict()
+    calibrate(network, data[0], SPLIT.train, QUICK, NORMAL)
+    moved = changed(untouched, network)
+    assert moved == {name for name in untouched if name.split(".")[-1] in BATCH_NORM_STATE}
+    images = network_input(data[0].pixels[SPLIT.train], 32, "bilinear", NORMAL)
+    first = torch.stack([network.encoder.conv1(part).mean((0, 2, 3)) for part in images.split(6)]).mean(0)
+    torch.testing.assert_close(network.encoder.bn1.running_mean, first)
+    assert network.encoder.bn1.momentum == 0.1
 
 
 def test_the_second_phase_trains_everything(data):

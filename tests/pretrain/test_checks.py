@@ -43,6 +43,7 @@ from lim_gpu.pretrain.config import resolve
         ("swav", {"swav.freeze_epochs": 1, "swav.freeze_iterations": 1}, "exclude each other"),
         ("moco", {"moco.mlp": "maybe"}, "moco.mlp='maybe' is not true or false"),
         ("moco", {"moco.bn_groups": 0}, "moco.bn_groups 0 is too small"),
+        ("swav", {"swav.queue_from_step": 9, "swav.queue_from_epoch": 2}, "exclude each other"),
         ("spark", {"spark.size": 100}, "no multiple of 32"),
         ("spark", {"spark.mask_ratio": 1}, "masks all or none"),
         ("spark", {"spark.interpolation": "nearest"}, "'nearest' is unknown"),

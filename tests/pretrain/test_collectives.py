@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ def test_collectives(found):
         assert torch.equal(part["gather"], torch.cat(rows))
         assert torch.equal(part["total"], rows[0] + rows[1])
         assert torch.equal(part["maximum"], torch.maximum(*rows))
+
+
+def test_processes_that_were_given_other_data_say_so_alike_and_end(found):
+    host = socket.gethostname()
+    for part in found:
+        same, other = part["agreement"]
+        assert same == ""
+        assert other.startswith(f"process 1 on {host} was given another store than process 0 on {host}. Give all")
 
 
 def test_one_process_needs_none():

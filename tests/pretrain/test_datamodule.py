@@ -8,17 +8,21 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lim_gpu.errors import UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.datamodule import Epochs, SlicesDataModule, epoch_order
-from lim_gpu.pretrain.resident import ResidentSlices, StreamedSlices
+from lim_gpu.pretrain.resident import AHEAD, ResidentSlices, StreamedSlices
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import open_selected
+from lim_gpu.store.slices import MOST_OPEN
 from volumes import pixels, write_store
 
 N, BATCH = 23, 4
 STEPS = N // BATCH
+ONE = np.zeros(N, dtype=np.int64)  # all of one volume
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +69,11 @@ def data_of(store, **options):
 
 
 def orders(epochs, seed=3):
-    return [row for epoch in range(epochs) for row in epoch_order(N, BATCH, seed, epoch).tolist()]
+    return [row for epoch in range(epochs) for row in epoch_order(ONE, BATCH, seed, epoch).tolist()]
 
 
 def test_an_epoch_shows_each_slice_at_most_once_and_drops_the_rest():
-    order = epoch_order(N, BATCH, 0, 0)
+    order = epoch_order(ONE, BATCH, 0, 0)
     assert order.shape == (STEPS, BATCH)
     assert len(order.unique()) == STEPS * BATCH
     assert order.min() >= 0
@@ -78,19 +82,69 @@ def test_an_epoch_shows_each_slice_at_most_once_and_drops_the_rest():
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
-    assert torch.equal(epoch_order(N, BATCH, 5, 2), epoch_order(N, BATCH, 5, 2))
-    several = {tuple(epoch_order(N, BATCH, seed, epoch).flatten().tolist()) for seed in range(5) for epoch in range(5)}
+    assert torch.equal(epoch_order(ONE, BATCH, 5, 2), epoch_order(ONE, BATCH, 5, 2))
+    several = {
+        tuple(epoch_order(ONE, BATCH, seed, epoch).flatten().tolist()) for seed in range(5) for epoch in range(5)
+    }
     assert len(several) == 25
-    firsts = torch.stack([epoch_order(N, 1, 0, epoch)[0, 0] for epoch in range(2000)])
+    firsts = torch.stack([epoch_order(ONE, 1, 0, epoch)[0, 0] for epoch in range(2000)])
     assert (firsts.bincount(minlength=N) > 2000 / N / 2).all()
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_share_the_batch_of_one(world):
-    alone = epoch_order(N, BATCH, 1, 3)
-    shares = [epoch_order(N, BATCH, 1, 3, rank, world) for rank in range(world)]
+    alone = epoch_order(ONE, BATCH, 1, 3)
+    shares = [epoch_order(ONE, BATCH, 1, 3, rank, world) for rank in range(world)]
     assert torch.equal(torch.cat(shares, dim=1), alone)
     assert len(torch.cat(shares).unique()) == STEPS * BATCH
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=MOST_OPEN + 1, max_size=3 * MOST_OPEN),
+    batch=st.sampled_from([4, 8, 12]),
+    epoch=st.integers(0, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_slices_of_many_volumes_come_group_after_group(sizes, batch, epoch):
+    volumes = np.repeat(np.arange(len(sizes)), sizes)
+    order = epoch_order(volumes, batch, 3, epoch)
+    flat = order.flatten().numpy()
+    assert len(set(flat.tolist())) == len(flat) == len(volumes) // batch * batch  # each once
+    firsts, lasts = {}, {}
+    for place, volume in enumerate(volumes[flat]):
+        firsts.setdefault(volume, place)
+        lasts[volume] = place
+    needed = [sum(firsts[v] <= place <= lasts[v] for v in firsts) for place in range(0, len(flat), 7)]
+    assert max(needed) <= MOST_OPEN
+    shares = [epoch_order(volumes, batch, 3, epoch, rank, 2) for rank in range(2)]
+    assert torch.equal(torch.cat(shares, dim=1), order)  # at any number of processes
+    assert not torch.equal(order, epoch_order(volumes, batch, 3, epoch + 1))
+
+
+def test_few_volumes_are_shuffled_as_a_whole():
+    """As before there were groups: the bits of these runs stay."""
+    volumes = np.repeat(np.arange(MOST_OPEN), 3)
+    expected = np.random.default_rng((3, 1)).permutation(3 * MOST_OPEN)
+    assert epoch_order(volumes, MOST_OPEN, 3, 1).flatten().tolist() == expected.tolist()
+
+
+def test_the_next_epoch_is_read_ahead_before_this_one_ends(store, monkeypatch):
+    data, asked, begun = data_of(store, budget=0), [], []
+    data.setup()
+    batches = data.slices.batches
+
+    def noted(order):
+        begun.append(order)
+        return batches(asked.append(ids.tolist()) or ids for ids in order)
+
+    monkeypatch.setattr(data.slices, "batches", noted)
+    epochs = data.train_dataloader()
+    seen = [batch.ids.tolist() for batch in epochs]
+    assert asked == orders(2)[: STEPS + AHEAD]
+    seen += [batch.ids.tolist() for batch in epochs]
+    assert seen == orders(2)
+    assert len(begun) == 1
+    data.teardown()
 
 
 @pytest.mark.parametrize(("budget", "kind"), [(None, ResidentSlices), (0, StreamedSlices)])
@@ -199,7 +253,7 @@ def test_processes_get_disjoint_shares(store):
         data.setup()
         assert len(data.train_dataloader()) == STEPS
         seen.append(torch.stack([batch.ids for batch in data.train_dataloader()]))
-    assert torch.equal(torch.cat(seen, dim=1), epoch_order(N, BATCH, 0, 0))
+    assert torch.equal(torch.cat(seen, dim=1), epoch_order(ONE, BATCH, 0, 0))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(store):

@@ -22,6 +22,7 @@ def test_every_keyword_arrives_in_the_request(store, tmp_path, monkeypatch):
         "selection": "half.csv",
         "checkpoint_every": 7,
         "log_every": 3,
+        "init": "imagenet",
         "probe": "probe",
         "wandb": "project",
         "stream": True,

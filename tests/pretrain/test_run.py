@@ -112,16 +112,17 @@ def test_the_newest_state_is_saved_in_time_and_with_what_stays(store, tmp_path, 
     assert [step for name, step in found if name == "last.ckpt"] == saved
 
 
-def test_a_probe_adds_its_score_to_each_epoch(store, tmp_path):
+def test_a_probe_adds_its_score_after_epochs_of_enough_steps(store, tmp_path, monkeypatch):
     from PIL import Image
 
+    monkeypatch.setattr(callbacks, "PROBE_STEPS", 2 * STEPS)
     for name, level in (("dark", 10), ("light", 240)):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(3):
             Image.new("L", (32, 32), level + i).save(tmp_path / "data" / name / f"{i}.png")
-    pretrain(store, "moco", output=tmp_path / "run", probe=tmp_path / "data", **arguments("moco", epochs=2))
+    pretrain(store, "moco", output=tmp_path / "run", probe=tmp_path / "data", **arguments("moco", epochs=3))
     scored = [row["step"] for row in rows(tmp_path / "run") if "knn_accuracy" in row]
-    assert scored == [STEPS - 1, 2 * STEPS - 1]
+    assert scored == [2 * STEPS - 1, 3 * STEPS - 1]  # and the last
 
 
 def test_a_selection_trains_on_what_it_keeps_and_is_logged_to_wandb_when_asked(store, tmp_path, monkeypatch):

@@ -155,6 +155,15 @@ def test_the_queue_begins_at_its_epoch_and_serves_when_full(monkeypatch):
     assert seen == [8, 8] * 3 + [24, 24]
 
 
+def test_the_queue_can_begin_at_a_step(monkeypatch):
+    method, filled = swav(queue=16, queue_from_step=2), []
+    for step in (0, 1, 2):
+        monkeypatch.setattr(SwAV, "global_step", step)
+        method.training_step(batch(torch.arange(8)), 0)
+        filled.append(method.queue.filled)
+    assert filled == [0, 0, 8]
+
+
 def test_a_queue_reaches_back_an_epoch_at_most():
     assert swav(queue=3840).queue.embeddings.shape == (2, 96, 16)
     assert swav(queue=3840, queue_share=0).queue.embeddings.shape == (2, 3840, 16)
