@@ -105,6 +105,8 @@ def evaluate(
 
     \b
     grid.toml:
+      budgets = ["epochs", "steps"]
+      seeds = 3
       [stores]
       LIDC = "lidc_slices"
       [tasks]
@@ -112,7 +114,7 @@ def evaluate(
       Brain = { data = "head-ct", folds = 5 }
       [pretrain]
       epochs = 800
-      batch_size = 128
+      spark = { epochs = 1600 }
       [finetune]
       runs = 5
       epochs = 70

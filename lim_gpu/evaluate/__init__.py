@@ -17,7 +17,7 @@ from lim_gpu.files import locked, write_json, write_text
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.store.slices import SliceStore
 
-PRETRAIN = {"epochs": 800, "batch_size": 128, "backbone": "resnet50", "preset": "wolf2024-paper"}
+PRETRAIN = {"backbone": "resnet50", "preset": "wolf2024-paper"}  # epochs and batch are each method's own
 FINETUNE = {"runs": 5, "epochs": 70}
 
 

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.evaluate.grid import CONTROL, PAPER_STORE, Grid, Job, Pretrain, Reduce, equal_steps
+from lim_gpu.evaluate.equal import configured
+from lim_gpu.evaluate.grid import CONTROL, PAPER_STORE, Grid, Job, Pretrain, Reduce
 from lim_gpu.evaluate.table import published
-from lim_gpu.evaluate.work import Worker, pretrain_options
+from lim_gpu.evaluate.work import Worker
 from lim_gpu.intensity import Intensity
-from lim_gpu.pretrain.config import PretrainConfig, resolve
+from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.rules import count_to_keep
 from lim_gpu.store.slices import SliceStore
 
 STEPS = 3  # measured, after one to warm up
-CHECKPOINT_EVERY = 50  # epochs
 
 
 def estimate(todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int) -> tuple[dict[str, Any], list[str]]:
@@ -55,16 +55,18 @@ def _row(job: Job, worker: Worker, measured: dict[str, tuple[float, int]]) -> di
     if not isinstance(job, Pretrain) or row["done"]:
         return row
     grid = worker.grid
-    options, overrides = pretrain_options(grid, job.method)
-    given = {name: options[name] for name in ("epochs", "batch_size", "backbone")} | {"seed": worker.seed} | overrides
-    config = resolve(job.method, options["preset"], given)
-    kept, slices, guessed = _slices(job, worker)
+
+    def slices_of(name: str) -> int:
+        return _slices(Reduce(job.reduce.store, name), worker)[0]
+
+    config, options, _ = configured(grid, job, worker.seed, slices_of)
+    kept, guessed = _slices(job.reduce, worker)
     if kept < config.batch_size and not guessed:
         return row | {"refused": f"its {counted(kept, 'slice')} are less than a batch of {config.batch_size}"}
     if job.method not in measured:
         measured[job.method] = measure(config, grid.stores[job.reduce.store], worker.device)
     seconds, size = measured[job.method]
-    steps, checkpoints = _steps(job, config, kept, slices), config.epochs // CHECKPOINT_EVERY + 2
+    steps, checkpoints = config.total_steps(kept), config.epochs // options["checkpoint_every"] + 2
     row |= {"steps": steps, "hours": round(steps * seconds / 3600, 4), "bytes": checkpoints * size}
     return row | {"guessed": guessed}
 
@@ -79,23 +81,16 @@ def _cost(row: dict[str, Any]) -> str:
     return f"{row['steps']:>10,} steps {row['hours']:>9.2f} h" if "steps" in row else ""
 
 
-def _slices(job: Pretrain, worker: Worker) -> tuple[int, int, bool]:
-    """Slices that it trains on, those of its store, and whether the first number is a guess."""
-    with SliceStore(worker.grid.stores[job.reduce.store]) as store:
+def _slices(reduction: Reduce, worker: Worker) -> tuple[int, bool]:
+    """Slices that it keeps, and whether the number is a guess."""
+    with SliceStore(worker.grid.stores[reduction.store]) as store:
         sizes = [entry.shape[0] for entry in store.volumes]
-    if worker.done(job.reduce):
-        return worker.kept(job.reduce)[0], sum(sizes), False
-    share = _threshold_share(job.reduce)
+    if worker.done(reduction):
+        return worker.kept(reduction)[0], False
+    share = _threshold_share(reduction)
     if share is not None:
-        return max(len(sizes), int(sum(sizes) * share)), sum(sizes), True
-    return sum(count_to_keep(size, _share(job.reduce.name)) for size in sizes), sum(sizes), False
-
-
-def _steps(job: Pretrain, config: PretrainConfig, kept: int, slices: int) -> int:
-    epochs = config.epochs
-    if job.budget == "steps":
-        epochs = equal_steps(epochs, slices, kept, config.batch_size)
-    return epochs * (kept // config.batch_size)
+        return max(len(sizes), int(sum(sizes) * share)), True
+    return sum(count_to_keep(size, _share(reduction.name)) for size in sizes), False
 
 
 def _share(name: str) -> float:
@@ -130,7 +125,7 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
     ids = torch.arange(config.batch_size, device=place)
     batch = SliceBatch(pixels, sizes, ids, torch.zeros_like(ids))
     plan = Plan(config, store, None, Intensity.parse(), 10 * config.batch_size, 1, {})
-    module = build_method(plan).to(place).train()
+    module = build_method(plan, place).to(place).train()
     optimizer = module.configure_optimizers()
     mixed = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     for step in range(STEPS + 1):
@@ -138,8 +133,7 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
             _wait(place)
             start = time.perf_counter()
         with mixed:
-            generator = torch.Generator().manual_seed(step)
-            loss = module.loss(module.views(batch, generator), batch)["loss"]
+            loss = module.training_step(batch, step)["loss"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

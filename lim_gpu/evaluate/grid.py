@@ -5,7 +5,6 @@ A job's folder follows from what it does, so evaluations that ask for the same j
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from lim_gpu.files import read_toml
 
 EVALUATIONS = ("0", "A", "B", "C", "D", "E")
 PAPER_STORE = "LIDC"  # the paper's evaluation E uses it alone
-CONTROL = "random like hash 6"  # as many slices, chosen by chance
+CONTROL = "random like hash 6"  # as many slices of every volume, chosen by chance
+UNTRAINED = ("random", "calibrated")  # weights without pre-training
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Grid:
     stores     pre-training stores by name; tasks: downstream data
     weights    ResNet50 weights of the DeepNet reduction, which is left out without them
     budgets    "epochs": every pre-training has the same number; "steps": reduced sets get as many steps as ALL
-    pretrain, finetune   options of these verbs for all jobs
+    seeds      pre-trainings of every kind, each with a seed of its own
+    pretrain, finetune   options of these verbs for all jobs; pretrain["spark"] and so on: of one method
     """
 
     stores: dict[str, Path]
     tasks: tuple[Task, ...]
     weights: Path | None = None
     budgets: tuple[str, ...] = ("epochs",)
+    seeds: int = 1
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ class Grid:
 def read_grid(path: Path) -> Grid:
     """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
     values = read_toml(path)
-    known = {"stores", "tasks", "weights", "budgets", "pretrain", "finetune"}
+    known = {"stores", "tasks", "weights", "budgets", "seeds", "pretrain", "finetune"}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
     for name in ("stores", "tasks", "pretrain", "finetune"):
@@ -63,6 +65,9 @@ def read_grid(path: Path) -> Grid:
     budgets = tuple(values.get("budgets", ("epochs",)))
     if not budgets or set(budgets) - {"epochs", "steps"}:
         raise UsageError(f"{path}: budgets are 'epochs' and 'steps', not {list(budgets)}")
+    seeds = values.get("seeds", 1)
+    if type(seeds) is not int or seeds < 1:
+        raise UsageError(f"{path}: seeds {seeds!r} is no number of pre-trainings. Give 1 or more")
     for name in (*values.get("stores", {}), *values["tasks"]):
         if not re.fullmatch(r"[\w.-]+", name):
             raise UsageError(f"{path}: {name!r} is no name for a folder")
@@ -72,6 +77,7 @@ def read_grid(path: Path) -> Grid:
         tuple(_task(path, home, name, value) for name, value in values["tasks"].items()),
         home / expanduser(str(values["weights"])) if "weights" in values else None,
         budgets,
+        seeds,
         values.get("pretrain", {}),
         values.get("finetune", {}),
     )
@@ -107,30 +113,38 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """A pre-training on a selection, with as many epochs or as many steps as others."""
+    """A pre-training on a selection, with as many epochs or as many steps as others.
+
+    budget  "epochs", "steps", or "both": ALL, with which others are compared at equal steps as well
+    seed    counts from that of the evaluation
+    """
 
     reduce: Reduce
     method: str
     budget: str = "epochs"
+    seed: int = 0
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
-        last = self.method if self.budget == "epochs" else f"{self.method}-equal-steps"
+        last = f"{self.method}-equal-steps" if self.budget == "steps" else self.method
+        last = f"{last}-seed-{self.seed}" if self.seed else last
         return f"pretrain/{self.reduce.folder.removeprefix('reduce/')}/{last}"
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """A task from a pre-training, or from random weights."""
+    """A task from a pre-training, or without one from the weights `init`."""
 
     pretrain: Pretrain | None
     task: Task
+    init: str = "random"
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
-        start = self.pretrain.folder.removeprefix("pretrain/") if self.pretrain else "none"
+        none = "none" if self.init == "random" else f"none-{self.init}"
+        start = self.pretrain.folder.removeprefix("pretrain/") if self.pretrain else none
         return f"finetune/{start}/{self.task.name}"
 
 
@@ -172,25 +186,34 @@ def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
         stores = [PAPER_STORE] if PAPER_STORE in stores else stores[:1]
     methods = ("swav", "moco", "spark") if evaluation == "E" else ("swav",)
     return [
-        Pretrain(Reduce(store, name), method, budget)
+        made
         for store in stores
         for method in methods
         for name in reductions(evaluation, grid.weights is not None)
         for budget in grid.budgets
-        if budget == "epochs" or name != "all"
+        for made in seeded(grid, store, name, method, budget)
+        if name != "all" or budget == grid.budgets[0]
     ]
+
+
+def seeded(grid: Grid, store: str, name: str, method: str, budget: str) -> list[Pretrain]:
+    """A pre-training with each seed. ALL is one for both budgets."""
+    if name == "all":
+        budget = "both" if "steps" in grid.budgets else "epochs"
+    return [Pretrain(Reduce(store, name), method, budget, seed) for seed in range(grid.seeds)]
 
 
 def finetunings(evaluation: str, grid: Grid) -> list[Finetune]:
     """The fine-tunings of an evaluation: every row with every task."""
-    starts: list[Pretrain | None] = [None] if evaluation == "0" else list(pretrainings(evaluation, grid))
-    return [Finetune(start, task) for start in starts for task in grid.tasks]
+    if evaluation == "0":
+        return [Finetune(None, task, init) for init in UNTRAINED for task in grid.tasks]
+    return [Finetune(start, task) for start in pretrainings(evaluation, grid) for task in grid.tasks]
 
 
 def analyses(grid: Grid) -> Iterator[Analysis]:
     """Those of evaluation D, on the first task that fixes a test part: ALL against HASH-6, and before against after."""
     for store in grid.stores:
-        whole, reduced = (Pretrain(Reduce(store, name), "swav") for name in ("all", "hash 6"))
+        whole, reduced = (seeded(grid, store, name, "swav", grid.budgets[0])[0] for name in ("all", "hash 6"))
         task = next((task for task in grid.tasks if task.folds is None), grid.tasks[0])
         yield Analysis("cka", "cka-all-hash-6", whole, reduced, task)
         for start in (whole, reduced):
@@ -221,14 +244,9 @@ def needs(job: Job) -> list[Job]:
     if isinstance(job, Reduce):
         return [Reduce(job.store, "hash 6")] if job.name == CONTROL else []
     if isinstance(job, Pretrain):
-        whole = [Reduce(job.reduce.store, "all")] if job.budget == "steps" else []
-        return [*needs(job.reduce), *whole, job.reduce]
+        counted = ("all", "hash 6") if job.budget != "epochs" else ()
+        first = [*needs(job.reduce), *(Reduce(job.reduce.store, name) for name in counted)]
+        return [one for one in first if one != job.reduce] + [job.reduce]
     if isinstance(job, Finetune):
         return [job.pretrain] if job.pretrain else []
     return [job.first, job.second]
-
-
-def equal_steps(epochs: int, whole: int, reduced: int, batch_size: int) -> int:
-    """Epochs on `reduced` slices with as many steps as `epochs` on `whole`, drop_last in both; at least one."""
-    steps = epochs * (whole // batch_size)
-    return max(1, math.ceil(steps / max(1, reduced // batch_size) - 1e-9))

@@ -55,7 +55,7 @@ def smoke_grid(folder: Path, seed: int, reporter: Reporter) -> Grid:
     if not (task / "split.csv").exists():
         _write_task(task, seed)
     return Grid(
-        {"procedural": store}, (Task("planted", task),), None, ("epochs", "steps"), PRETRAIN, FINETUNE, (CAVEAT,)
+        {"procedural": store}, (Task("planted", task),), None, ("epochs", "steps"), 1, PRETRAIN, FINETUNE, (CAVEAT,)
     )
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import InputError
-from lim_gpu.evaluate.grid import Finetune, Grid, Pretrain, analyses, pretrainings
+import numpy as np
+
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.evaluate.equal import configured
+from lim_gpu.evaluate.grid import UNTRAINED, Finetune, Grid, Pretrain, Reduce, Task, analyses, pretrainings, seeded
 from lim_gpu.files import read_json
+from lim_gpu.finetune.metrics import student_interval, summary
+from lim_gpu.finetune.results import compare
 from lim_gpu.report.figures import INK, SERIES
 from lim_gpu.selection import read_record
 
@@ -35,32 +40,62 @@ def published() -> dict[str, Any]:
 
 
 def table(evaluation: str, grid: Grid, output: Path) -> list[dict[str, Any]]:
-    """A row for each pre-training of an evaluation: ours where it is done, the paper's where the text has it."""
-    starts: Sequence[Pretrain | None] = [None] if evaluation == "0" else pretrainings(evaluation, grid)
-    return [_row(start, grid, output) for start in starts]
+    """A row for each kind of pre-training of an evaluation: ours where it is done, the paper's where the text has it.
+
+    Of several seeds the mean over pre-trainings; "less_all": the AUC less that of ALL, seed by seed.
+    """
+    if evaluation == "0":
+        return [_row(None, grid, output, init) for init in UNTRAINED]
+    return [_row(start, grid, output) for start in pretrainings(evaluation, grid) if start.seed == 0]
 
 
-def _row(start: Pretrain | None, grid: Grid, output: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"store": None, "reduction": None, "method": None, "budget": None}
+def _row(start: Pretrain | None, grid: Grid, output: Path, init: str = "random") -> dict[str, Any]:
+    row: dict[str, Any] = {"store": None, "reduction": None, "method": None, "budget": None, "init": init}
     if start is not None:
         row |= {"store": start.reduce.store, "reduction": start.reduce.name}
-        row |= {"method": start.method, "budget": f"equal {start.budget}"}
+        row |= {"method": start.method, "budget": "equal steps" if start.budget == "steps" else "equal epochs"}
         row |= _costs(start, output)
-    row["tasks"] = {
-        task.name: {
-            "ours": _ours(output / Finetune(start, task).folder / "results.json"),
-            "paper": _paper(start, task.name),
+    row["tasks"] = {}
+    for task in grid.tasks:
+        folders = [output / Finetune(one, task, init).folder for one in _seeds(start, grid)]
+        row["tasks"][task.name] = {
+            "ours": _ours(folders),
+            "paper": _paper(start, task.name) if init == "random" else None,
+            "less_all": _less_all(start, folders, task, grid, output),
         }
-        for task in grid.tasks
-    }
     return row
 
 
-def _ours(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
+def _seeds(start: Pretrain | None, grid: Grid) -> list[Pretrain | None]:
+    return [replace(start, seed=seed) for seed in range(grid.seeds)] if start is not None else [None]
+
+
+def _ours(folders: Sequence[Path]) -> dict[str, Any] | None:
+    """Mean and deviation over the runs of one fine-tuning; over the means of several where there are several."""
+    found = [read_json(folder / "results.json") for folder in folders if (folder / "results.json").exists()]
+    if len(found) == 1 == len(folders):
+        return {score: {key: found[0][score].get(key) for key in ("mean", "sd")} for score in SCORES}
+    if len(found) < len(folders):
         return None
-    results = read_json(path)
-    return {score: {key: results[score].get(key) for key in ("mean", "sd")} for score in SCORES}
+    return {score: summary([results[score]["mean"] for results in found]) for score in SCORES}
+
+
+def _less_all(
+    start: Pretrain | None, folders: Sequence[Path], task: Task, grid: Grid, output: Path
+) -> dict[str, Any] | None:
+    """Mean and 95 % interval of the AUC less that of ALL: over pre-trainings, or of one over its runs and images."""
+    if start is None or start.reduce.name == "all":
+        return None
+    whole = seeded(grid, start.reduce.store, "all", start.method, "epochs")
+    others = [output / Finetune(one, task).folder for one in whole]
+    try:
+        if len(folders) == 1:
+            return {key: compare(folders[0], others[0])["auc"][key] for key in ("mean", "interval")}
+        first, second = ([read_json(f / "results.json")["auc"]["mean"] for f in side] for side in (folders, others))
+    except LimGpuError:  # not done yet, or of other data
+        return None
+    differences = np.subtract(first, second)
+    return {"mean": float(differences.mean()), "interval": student_interval(differences)}
 
 
 def _paper(start: Pretrain | None, task: str) -> dict[str, Any] | None:
@@ -92,14 +127,15 @@ def cells(rows: Sequence[dict[str, Any]], grid: Grid) -> list[list[str]]:
         "slices",
         "steps",
         "time",
-        *(f"{task} {score}" for task in tasks for score in ("AUC", "F1")),
+        *(f"{task} {score}" for task in tasks for score in ("AUC", "AUC less ALL", "F1")),
     ]
     lines = [head]
     for row in rows:
         line = [name(row), _count(row.get("slices")), _count(row.get("steps")), _time(row)]
         for task in tasks:
             both = row["tasks"][task]
-            line += [_cell(both["ours"], both["paper"], score) for score in ("auc", "f1")]
+            difference = _difference(both["less_all"])
+            line += [_cell(both["ours"], both["paper"], "auc"), difference, _cell(both["ours"], both["paper"], "f1")]
         lines.append(line)
     return lines
 
@@ -121,7 +157,7 @@ def markdown(tables: dict[str, list[dict[str, Any]]], grid: Grid, found: Sequenc
 def name(row: dict[str, Any]) -> str:
     """What a row was pre-trained on, how, and for equal steps or epochs."""
     if row["reduction"] is None:
-        return "none (random weights)"
+        return f"none ({row['init']} weights)"
     budget = "" if row["budget"] == "equal epochs" else ", equal steps"
     return f"{row['store']} {row['reduction']}, {row['method']}{budget}"
 
@@ -136,6 +172,13 @@ def _time(row: dict[str, Any]) -> str:
     paper = f" ({row['paper_hours']} h)" if row.get("paper_hours") else ""
     seconds = row["seconds"]
     return (f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s") + paper
+
+
+def _difference(less_all: dict[str, Any] | None) -> str:
+    if less_all is None:
+        return ""
+    low, high = less_all["interval"] or (None, None)
+    return f"{less_all['mean']:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low is not None else "")
 
 
 def _cell(ours: dict[str, Any] | None, paper: dict[str, Any] | None, score: str) -> str:
@@ -208,11 +251,23 @@ def caveats(grid: Grid, values: dict[str, Any]) -> list[str]:
         *grid.caveats,
         f"data: stores {', '.join(f'{name} ({path})' for name, path in grid.stores.items()) or 'none'}; "
         f"tasks {', '.join(f'{task.name} ({task.data})' for task in grid.tasks)}; none of them need be the paper's",
-        f"pre-training: {pretrain['epochs']} epochs, batch {pretrain['batch_size']}, {pretrain['backbone']}, "
-        f"preset {pretrain['preset']}, one seed ({values['seed']}); the paper: 800 epochs, batch 128, resnet50",
+        f"pre-training: {_trainings(grid)}; {pretrain['backbone']}, preset {pretrain['preset']}, "
+        f"seeds from {values['seed']}: {grid.seeds}; the paper: SwAV 800 epochs, batch 128, resnet50, one seed",
         f"fine-tuning: {finetune['epochs']} epochs, {finetune['runs']} runs; the paper: five runs",
         "equal epochs give a reduced set fewer steps than ALL: fewer steps and other slices are one effect there; "
-        "equal steps and random slices tell them apart",
-        "the paper's numbers are means of five fine-tunings of one pre-training each: no interval here or there "
-        "holds the spread over pre-trainings",
+        "equal steps, with the warm-up, queue and frozen prototypes of ALL in steps, and as many random slices of each "
+        "volume tell them apart",
+        "calibrated: random weights whose batch norm has seen the training images, as that of every trained network "
+        "has; what random weights score depends on it",
+        "the paper's numbers are means of five fine-tunings of one pre-training each: its intervals do not hold the "
+        "spread over pre-trainings, and ours only with several seeds",
     ]
+
+
+def _trainings(grid: Grid) -> str:
+    """Epochs and batch of each method, as its preset or the grid says."""
+    found = []
+    for method in ("swav", "moco", "spark"):
+        config, _, _ = configured(grid, Pretrain(Reduce("", "all"), method), 0, lambda _name: 0)
+        found.append(f"{method} {config.epochs} epochs, batch {config.batch_size}")
+    return "; ".join(found)

@@ -8,16 +8,17 @@ from typing import Any
 
 from lim_gpu.analyse import analyse
 from lim_gpu.errors import InputError
-from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce, equal_steps
+from lim_gpu.evaluate.control import as_many_at_random
+from lim_gpu.evaluate.equal import configured
+from lim_gpu.evaluate.grid import CONTROL, Analysis, Finetune, Grid, Job, Pretrain, Reduce
 from lim_gpu.files import read_json, write_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
-from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.run import reduce
-from lim_gpu.selection import read_record
+from lim_gpu.selection import Selection, read_record
 from lim_gpu.store.slices import SliceStore
 
 
@@ -61,10 +62,9 @@ class Worker:
         return counts["kept"], counts["slices"]
 
     def _reduce(self, job: Reduce) -> dict[str, Any]:
-        options = job.options()
         if job.name == CONTROL:
-            kept, slices = self.kept(Reduce(job.store, "hash 6"))
-            options["keep"] = kept / slices
+            return self._reduce_at_random(job)
+        options = job.options()
         if options["method"] == "deepnet":
             options["weights"] = self.grid.weights
         path = self.output / job.folder / "selection.csv"
@@ -73,21 +73,31 @@ class Worker:
             selection = reduce(store, **options, **more, overwrite=True, reporter=self.reporter)
         return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
 
+    def _reduce_at_random(self, job: Reduce) -> dict[str, Any]:
+        like = Selection.load(self.output / Reduce(job.store, "hash 6").folder / "selection.csv")
+        path = self.output / job.folder / "selection.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        chosen = as_many_at_random(like, self.seed)
+        if path.exists() and Selection.load(path).kept() == chosen.kept():
+            return {"kept": len(chosen.kept()), "unchanged": True}
+        chosen.save(path)
+        return {"kept": len(chosen.kept()), "seconds": 0.0}
+
     def _pretrain(self, job: Pretrain) -> dict[str, Any]:
-        options, overrides = pretrain_options(self.grid, job.method)
-        if job.budget == "steps":
-            whole, reduced = (self.kept(Reduce(job.reduce.store, name))[0] for name in ("all", job.reduce.name))
-            options["epochs"] = equal_steps(options["epochs"], whole, reduced, options["batch_size"])
+        def kept(name: str) -> int:
+            return self.kept(Reduce(job.reduce.store, name))[0]
+
+        _, options, overrides = configured(self.grid, job, self.seed + job.seed, kept)
         folder = self.output / job.folder
         outcome = pretrain(
             self.grid.stores[job.reduce.store],
             job.method,
             selection=self.output / job.reduce.folder / "selection.csv",
             output=folder,
-            overrides=overrides,
+            overrides={name: value for name, value in overrides.items() if name != "seed"},
             resume=True,
             device=self.device,
-            seed=self.seed,
+            seed=overrides["seed"],
             reporter=self.reporter,
             **options,
         )
@@ -104,6 +114,8 @@ class Worker:
             request |= {"folds": job.task.folds, "runs": None}
         if job.pretrain is not None:
             request |= {"checkpoints": (self.output / job.pretrain.folder / "last.ckpt",), "backbone": None}
+        else:
+            request |= {"init": job.init}
         asked = Request(
             data=job.task.data,
             protocol=protocol(options.pop("protocol", "wolf2024-paper"), **options),
@@ -142,14 +154,6 @@ class Worker:
             reporter=self.reporter,
         )
         return {"line": "; ".join(result.lines[:-1])}
-
-
-def pretrain_options(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of `lim_gpu.pretrain`, and of its `set` what concerns this method."""
-    options = dict(grid.pretrain)
-    overrides = options.pop("set", {})
-    others = tuple(f"{name}." for name in METHODS if name != method)
-    return options, {name: value for name, value in overrides.items() if not name.startswith(others)}
 
 
 def _cost_of_run(values: dict[str, Any]) -> dict[str, Any]:
