@@ -270,3 +270,10 @@ def test_pages_opened_from_a_folder_can_be_searched_and_ask_for_nothing_outside(
         browser.close()
     assert outside == []
     assert errors == []
+
+
+def test_every_line_of_parity_names_a_test_that_is_there():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (DOCS / "parity.md").read_text())
+    assert len(named) > 20
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / path).read_text(), f"{path}::{name}"
