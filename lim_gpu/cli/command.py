@@ -43,12 +43,13 @@ class Run:
 
     def done(self, outcome: Outcome, code: int = 0) -> NoReturn:
         """End the verb: its values as one JSON object on stdout under --json, else its lines; exit with `code`."""
-        if self.as_json:
-            print(json.dumps(outcome.values, allow_nan=False))
-        else:
-            for line in outcome.lines:
-                print(one_line(line))
-        sys.stdout.flush()
+        lines = [json.dumps(outcome.values, allow_nan=False)] if self.as_json else map(one_line, outcome.lines)
+        try:
+            for line in lines:
+                print(line)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as head, left: no fault, though click would exit with 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_SKIPPED if outcome.skipped else code)
 
 

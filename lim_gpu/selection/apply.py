@@ -270,7 +270,8 @@ def _lines(values: dict[str, Any], pieces: Sequence[Piece], missing: Sequence[Pi
         total = f"{len(missing)} of {counted(len(pieces), 'source file')}"
         lines.append(f"missing: {total}, the first {first}. Bring them back and run again")
     if shared := sum(piece.dropped > 0 for piece in pieces):
-        lines.append(f"{counted(shared, 'file')} hold dropped slices as well. Form nifti or png leaves them out")
+        holds = f"{counted(shared, 'file')} {'holds' if shared == 1 else 'hold'} dropped slices as well"
+        lines.append(f"{holds}. Form nifti or png leaves them out")
     if values["as"] == "nifti" and (uneven := sum(map(_is_uneven, pieces))):
         what = f"{counted(uneven, 'file')} of slices that lie unevenly: NIfTI has one step, here their median"
         lines.append(f"{what}. Where each slice lies is in files.csv")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -91,6 +93,14 @@ def test_json_is_the_only_thing_on_stdout_even_for_errors(folder, tmp_path):
     result = lim_gpu("info", folder / "slices", "--json")
     assert json.loads(result.stdout)["slices"] == 35
     assert result.stderr == ""
+
+
+def test_a_reader_that_leaves_is_no_fault(folder):
+    command = [sys.executable, "-m", "lim_gpu.cli", "info", str(folder / "slices")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait(timeout=800) == 0
 
 
 def test_verbose_shows_the_traceback(folder):
