@@ -75,8 +75,8 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
-@click.command(short_help="The papers' evaluations 0, A to E and T2.")
-@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|T2...")
+@click.command(short_help="The papers' evaluations 0, A to E and T2; is less more?")
+@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|claim|T2...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
     "--preset",
@@ -90,6 +90,10 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     default="evaluation",
     show_default=True,
     help="One folder a job; tables and pictures beside.",
+)
+@click.option("--seeds", type=int, metavar="N", help="Pre-trainings of every kind; default: the configuration's, or 1.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0), metavar="M", help="claim: begin no seed that would end later; resumable."
 )
 @click.option("--plan", is_flag=True, help="As --dry-run, with hours and disk from training steps measured here.")
 @SHARD
@@ -126,11 +130,14 @@ def evaluate(
       runs = 5
       epochs = 70
 
+    claim: is less more? Slices of HASH against all and against as many of chance, at equal steps and epochs, paired by
+    seeds of the pre-training (seeds = 6, method = "moco"), with a verdict. --plan says what so many seeds can show.
     T2, alone: the pretext tasks of Tariq et al. (Table II); [stores] are train and held-out, [pretrain] as above.
 
     \b
     Examples: lim-gpu evaluate 0 A B C D E --preset smoke
               lim-gpu evaluate A C --config grid.toml --plan
+              lim-gpu evaluate claim --config grid.toml --seeds 6 --minutes 600
               lim-gpu evaluate T2 --preset smoke
     """
     from lim_gpu.evaluate import evaluate as run_evaluations

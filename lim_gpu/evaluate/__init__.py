@@ -15,7 +15,9 @@ from typing import Any
 from lim_gpu.cluster import Cluster
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
-from lim_gpu.evaluate.grid import EVALUATIONS, Grid, Job, jobs, needs, read_grid
+from lim_gpu.evaluate import claim
+from lim_gpu.evaluate.clock import Clock
+from lim_gpu.evaluate.grid import CLAIM, EVALUATIONS, Grid, Job, jobs, needs, read_grid
 from lim_gpu.evaluate.hosts import with_absolute_paths
 from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.queue import share_of
@@ -47,9 +49,11 @@ def evaluate(
     ray: str | None = None,
     cpus_per_task: int | None = None,
     shard: tuple[int, int] | str | None = None,
+    seeds: int | None = None,
+    minutes: float | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Run evaluations "0", "A".."E", or "T2" alone, into the folder `output`: a folder a job, resumable, none twice.
+    """Run evaluations "0", "A".."E", "claim", or "T2" alone, into the folder `output`: a folder a job, resumable.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
     dry_run     only list the jobs, with slices and steps; plan: with hours from a measured step, and disk, too
@@ -58,6 +62,9 @@ def evaluate(
             "HOST:PORT"; cpus_per_task: of each process. All hosts see the data and `output` at the same place
     shard   (I, N) or "I/N": only every N-th pre-training, with what it needs and its fine-tunings, as others do the
             rest at the same time; the same call without it then does the analyses and writes the tables
+
+    seeds   pre-trainings of every kind, in place of the configuration's; minutes: of the claim, begin no seed that
+            would end later, by the longest so far. The verdict is then of those that are whole
 
     With several GPUs jobs whose needs stand run at once, a GPU each (`device` "auto" or "cuda").
 
@@ -86,7 +93,7 @@ def evaluate(
         check_gpu(device)
     with TemporaryDirectory() as temporary:
         data = Path(temporary) if plan and not (output / "data").exists() else output / "data"
-        grid = _grid(config, data)
+        grid = _grid(config, data, seeds)
         todo = jobs(asked, grid)
         _check_options(output, _options(grid, seed), overwrite)
         if config is not None:
@@ -98,13 +105,15 @@ def evaluate(
             from lim_gpu.evaluate.estimate import estimate
 
             values, lines = estimate(todo, grid, output, device, seed, timed=plan)
+            if CLAIM in asked:
+                lines += claim.power_lines(grid)
             return Outcome(values, lines, bool(values["refused"]))
     with locked(output, shared=part is not None):
         write_json(output / OPTIONS, _options(grid, seed))
         worker = Worker(grid, output, device, seed, Reporter(quiet=True), overwrite)
         if part is not None:
             return _share(share_of(todo, part), part, worker, reporter)
-        do = _do if cluster is None else partial(_do_on_hosts, cluster=cluster)
+        do = partial(_do, clock=Clock(minutes)) if cluster is None else partial(_do_on_hosts, cluster=cluster)
         failures = do(todo, worker, reporter)
     return _written(asked, grid, output, seed, failures)
 
@@ -118,9 +127,13 @@ def _share(todo: Sequence[Job], shard: Shard, worker: Worker, reporter: Reporter
     return Outcome(values, [f"{line} writes the tables"], bool(failures))
 
 
-def _grid(config: Path | None, data: Path) -> Grid:
+def _grid(config: Path | None, data: Path, seeds: int | None) -> Grid:
     """That of a file; without one that of procedural data in the folder `data`."""
     grid = read_grid(config) if config is not None else smoke_grid(data)
+    if seeds is not None:
+        if seeds < 1:
+            raise UsageError(f"--seeds {seeds} is no number of pre-trainings. Give 1 or more")
+        grid = replace(grid, seeds=seeds)
     return replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune)
 
 
@@ -138,17 +151,19 @@ def _check_options(output: Path, options: dict[str, Any], overwrite: bool) -> No
 
 def _written(asked: Sequence[str], grid: Grid, output: Path, seed: int, failures: list[tuple[str, str]]) -> Outcome:
     """Write the tables, and what must be known of them, as a page, as text and as JSON."""
-    tables = {name: table(name, grid, output) for name in asked}
+    tables = {name: table(name, grid, output) for name in asked if name != CLAIM}
+    told = claim.told(grid, output, seed) if CLAIM in asked else None
     found = found_analyses(grid, output) if "D" in asked else []
     notes = caveats(grid, {"pretrain": grid.pretrain, "finetune": grid.finetune, "seed": seed})
-    text = markdown(tables, grid, found, notes)
+    text = markdown(tables, grid, found, notes, claim.markdown(told.sections) if told else ())
     values = {"format": "lim-gpu-evaluation", "version": 1, "tables": tables, "caveats": notes, "failures": failures}
+    values |= {"claim": told.values} if told else {}
     values |= {"versions": {name: version(name) for name in ("lim-gpu", "torch", "torchvision")}}
     where = f"{output / 'evaluation.md'}, evaluation.html, evaluation.json"
     if unchanged := _stands(output, values):
         lines = [f"unchanged: {where}", *text.splitlines()]
     else:
-        write_evaluation(output, tables, grid, found, values)
+        write_evaluation(output, tables, grid, found, values, told)
         write_text(output / "evaluation.md", text)
         write_json(output / "evaluation.json", values)  # last: it says that the others are whole
         lines = [*text.splitlines(), f"-> {where}"]
@@ -170,7 +185,7 @@ def _check_paths(grid: Grid, stores: bool) -> None:
         SliceStore(path)  # reads the index
 
 
-def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter) -> list[tuple[str, str]]:
+def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter, clock: Clock | None = None) -> list[tuple[str, str]]:
     """Do the jobs in order, or on several GPUs at once; return those that could not be done, with the cause."""
     from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
 
@@ -178,8 +193,12 @@ def _do(todo: Sequence[Job], worker: Worker, reporter: Reporter) -> list[tuple[s
         failed = do_on_gpus(todo, _anywhere(worker, "cuda"), gpus, reporter)
         return [(job.folder, failed[job]) for job in todo if job in failed]
     failed = {}
+    clock = clock or Clock(None)
     with reporter.track("evaluate", len(todo), "jobs") as advance:
         for number, job in enumerate(todo, 1):
+            if clock.is_up(job):
+                reporter.note(f"{number - 1} of {len(todo)} jobs: another seed would take longer than --minutes allows")
+                break
             reporter.note(f"{number} of {len(todo)}: {job.folder}")
             missing = [needed for needed in needs(job) if needed in failed]
             try:

@@ -144,20 +144,35 @@ def _gain(found: Difference) -> str:
     return f"{found.mean:+.3f}{interval}"
 
 
-def markdown(rows: Sequence[Row], grid: Grid, output: Path) -> list[str]:
-    """Lines for people: a verdict, a table of the arms and one of the comparisons a task."""
-    if not rows:
-        return ["## claim: Is less more?", "", "No seed is whole yet.", ""]
-    lines = ["## claim: Is less more?", ""]
-    for task in grid.tasks:
-        own = [row for row in rows if row.task == task.name]
-        lines += [f"**{sentence(own, _budget(grid, output, len(own[0].found.seeds)))}**", ""]
-        lines += ["| pre-trained on | slices | steps | AUC, mean ± sd over seeds |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(cells)} |" for cells in _arm_rows(grid, task, output, len(own[0].found.seeds))]
-        lines += ["", "| AUC of | mean | 95 % | p | p by Holm | |", "|---|---|---|---|---|---|"]
-        lines += [f"| {' | '.join(_cells(row))} |" for row in own]
-        lines += [""]
-    return lines + [f"- {note}" for note in NOTES] + [""]
+@dataclass(frozen=True)
+class Section:
+    """What is told of a task: a sentence, and two tables, the first line of each its head."""
+
+    sentence: str
+    tables: tuple[list[tuple[str, ...]], list[tuple[str, ...]]]
+
+
+def _section(task: Task, rows: Sequence[Row], grid: Grid, output: Path) -> Section:
+    seeds = len(rows[0].found.seeds)
+    arms = [("pre-trained on", "slices", "steps", "AUC, mean ± sd over seeds"), *_arm_rows(grid, task, output, seeds)]
+    compared = [("AUC of", "mean", "95 %", "p", "p by Holm", "less is more"), *map(_cells, rows)]
+    return Section(sentence(rows, _budget(grid, output, seeds)), (arms, compared))
+
+
+def markdown(sections: Sequence[Section]) -> list[str]:
+    """Lines for people."""
+    lines = ["## Is less more?", ""]
+    if not sections:
+        return [*lines, "No seed is whole yet.", ""]
+    for section in sections:
+        lines += [f"**{section.sentence}**", ""]
+        for head, *rows in section.tables:
+            lines += [_line(head), f"|{' --- |' * len(head)}", *map(_line, rows), ""]
+    return [*lines, f"![The difference of every seed]({PICTURE})", "", *(f"- {note}" for note in NOTES), ""]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 NOTES = (
@@ -223,8 +238,27 @@ def draw(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def power_lines(seeds: int, tests: int) -> list[str]:
+@dataclass(frozen=True)
+class Told:
+    """The claim for a page, a section a task: none before the first seed is whole; nor is the figure there then."""
+
+    sections: list[Section]
+    values: dict[str, Any]
+    figure: Any
+
+
+def told(grid: Grid, output: Path, seed: int) -> Told:
+    """What is known so far."""
+    rows = compared(grid, output, seed)
+    own = {task: [row for row in rows if row.task == task.name] for task in grid.tasks} if rows else {}
+    sections = [_section(task, of_task, grid, output) for task, of_task in own.items()]
+    values = {"seeds": seeds_done(grid, output), "rows": [row.values() for row in rows]}
+    return Told(sections, values | {"sentences": [one.sentence for one in sections]}, draw(rows) if rows else None)
+
+
+def power_lines(grid: Grid) -> list[str]:
     """For a plan: what so many seeds can show, for deviations of paired differences as they may be."""
+    seeds, tests = grid.seeds, sum(one.primary for one in comparisons(claim_arms(grid))) * len(grid.tasks)
     smallest = min(1.0, tests * 2.0**-seeds)
     lines = [f"the smallest p of {counted(seeds, 'seed')} is {smallest:.3f} after Holm's correction for {tests} tests"]
     if smallest >= 0.05:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.evaluate.claim import NOTES, PICTURE, Told
 from lim_gpu.evaluate.grid import Grid
 from lim_gpu.evaluate.table import TIME_PICTURE, TITLES, Found, cells, time_picture
 from lim_gpu.files import replacing
@@ -18,19 +19,26 @@ def write_evaluation(
     grid: Grid,
     found: Sequence[Found],
     values: dict[str, Any],
+    claim: Told | None = None,
 ) -> None:
-    """Write evaluation.html into `output`, and with evaluation D time-auc.png."""
+    """Write evaluation.html into `output`, with evaluation D time-auc.png, and the picture of the claim."""
     drawn = None
     if "D" in tables:
         figure = time_picture(tables["D"], grid)
         with replacing(output / TIME_PICTURE) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
         drawn = svg_text(figure)
+    if claim and claim.figure:
+        with replacing(output / PICTURE) as temporary:
+            claim.figure.savefig(temporary, format="png", dpi=110)
     write_page(
         output / "evaluation.html",
         "evaluation.html",
         tables=[(name, TITLES[name], cells(rows, grid)) for name, rows in tables.items()],
         time=drawn,
+        claim=claim and claim.sections,
+        seeds=claim and claim.figure and svg_text(claim.figure),
+        claim_notes=NOTES,
         found=[(one, file_uri(output / one.picture)) for one in found],
         caveats=values["caveats"],
         failures=values["failures"],

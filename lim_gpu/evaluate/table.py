@@ -140,9 +140,15 @@ def cells(rows: Sequence[dict[str, Any]], grid: Grid) -> list[list[str]]:
     return lines
 
 
-def markdown(tables: dict[str, list[dict[str, Any]]], grid: Grid, found: Sequence[Found], notes: Sequence[str]) -> str:
-    """All tables and pictures as one text, and under them once what a reader must know."""
-    lines: list[str] = []
+def markdown(
+    tables: dict[str, list[dict[str, Any]]],
+    grid: Grid,
+    found: Sequence[Found],
+    notes: Sequence[str],
+    first: Sequence[str] = (),
+) -> str:
+    """All tables and pictures as one text, behind the lines `first`; and under them once what a reader must know."""
+    lines = list(first)
     for evaluation, rows in tables.items():
         head, *body = (f"| {' | '.join(line)} |" for line in cells(rows, grid))
         rule = f"|{' --- |' * (head.count('|') - 1)}"
