@@ -53,6 +53,7 @@ def unreadable(path: object, error: OSError) -> InputError:
         errno.ENOENT: "Check its name",
         errno.EACCES: "Change its permissions",
         errno.EPERM: "Change its permissions",
+        errno.EISDIR: "Give a file in it",
     }
     remedy = remedies.get(error.errno or 0, "Check the disk")
     return InputError(f"{path}: cannot be read: {error.strerror}. {remedy}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import UsageError, unwritable
 from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
@@ -40,7 +40,8 @@ def run_demo(
 ) -> Outcome:
     """Make, ingest and reduce the data set under `folder`; what stands there already is not made again.
 
-    Raises UsageError for a folder that holds anything but an earlier demo, unless `overwrite`.
+    Raises UsageError for a folder that holds anything but an earlier demo, unless `overwrite`, LimGpuError for one that
+    cannot be made.
     """
     foreign = folder.exists() and {path.name for path in folder.iterdir()} - {"sources"}
     if foreign and not (folder / "sources" / "phantom.json").exists() and not overwrite:
@@ -48,6 +49,10 @@ def run_demo(
     if dry_run:
         line = f"plan: {len(DATA_SET)} procedural volumes, a store, {len(RUNS)} selections and a report in {folder}"
         return Outcome({"dry_run": True, "folder": str(folder)}, [line])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
     reporter.note(f"making {len(DATA_SET)} procedural CT volumes in {folder}")
     write_data_set(folder / "sources", seed)
     weights = _seeded_weights(folder / WEIGHTS.format(seed=seed), seed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from PIL import Image
 
 from lim_gpu.cli.demo import RUNS, run_demo
+from lim_gpu.errors import LimGpuError
 from lim_gpu.progress import Reporter
 from lim_gpu.selection import Selection
 
@@ -21,3 +23,9 @@ def test_the_demo_runs_every_method_and_nothing_twice(tmp_path, capsys):
     run_demo(tmp_path, 0, "cpu", Reporter())
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert capsys.readouterr().err.count("unchanged") == len(RUNS)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LimGpuError, match=r"file/demo: cannot be written: Not a directory\. .* choose another place$"):
+        run_demo(tmp_path / "file" / "demo", 0, "cpu", Reporter(quiet=True))

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from checkpoints import fails, under
 from counted import count_loaded, count_opened
+from lim_gpu.errors import InputError
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import load_backbone
 
@@ -32,6 +33,11 @@ def test_a_truncated_file_is_one_line(tmp_path, state, share, suffix):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     fails(path, "cannot be read as a checkpoint")
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be read: Is a directory. Give a file in it$"):
+        CheckpointFile(tmp_path)
 
 
 def test_a_missing_file(tmp_path):
