@@ -14,6 +14,7 @@ from batches import batch
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain import collectives
 from lim_gpu.pretrain.agreement import check_agreement
+from lim_gpu.pretrain.codebook import Codebook
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.moco import MoCo
 from lim_gpu.pretrain.swav import Queue, sinkhorn
@@ -36,7 +37,8 @@ def _process(name: str, rank: int, folder: str) -> None:
 
 def both(rank: int) -> dict[str, Any]:
     """Everything in one start of two processes, which takes seconds."""
-    return {"collectives": collect(rank), "swav": assign(rank), "moco": contrast(rank), "agreement": agree(rank)}
+    parts = {"collectives": collect(rank), "swav": assign(rank), "moco": contrast(rank)}
+    return parts | {"codebook": quantise(rank), "agreement": agree(rank)}
 
 
 def agree(rank: int) -> list[str]:
@@ -60,6 +62,16 @@ def collect(rank: int) -> dict[str, Any]:
         "maximum": collectives.maximum(rows),
         "rows": rows,
     }
+
+
+def quantise(rank: int) -> dict[str, Tensor]:
+    """A first step, in which every code begins as an output of the encoder of either process."""
+    torch.manual_seed(0)
+    book = Codebook(8, 3, dead_after=1)
+    generator = torch.Generator().manual_seed(rank)
+    z, picks = torch.randn(2, 3, 4, 4, generator=generator), torch.rand(8, generator=generator)
+    found = book(z, picks)
+    return {"codes": book.codes.detach(), "idle": book.idle, "counts": found.counts, "z": z}
 
 
 def scores(*shape: int) -> Tensor:

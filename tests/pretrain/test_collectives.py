@@ -66,3 +66,13 @@ def test_the_queue_of_moco_holds_the_keys_of_both(found):
     torch.testing.assert_close(first["keys"][:16].norm(dim=1), torch.ones(16))
     assert first["groups"] == second["groups"] == 2  # of the four: each of two slices, as on one device
     assert first["loss"] != second["loss"]  # each has its own slices
+
+
+def test_a_codebook_is_the_same_everywhere_and_begins_with_outputs_of_both(found):
+    first, second = (part["codebook"] for part in found)
+    for name in ("codes", "idle", "counts"):
+        assert torch.equal(first[name], second[name])
+    assert first["counts"].sum() == 2 * 2 * 4 * 4
+    rows = [part["z"].movedim(1, -1).flatten(0, 2).tolist() for part in (first, second)]
+    shares = [sum(code in own for code in first["codes"].tolist()) for own in rows]
+    assert shares == [4, 4]
