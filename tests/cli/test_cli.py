@@ -20,7 +20,7 @@ from stores import make_sources, make_store
 
 VERBS = tuple(
     "demo doctor ingest info reduce similarity select apply "
-    "pretrain finetune export leaks report compare analyse evaluate".split()
+    "pretrain finetune predict embed export leaks report compare analyse evaluate".split()
 )
 
 
