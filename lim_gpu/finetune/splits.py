@@ -6,6 +6,7 @@ Stratified by class; images of one patient, and images with equal pixels, never 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +39,8 @@ class Split:
 def splits_of(request: Request, table: Table, groups: Places) -> list[Split]:
     """The splits that are asked for, each with the fraction of its training patients that is."""
     splits = make_splits(table, request.runs, request.folds, request.seed, groups)
+    if request.choose == "auc":
+        _check_validation(table, splits)
     if request.fraction == 1:
         return splits
     parts = [take_fraction(table, split, request.fraction, groups) for split in splits]
@@ -143,6 +146,17 @@ def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, w
         held[best] += own
         fold[images[group]] = best
     return fold
+
+
+def _check_validation(table: Table, splits: Sequence[Split]) -> None:
+    """Raise InputError where a validation part lacks a class: nothing can be chosen by its AUC."""
+    for split in splits:
+        if absent := [label for label, count in table.counts(split.val).items() if not count]:
+            where = f"the val part of run {split.run} has no image of class {', '.join(absent)}"
+            raise InputError(
+                f"{table.path}: {where}, and so no AUC. "
+                "Give another --seed or --folds, --choose accuracy, or more patients"
+            )
 
 
 def _check(table: Table, split: Split) -> None:

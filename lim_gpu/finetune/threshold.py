@@ -37,13 +37,13 @@ def _auc(score: Floats, is_positive: NDArray[np.bool_]) -> float:
     return float((rankdata(score)[is_positive].sum() - up * (up + 1) / 2) / (up * down))
 
 
-def youden(score: Floats, is_positive: NDArray[np.bool_]) -> float:
+def youden(score: Floats, is_positive: NDArray[np.bool_]) -> float | None:
     """The score from which on an image is called positive; of equally good ones the highest.
 
-    0.5 where a class is absent, for then every threshold is as good.
+    None where a class is absent, for then every threshold is as good.
     """
     if is_positive.all() or not is_positive.any():
-        return 0.5
+        return None
     levels = np.unique(score)[::-1]
     called = score[:, None] >= levels
     gained = called[is_positive].mean(axis=0) - called[~is_positive].mean(axis=0)
@@ -57,11 +57,17 @@ def rates(score: Floats, is_positive: NDArray[np.bool_], threshold: float) -> di
 
 
 def rate_summaries(tests: Sequence[Predictions], positive: int, seed: int) -> dict[str, Any]:
-    """Mean, sd, runs and interval of sensitivity and specificity on the test parts of runs, each at its threshold."""
+    """Mean, sd, runs and interval of sensitivity and specificity on the test parts of runs, each at its threshold.
+
+    Nothing where a run has none.
+    """
     sides = [
-        (test.probabilities[:, positive], test.labels == positive, 0.5 if test.threshold is None else test.threshold)
+        (test.probabilities[:, positive], test.labels == positive, test.threshold)
         for test in tests
+        if test.threshold is not None
     ]
+    if len(sides) < len(tests):
+        return {}
     found = [rates(*side) for side in sides]
     drawn = [(test.groups, own, score >= threshold) for test, (score, own, threshold) in zip(tests, sides, strict=True)]
     intervals = rates_interval(drawn, seed)

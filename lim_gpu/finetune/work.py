@@ -214,7 +214,11 @@ class Worker:
             return None
         positive = self.request.positive_in(self.table)
         score = self._probabilities(split, candidate, split.val)[:, positive]
-        return youden(score, self.table.labels[split.val] == positive)
+        found = youden(score, self.table.labels[split.val] == positive)
+        if found is None:
+            told = "validation has one class alone, so no threshold, sensitivity and specificity"
+            self.reporter.warn(f"run {split.run}: {told}")
+        return found
 
     def _probabilities(self, split: Split, candidate: int, places: NDArray[np.int64]) -> NDArray[np.float64]:
         """(len(places), classes) of a training's best epoch."""

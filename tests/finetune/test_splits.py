@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.finetune.splits import Split, make_splits, take_fraction
+from lim_gpu.finetune.protocol import protocol
+from lim_gpu.finetune.request import Request
+from lim_gpu.finetune.splits import Split, make_splits, splits_of, take_fraction
 from lim_gpu.labelled.table import Table
 
 
@@ -151,3 +153,14 @@ def test_a_fraction_leaves_validation_and_test_as_they_are():
     assert len(part.train) == 20
     assert part.val is split.val
     assert part.test is split.test
+
+
+def test_validation_of_one_class_is_refused_where_auc_chooses():
+    """A fixed validation part of one patient, who has the finding on every image."""
+    data = table(
+        [0] * 12 + [1] * 12, tuple(f"p{n // 3}" for n in range(24)), [0] * 9 + [2] * 3 + [0] * 6 + [1] * 3 + [2] * 3
+    )
+    asked = Request(Path("data"), protocol("wolf2024-paper"), choose="auc", runs=1)
+    with pytest.raises(InputError, match="the val part of run 0 has no image of class 0, and so no AUC"):
+        splits_of(asked, data, groups_of(data))
+    assert len(splits_of(replace(asked, choose="accuracy"), data, groups_of(data))) == 1
