@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,34 +203,33 @@ class Worker:
         if standing is None or standing["candidate"] != candidate or "threshold" not in standing:
             values: dict[str, Any] = {"candidate": candidate, "places": split.test.tolist()}
             values |= {"groups": self.groups[split.test].tolist(), "labels": self.table.labels[split.test].tolist()}
-            values |= {"probabilities": self._probabilities(split, candidate, split.test).tolist()}
-            values |= {"threshold": self._threshold(split, candidate)}
+            tested, validated = self._probabilities(split, candidate, split.test, split.val)
+            values |= {"probabilities": tested.tolist(), "threshold": self._threshold(split, validated)}
             standing = self.folder.write_part(path, values, readable=False)
         return predictions(standing)
 
-    def _threshold(self, split: Split, candidate: int) -> float | None:
-        """Youden's, of two classes, on the validation part."""
+    def _threshold(self, split: Split, validated: NDArray[np.float64]) -> float | None:
+        """Youden's, of two classes, by the probabilities (n, 2) of the validation part."""
         if len(self.table.classes) != 2:
             return None
         positive = self.request.positive_in(self.table)
-        score = self._probabilities(split, candidate, split.val)[:, positive]
-        found = youden(score, self.table.labels[split.val] == positive)
+        found = youden(validated[:, positive], self.table.labels[split.val] == positive)
         if found is None:
             told = "validation has one class alone, so no threshold, sensitivity and specificity"
             self.reporter.warn(f"run {split.run}: {told}")
         return found
 
-    def _probabilities(self, split: Split, candidate: int, places: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(len(places), classes) of a training's best epoch."""
+    def _probabilities(self, split: Split, candidate: int, *parts: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+        """(n, classes) of a training's best epoch for each of `parts`, the places (n,) of some images."""
         start = self.starts[candidate]
         network = training.Classifier(start.backbone, start.channels, len(self.table.classes))
         with CheckpointFile(self.folder.checkpoint(split.run, candidate)) as file:
             network.load_state_dict(file.read()["state_dict"])
         network.to(self.images.pixels.device)
         normalisation = self._normalisation(candidate, split)
-        outputs = training.logits(network, self.images, places, self.request.protocol, normalisation)
-        found: NDArray[np.float64] = torch.softmax(outputs.double(), dim=1).cpu().numpy()
-        return found
+        for places in parts:
+            outputs = training.logits(network, self.images, places, self.request.protocol, normalisation)
+            yield torch.softmax(outputs.double(), dim=1).cpu().numpy()
 
     def write(self, runs: Sequence[Run]) -> None:
         """Write what was found."""
