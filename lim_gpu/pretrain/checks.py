@@ -77,7 +77,7 @@ def _check_rates(config: PretrainConfig) -> None:
     if config.warmup_epochs and config.warmup_steps:
         raise UsageError("warmup_epochs and warmup_steps exclude each other. Give one of them")
     if config.warmup_epochs > config.epochs:
-        raise UsageError(f"warmup_epochs {config.warmup_epochs:g} is more than the {config.epochs} epochs. Give fewer")
+        raise UsageError(f"warmup_epochs {config.warmup_epochs:g} is longer than {config.epochs} epochs. Give fewer")
 
 
 def _check_normalisation(config: PretrainConfig) -> None:
