@@ -60,8 +60,8 @@ def pretext(
     config, intensity = _trained(checkpoint, content, size)
     with open_selected(store, selection) as opened:
         slices = _spread(opened, config, images)
-        places = fingerprint([slices.store.fingerprint, slices.places.tolist()])
-        asked = fingerprint(["pretext", digest, places, config.to_dict(), shown, seed, version("lim-gpu")])
+        looked_at = [slices.store.fingerprint, slices.places.tolist()]
+        asked = fingerprint(["pretext", digest, looked_at, config.to_dict(), shown, seed, version("lim-gpu")])
         beside = output.with_suffix(".json")
         if (standing := standing_record(beside, asked, [output, beside], overwrite)) is not None:
             return Outcome(standing | {"unchanged": True}, [f"unchanged: {output}"])
