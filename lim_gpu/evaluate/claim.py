@@ -30,6 +30,7 @@ SDS = (
     0.04,
 )  # of paired differences: what was seen with some hundred test images, and about it
 GAIN = 0.03
+STEPS, EPOCHS = ", equal steps", ", equal epochs"
 TITLES = {"all": "all", "hash 6": "hash 6", CONTROL: "random", EVERY: "every-n"}
 
 
@@ -43,8 +44,9 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """For people."""
-        return f"{self.arm} less {self.other}"
+        """For people: the budget once, at the end."""
+        budget = next((budget for budget in (STEPS, EPOCHS) if self.arm.endswith(budget)), "")
+        return f"{self.arm.removesuffix(budget)} less {self.other.removesuffix(budget)}{budget}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Row:
 def title(arm: Pretrain) -> str:
     """What an arm was pre-trained on, and for how long."""
     hidden = ", negatives of the volume hidden" if arm.hidden else ""
-    budget = {"both": "", "steps": ", equal steps", "epochs": ", equal epochs"}[arm.budget]
+    budget = {"both": "", "steps": STEPS, "epochs": EPOCHS}[arm.budget]
     return TITLES[arm.reduce.name] + hidden + budget
 
 
