@@ -41,8 +41,8 @@ class Grid:
     weights    ResNet50 weights of the DeepNet reduction, which is left out without them
     budgets    "epochs": every pre-training has the same number; "steps": reduced sets get as many steps as ALL
     seeds      pre-trainings of every kind, each with a seed of its own
-    method     of the claim
     pretrain, finetune   options of these verbs for all jobs; pretrain["spark"] and so on: of one method
+    method     of the claim
     """
 
     stores: dict[str, Path]
@@ -50,10 +50,10 @@ class Grid:
     weights: Path | None = None
     budgets: tuple[str, ...] = ("epochs",)
     seeds: int = 1
-    method: str = "swav"
     pretrain: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    method: str = "swav"
 
 
 def read_grid(path: Path) -> Grid:
@@ -86,9 +86,9 @@ def read_grid(path: Path) -> Grid:
         home / expanduser(str(values["weights"])) if "weights" in values else None,
         budgets,
         seeds,
-        method,
         values.get("pretrain", {}),
         values.get("finetune", {}),
+        method=method,
     )
 
 

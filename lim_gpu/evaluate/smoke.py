@@ -56,7 +56,7 @@ FINETUNE: dict[str, Any] = {
 def smoke_grid(folder: Path) -> Grid:
     """The grid over the data that `make_data` makes below `folder`."""
     stores, tasks = {"procedural": folder / "slices"}, (Task("planted", folder / "task"),)
-    return Grid(stores, tasks, None, ("epochs", "steps"), 1, "moco", PRETRAIN, FINETUNE, (CAVEAT,))
+    return Grid(stores, tasks, None, ("epochs", "steps"), 1, PRETRAIN, FINETUNE, (CAVEAT,), "moco")
 
 
 def make_data(folder: Path, seed: int, reporter: Reporter) -> None:

@@ -16,7 +16,7 @@ from lim_gpu.cli.program import cli
         (["reduce", "--order"], "lex", ["lexicographic"]),
         (["compare", "--method"], "h", ["hash"]),
         (["similarity", "slices", "0", "--method"], "s", ["ssim"]),
-        (["pretrain", "--method"], "m", ["moco"]),
+        (["pretrain", "--method"], "m", ["moco", "masked"]),
         (["pretrain", "--preset"], "wolf", ["wolf2024-paper", "wolf2024-code"]),
     ],
 )

@@ -44,6 +44,7 @@ def test_pretraining_takes_an_intensity_and_a_mapping():
 
 
 FINETUNE = {"protocol": "wolf2024-code", "epochs": None, "head_epochs": 2, "batch_size": None, "lr": 1e-3, "size": None}
+FINETUNE |= {"precision": None}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from lim_gpu.store.slices import SliceStore
 from stores import make_store
 
 IMAGES = 60
-GRID = Grid({"S": Path("slices")}, (Task("T", Path("task")),), None, ("steps",), 7, "moco", {"backbone": "resnet18"})
+TASK = Task("T", Path("task"))
+GRID = Grid({"S": Path("slices")}, (TASK,), seeds=7, pretrain={"backbone": "resnet18"}, method="moco")
 
 
 def made(output: Path, skill, seeds: int = GRID.seeds) -> None:

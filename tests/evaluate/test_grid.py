@@ -52,7 +52,7 @@ def test_a_file_is_read_with_paths_beside_it(tmp_path):
         ("budgets = ['hours']\n[tasks]\nA = 'a'", "budgets"),
         ("seeds = 0\n[tasks]\nA = 'a'", "seeds 0 is no number"),
         ("[tasks]\n'../x' = 'a'", "no name for a folder"),
-        ("[tasks]\nA = 3", "is a path"),
+        ("[tasks]\nA = 3", "task A is no data set. Give a path"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, text, cause):
