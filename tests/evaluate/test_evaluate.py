@@ -78,7 +78,8 @@ def test_other_options_are_refused_at_once_and_replace_where_that_is_said(tmp_pa
             evaluate(["0"], tmp_path / "out", **asked, **way)
     evaluate(["0"], tmp_path / "out", **asked, overwrite=True)
     evaluate(["0"], tmp_path / "out", **asked)
-    assert done == [("finetune/none/X", False), ("finetune/none/X", True), ("finetune/none/X", False)]
+    folders = ("finetune/none/X", "finetune/none-calibrated/X")
+    assert done == [(folder, overwrite) for overwrite in (False, True, False) for folder in folders]
 
 
 def test_a_dry_run_counts_steps_and_measures_none(output, tmp_path):

@@ -101,11 +101,11 @@ def test_streaming_reads_ahead_and_no_further(store, monkeypatch):
     read, started = [], threading.Event()
     original = StreamedSlices._read
 
-    def noted(self, number, place):
+    def noted(self, dataset, number, place):
         read.append(number)
         if len(read) > 2:
             started.set()
-        original(self, number, place)
+        original(self, dataset, number, place)
 
     monkeypatch.setattr(StreamedSlices, "_read", noted)
     batches = StreamedSlices(open_selected(store)).batches(torch.arange(16).split(2))
