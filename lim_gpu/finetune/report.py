@@ -27,7 +27,7 @@ def results_markdown(results: dict[str, Any]) -> str:
         f"{results['images']:,} images of {len(results['classes'])} classes. {results['auc_is']} {results['f1_is']}",
     ]
     header = ["score", "mean", "sd", "95 % interval", "runs"]
-    lines += ["", *markdown_table(header, [_score_row(results, name) for name in NAMES if name in results]), ""]
+    lines += ["", *markdown_table(header, [score_row(results, name) for name in NAMES if name in results]), ""]
     lines += ["Mean and sd (ddof 1) over runs; Student's 95 % interval over test images (patients) and runs."]
     if "sensitivity" in results:
         lines += ["Sensitivity and specificity: from Youden's threshold on, which was chosen on validation."]
@@ -65,7 +65,8 @@ def score_text(score: dict[str, Any], form: str = ".4f") -> str:
     )
 
 
-def _score_row(results: dict[str, Any], name: str) -> list[Any]:
+def score_row(results: dict[str, Any], name: str) -> list[Any]:
+    """Cells of a score: its name, mean, sd, interval, and the value of every run."""
     score = results[name]
     sd = f"{score['sd']:.4f}" if score["sd"] is not None else ""
     limits = "{:.4f} .. {:.4f}".format(*score["interval"]) if score["interval"] else ""

@@ -13,7 +13,7 @@ from lim_gpu.files import csv_text, replacing, write_json, write_text
 from lim_gpu.finetune.folder import VERSION, RunFolder
 from lim_gpu.finetune.metrics import summary
 from lim_gpu.finetune.overlap import OVERLAPS, Overlaps, interval, mean
-from lim_gpu.finetune.report import NAMES, markdown_table
+from lim_gpu.finetune.report import markdown_table, score_row
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import Run, sizes
 from lim_gpu.labelled.table import Table
@@ -76,7 +76,7 @@ def overlaps_markdown(results: dict[str, Any]) -> str:
     """results.md: scores and runs."""
     header = ["score", "mean", "sd", "95 % interval", "runs"]
     lines = [f"# Segmentation: {', '.join(results['start'])}", "", f"{results['images']:,} images.", ""]
-    lines += markdown_table(header, [_score_row(results, name) for name in OVERLAPS])
+    lines += markdown_table(header, [score_row(results, name) for name in OVERLAPS])
     lines += [
         "",
         "Of an image, at the size that the network sees, meant over test images on which something is marked;",
@@ -89,13 +89,6 @@ def overlaps_markdown(results: dict[str, Any]) -> str:
     lines += markdown_table(header, [_run_row(run) for run in results["runs"]])
     lines += ["", "overlays.png: outlines of the truth green, of the prediction red, from the worst to the best image."]
     return "\n".join(lines) + "\n"
-
-
-def _score_row(results: dict[str, Any], name: str) -> list[Any]:
-    score = results[name]
-    sd = f"{score['sd']:.4f}" if score["sd"] is not None else ""
-    limits = "{:.4f} .. {:.4f}".format(*score["interval"]) if score["interval"] else ""
-    return [NAMES[name], f"{score['mean']:.4f}", sd, limits, " ".join(f"{value:.4f}" for value in score["runs"])]
 
 
 def _run_row(run: dict[str, Any]) -> list[Any]:

@@ -25,17 +25,17 @@ from lim_gpu.shard import Shard
 
 QUIET = Reporter(quiet=True)
 GRID = Grid({"LIDC": Path("a"), "PET": Path("b")}, (Task("COVID", Path("c")),), budgets=("epochs", "steps"))
-TODO = jobs(EVALUATIONS, GRID)
+WANTED = jobs(EVALUATIONS, GRID)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_shares_are_all_trainings_once_and_have_what_they_need(count):
-    shares = [share_of(TODO, Shard(i, count)) for i in range(count)]
+    shares = [share_of(WANTED, Shard(i, count)) for i in range(count)]
     trainings = [job for share in shares for job in share if not isinstance(job, Reduce)]
     assert len(set(trainings)) == len(trainings)
-    assert set(trainings) == {job for job in TODO if not isinstance(job, Reduce | Analysis)}
+    assert set(trainings) == {job for job in WANTED if not isinstance(job, Reduce | Analysis)}
     for share in shares:
-        assert share == sorted(share, key=TODO.index)
+        assert share == sorted(share, key=WANTED.index)
         assert all(needed in share[: share.index(job)] for job in share for needed in needs(job))
     sizes = [sum(isinstance(job, Pretrain) for job in share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
