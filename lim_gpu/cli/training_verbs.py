@@ -123,6 +123,13 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
     metavar="FILE",
     help="A list file,label,split in place of DATA's own, such as leaks --write-split gives; paths relative to DATA.",
 )
+@click.option("--ignore-split", is_flag=True, help="Draw runs or folds over all images, as if DATA had no split.")
+@click.option(
+    "--groups",
+    type=PATH,
+    metavar="FILE",
+    help="Images that are alike, as leaks --clusters writes them: a drawn split keeps them together.",
+)
 @click.option(
     "--labels",
     type=PATH,
@@ -211,6 +218,7 @@ def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwr
     \b
     Examples: lim-gpu finetune head-ct --checkpoint RUN/last.ckpt --folds 5 -o head-ct-run
               lim-gpu finetune covid-ct --split clean.csv --checkpoint RUN/last.ckpt -o covid-run
+              lim-gpu finetune covid-ct --ignore-split --folds 5 --groups groups.csv -o covid-folds
               lim-gpu finetune slices --labels train.csv --target pe_present_on_image --choose auc --context 1 -o pe
               lim-gpu finetune slices --labels nodules/labels.csv --task segmentation -o nodule-run
     """

@@ -8,7 +8,7 @@ equal steps, with Holm's correction; whatever else is compared is told and decid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def seeds_done(grid: Grid, output: Path) -> int:
     """Seeds, from the first on, of which everything is done."""
     wanted = [
         [
-            output / Finetune(replace(arm, seed=seed), task).folder / "results.json"
+            output / Finetune(arm.seeded(seed), task).folder / "results.json"
             for arm in claim_arms(grid)
             for task in grid.tasks
         ]
@@ -123,7 +123,7 @@ def compared(grid: Grid, output: Path, seed: int) -> list[Row]:
 
 
 def _predictions(arm: Pretrain, task: Task, seeds: int, output: Path) -> Seeds:
-    return [read_finished(output / Finetune(replace(arm, seed=seed), task).folder)[1] for seed in range(seeds)]
+    return [read_finished(output / Finetune(arm.seeded(seed), task).folder)[1] for seed in range(seeds)]
 
 
 def _positive(arm: Pretrain, task: Task, output: Path) -> int:
@@ -193,7 +193,7 @@ def _budget(grid: Grid, output: Path, seeds: int) -> str:
 def _arm_rows(grid: Grid, task: Task, output: Path, seeds: int) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for arm in claim_arms(grid):
-        own = [replace(arm, seed=seed) for seed in range(seeds)]
+        own = [arm.seeded(seed) for seed in range(seeds)]
         means = [read_json(output / Finetune(one, task).folder / "results.json")["auc"]["mean"] for one in own]
         kept = read_json(output / Reduce(arm.reduce.store, arm.reduce.name).folder / "job.json").get("kept", 0)
         steps = read_json(output / arm.folder / "job.json").get("steps", 0)

@@ -26,11 +26,15 @@ UNTRAINED = ("random", "calibrated")  # weights without pre-training
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled data set: how often it is fine-tuned, with its own split, or in folds."""
+    """A labelled data set: how often it is fine-tuned, with its own split, or in folds, whatever its split.
+
+    groups: a list of images that are alike, which no fold tears apart.
+    """
 
     name: str
     data: Path
     folds: int | None = None
+    groups: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,22 +99,30 @@ def read_grid(path: Path) -> Grid:
 def _task(path: Path, home: Path, name: str, value: Any) -> Task:
     if isinstance(value, str):
         return Task(name, home / expanduser(value))
-    if not isinstance(value, dict) or set(value) - {"data", "folds"} or not isinstance(value.get("data"), str):
-        raise UsageError(f"{path}: task {name} is no data set. Give a path, or {{ data = PATH, folds = N }}")
-    return Task(name, home / expanduser(value["data"]), value.get("folds"))
+    known = {"data", "folds", "groups"}
+    if not isinstance(value, dict) or set(value) - known or not isinstance(value.get("data"), str):
+        form = "{ data = PATH, folds = N, groups = FILE }"
+        raise UsageError(f"{path}: task {name} is no data set. Give a path, or {form}, the last two as needed")
+    groups = home / expanduser(str(value["groups"])) if "groups" in value else None
+    return Task(name, home / expanduser(value["data"]), value.get("folds"), groups)
 
 
 @dataclass(frozen=True)
 class Reduce:
-    """A selection of a store; `name` as in the paper's tables, such as "hash 6" or "every-n 0.1"."""
+    """A selection of a store; `name` as in the paper's tables, such as "hash 6" or "every-n 0.1".
+
+    seed  counts from that of the evaluation; not 0 of the random control alone, which each pre-training draws anew
+    """
 
     store: str
     name: str
+    seed: int = 0
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
-        return f"reduce/{self.store}/{self.name.replace(' ', '-')}"
+        last = f"-seed-{self.seed}" if self.seed else ""
+        return f"reduce/{self.store}/{self.name.replace(' ', '-')}{last}"
 
     def options(self) -> dict[str, Any]:
         """Those of `lim_gpu.reduce`; without the budget where another selection gives it."""
@@ -141,7 +153,12 @@ class Pretrain:
         last = f"{self.method}-equal-steps" if self.budget == "steps" else self.method
         last = f"{last}-volume-hidden" if self.hidden else last
         last = f"{last}-seed-{self.seed}" if self.seed else last
-        return f"pretrain/{self.reduce.folder.removeprefix('reduce/')}/{last}"
+        return f"pretrain/{replace(self.reduce, seed=0).folder.removeprefix('reduce/')}/{last}"
+
+    def seeded(self, seed: int) -> Pretrain:
+        """The same with another seed, and where chance chooses its slices, with others."""
+        drawn = replace(self.reduce, seed=seed) if self.reduce.name == CONTROL else self.reduce
+        return replace(self, reduce=drawn, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -195,7 +212,7 @@ def reductions(evaluation: str, weights: bool) -> list[str]:
 def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
     """The pre-trainings of an evaluation, a row of its table each."""
     if evaluation == CLAIM:  # seed after seed, so that those that are whole can be compared
-        return [replace(arm, seed=seed) for seed in range(grid.seeds) for arm in claim_arms(grid)]
+        return [arm.seeded(seed) for seed in range(grid.seeds) for arm in claim_arms(grid)]
     stores = list(grid.stores)
     if evaluation == "E":
         stores = [PAPER_STORE] if PAPER_STORE in stores else stores[:1]
@@ -228,7 +245,7 @@ def seeded(grid: Grid, store: str, name: str, method: str, budget: str) -> list[
     """A pre-training with each seed. ALL is one for both budgets."""
     if name == "all":
         budget = "both" if "steps" in grid.budgets else "epochs"
-    return [Pretrain(Reduce(store, name), method, budget, seed) for seed in range(grid.seeds)]
+    return [Pretrain(Reduce(store, name), method, budget).seeded(seed) for seed in range(grid.seeds)]
 
 
 def finetunings(evaluation: str, grid: Grid) -> list[Finetune]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def _row(start: Pretrain | None, grid: Grid, output: Path, init: str = "random")
 
 
 def _seeds(start: Pretrain | None, grid: Grid) -> list[Pretrain | None]:
-    return [replace(start, seed=seed) for seed in range(grid.seeds)] if start is not None else [None]
+    return [start.seeded(seed) for seed in range(grid.seeds)] if start is not None else [None]
 
 
 def _ours(folders: Sequence[Path]) -> dict[str, Any] | None:

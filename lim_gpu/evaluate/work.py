@@ -89,7 +89,7 @@ class Worker:
     def _reduce_alike(self, job: Reduce) -> dict[str, Any]:
         like = Selection.load(self.output / Reduce(job.store, "hash 6").folder / "selection.csv")
         path = self.output / job.folder / "selection.csv"
-        chosen = (as_many_at_random if job.name == CONTROL else as_many_evenly)(like, self.seed)
+        chosen = (as_many_at_random if job.name == CONTROL else as_many_evenly)(like, self.seed + job.seed)
         values = {"kept": len(chosen.kept()), "seconds": 0.0}
         with locked(path.parent, patient=True):
             if path.exists() and Selection.load(path).kept() == chosen.kept():
@@ -129,7 +129,7 @@ class Worker:
         names = ("runs", "positive", "backbone")
         request: dict[str, Any] = {name: options.pop(name) for name in names if name in options}
         if job.task.folds is not None:
-            request |= {"folds": job.task.folds, "runs": None}
+            request |= {"folds": job.task.folds, "runs": None, "ignore_split": True, "groups": job.task.groups}
         if job.pretrain is not None:
             request |= {"checkpoints": (self.output / job.pretrain.folder / "last.ckpt",), "backbone": None}
         else:

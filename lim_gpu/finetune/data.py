@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lim_gpu.errors import UsageError
 from lim_gpu.finetune.request import Request
+from lim_gpu.labelled.groups import read_groups
 from lim_gpu.labelled.table import Table, read_table
 from lim_gpu.labels.table import StoreTable, read_labels
 from lim_gpu.progress import Reporter
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 
 def read_data(request: Request, reporter: Reporter) -> Table:
     """What is known of the images. Raises InputError for what is missing, UsageError for a store without its table."""
+    table = _listed(request, reporter)
+    if request.ignore_split:
+        table = replace(table, split=None)
+    return table if request.groups is None else replace(table, alike=read_groups(request.groups, table.files))
+
+
+def _listed(request: Request, reporter: Reporter) -> Table:
     if request.labels is not None:
         return read_labels(request.labels, request.data, request.target, reporter, masks=request.segments)
     if (request.data / "store.json").is_file():

@@ -56,6 +56,11 @@ class Protocol:
         """Whether this 0-based epoch belongs to the first phase."""
         return epoch < self.head_epochs
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone gives the same features of an image in all epochs: a linear probe."""
+        return self.head_epochs >= self.epochs and self.norm == "frozen" and not self.flip
+
     def describe(self) -> dict[str, Any]:
         """For records and fingerprints."""
         return asdict(self)

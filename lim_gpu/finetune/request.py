@@ -34,6 +34,8 @@ class Request:
     positive: str | None = None
     trust: bool = False
     split: Path | None = None  # a list in place of that of `data`
+    ignore_split: bool = False  # draw runs or folds over all images
+    groups: Path | None = None  # a list of images that are alike, kept together where a split is drawn
     labels: Path | None = None  # a table over `data`, which then is a store
     target: str | None = None
     fraction: float = 1.0  # of the training patients
@@ -60,6 +62,8 @@ class Request:
         for name, value, known in (("task", self.task, TASKS), ("choose", self.choose, SCORES)):
             if value not in known:
                 raise unknown(f"`{name}`", value, known)
+        if self.ignore_split and self.split is not None:
+            raise UsageError("`split` and `ignore_split` exclude each other. Give one of them")
         if not 0 < self.fraction <= 1:
             raise UsageError(f"`fraction` {self.fraction:g} is none. Give 0 < F <= 1, such as 0.1")
         if self.context not in CONTEXTS:

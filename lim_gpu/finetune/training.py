@@ -24,6 +24,7 @@ from lim_gpu.labelled.images import Images, Normalisation, batches, network_inpu
 from lim_gpu.weights.backbone import features, has_bfloat16, network
 
 EVALUATED = 256  # images at a time where nothing is learnt
+Views = Callable[[Tensor, torch.Generator | None], Tensor]  # of places (b,): what of these images a network is given
 
 
 class Classifier(torch.nn.Module):
@@ -71,10 +72,13 @@ def train(
     optimizer = torch.optim.Adam(network.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay)
     best: Trained | None = None
     history: list[dict[str, Any]] = []
+    true = labels[torch.as_tensor(split.val, device=labels.device)]
     with repeatable():
+        learner, views = _learner(network, _pixels(images, protocol, normalisation), split, protocol)
         for epoch in range(protocol.epochs):
-            loss = _train_epoch(network, optimizer, images, labels, split, protocol, normalisation, epoch)
-            outputs, true = _validated(network, images, labels, split.val, protocol, normalisation)
+            order, generator = begin_epoch(network, optimizer, protocol, epoch, split)
+            loss = _train_epoch(learner, optimizer, views, labels, order, generator, protocol)
+            outputs = _outputs(learner, views, split.val, protocol, labels.device)
             scores = _scores(outputs, true, positive)
             check_finite(split, epoch, loss, scores["val_loss"])
             history.append(epoch_record(protocol, epoch, loss) | scores)
@@ -103,25 +107,43 @@ def state_of(network: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()}
 
 
+def _pixels(images: Images, protocol: Protocol, normalisation: Normalisation) -> Views:
+    """The images themselves, mirrored at random where a generator is given."""
+
+    def views(places: Tensor, generator: torch.Generator | None) -> Tensor:
+        inputs = network_input(images.pixels[places], protocol.size, protocol.resize, normalisation)
+        return flip(inputs, 0.5, generator) if generator is not None and protocol.flip else inputs
+
+    return views
+
+
+def _learner(network: Classifier, views: Views, split: Split, protocol: Protocol) -> tuple[torch.nn.Module, Views]:
+    """What trains, and what it is given of the images: of a linear probe the head, and features made once."""
+    if not protocol.frozen:
+        return network, views
+    places, device = np.concatenate([split.train, split.val]), network.head.weight.device
+    found = _outputs(network.encoder, views, places, protocol, device)
+    features = found.new_zeros(int(places.max()) + 1, found.shape[1])
+    features[torch.as_tensor(places, device=device)] = found
+    return network.head, lambda chosen, _generator: features[chosen]
+
+
 def _train_epoch(
-    network: Classifier,
+    learner: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    images: Images,
+    views: Views,
     labels: Tensor,
-    split: Split,
+    order: NDArray[np.int64],
+    generator: torch.Generator,
     protocol: Protocol,
-    normalisation: Normalisation,
-    epoch: int,
 ) -> float:
-    """The mean loss over the batches of split.train, in an order that depends on the seed and the epoch alone."""
-    order, generator = begin_epoch(network, optimizer, protocol, epoch, split)
+    """The mean loss over the batches of the training images in this order."""
     losses = []
     for places in batches(order, protocol.batch_size):
-        chosen = places.to(images.pixels.device)
-        inputs = network_input(images.pixels[chosen], protocol.size, protocol.resize, normalisation)
-        inputs = flip(inputs, 0.5, generator) if protocol.flip else inputs
+        chosen = places.to(labels.device)
+        inputs = views(chosen, generator)
         with _mixed(protocol, inputs.device):
-            outputs = network(inputs)
+            outputs = learner(inputs)
         loss = cross_entropy(outputs.float(), labels[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -205,31 +227,16 @@ def logits(
 
     Batch norm with its running statistics.
     """
+    return _outputs(network, _pixels(images, protocol, normalisation), places, protocol, images.pixels.device)
+
+
+def _outputs(
+    network: torch.nn.Module, views: Views, places: NDArray[np.int64], protocol: Protocol, device: torch.device
+) -> Tensor:
+    """(len(places), ...) float32 of what `network` makes of these images while it learns nothing."""
     network.eval()
-    with torch.no_grad(), _mixed(protocol, images.pixels.device):
-        return torch.cat(
-            [
-                network(
-                    network_input(
-                        images.pixels[part.to(images.pixels.device)], protocol.size, protocol.resize, normalisation
-                    )
-                )
-                for part in batches(places, EVALUATED)
-            ]
-        ).float()
-
-
-def _validated(
-    network: Classifier,
-    images: Images,
-    labels: Tensor,
-    places: NDArray[np.int64],
-    protocol: Protocol,
-    normalisation: Normalisation,
-) -> tuple[Tensor, Tensor]:
-    """Logits and labels of `places`."""
-    outputs = logits(network, images, places, protocol, normalisation)
-    return outputs, labels[torch.as_tensor(places, device=labels.device)]
+    with torch.no_grad(), _mixed(protocol, device):
+        return torch.cat([network(views(part.to(device), None)) for part in batches(places, EVALUATED)]).float()
 
 
 def _scores(outputs: Tensor, true: Tensor, positive: int | None) -> dict[str, float]:

@@ -27,7 +27,8 @@ class Table:
 
     files: (n) names relative to the folder, or "part/index" within an .npz; labels: (n,) places in `classes`; patients:
     (n) or None where the data name none; split: (n,) places in `PARTS`, or None where the data fix no split; masks: (n)
-    names of their masks where those are what is known of the images, which then are of one class.
+    names of their masks where those are what is known of the images, which then are of one class; alike: (n) names of
+    groups of near-duplicates, a number of its own for an image of none, or None where no groups are given.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Table:
     patients: tuple[str, ...] | None = None
     split: NDArray[np.int64] | None = None
     masks: tuple[str, ...] | None = None
+    alike: tuple[str | int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -56,10 +58,11 @@ class Table:
         return tuple(file_sha256(self.path / name) for name in self.files)
 
     def fingerprint(self) -> str:
-        """Changes with any image, label, patient or part; with nothing else."""
+        """Changes with any image, label, patient, group or part; with nothing else."""
         split = None if self.split is None else self.split.tolist()
-        about = [self.files, self.digests, self.labels.tolist(), self.classes, self.patients, split]
-        return fingerprint(about if self.masks is None else [*about, self.mask_digests()])
+        about: list[Any] = [self.files, self.digests, self.labels.tolist(), self.classes, self.patients, split]
+        about += [] if self.masks is None else [self.mask_digests()]
+        return fingerprint(about if self.alike is None else [*about, {"alike": self.alike}])
 
     def mask_path(self, place: int) -> Path | None:
         """The file of the mask of an image, None where nothing is on it."""
@@ -72,13 +75,13 @@ class Table:
         return [file_sha256(path) if path else "" for path in paths]
 
     def groups(self, pixels: Sequence[str] | None = None) -> NDArray[np.int64]:
-        """(n,) what must not be torn apart: images of one patient, and images that are equal, have one number.
+        """(n,) what must not be torn apart: images of one patient, alike or equal, have one number.
 
         pixels: (n) digests of the decoded pixels, for images that are equal though their files are not.
         """
         number = np.arange(len(self))
-        for names in (self.patients, self.digests, pixels):
-            first: dict[str, int] = {}
+        for names in (self.patients, self.alike, self.digests, pixels):
+            first: dict[str | int, int] = {}
             for place, name in enumerate(names or ()):
                 other = number[first.setdefault(name, place)]
                 if number[place] != other:

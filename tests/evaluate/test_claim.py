@@ -32,7 +32,7 @@ def made(output: Path, skill, seeds: int = GRID.seeds) -> None:
     for arm in claim_arms(GRID):
         write(output / arm.reduce.folder / "job.json", {"kept": 96 if arm.reduce.name == "all" else 20})
         for seed in range(seeds):
-            one = replace(arm, seed=seed)
+            one = arm.seeded(seed)
             write(output / one.folder / "job.json", {"steps": 400})
             finetuned(output / Finetune(one, GRID.tasks[0]).folder, seed, skill(arm))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lim_gpu.errors import LimGpuError, UsageError
-from lim_gpu.finetune.protocol import protocol
+from lim_gpu.finetune.protocol import Protocol, protocol
 from lim_gpu.finetune.splits import Split
 from lim_gpu.finetune.starts import Start
 from lim_gpu.finetune.training import calibrate, logits, train
@@ -47,6 +47,23 @@ def test_the_head_phase_leaves_the_backbone_as_it_is_to_the_last_statistic(data)
     moved, trained, _ = run(data, replace(QUICK, epochs=1))
     assert moved == {"head.weight", "head.bias"}
     assert trained.history[0]["phase"] == "head"
+
+
+def test_a_linear_probe_encodes_each_image_once_and_learns_what_the_head_phase_learns(data, monkeypatch):
+    setting = replace(QUICK, epochs=3, head_epochs=3, flip=False)
+    others = (replace(setting, flip=True), replace(setting, norm="adapts"), replace(setting, epochs=4))
+    assert [one.frozen for one in (setting, *others)] == [True, False, False, False]
+    seen = []
+    network = START.network(2, SPLIT.seed)
+    network.encoder.register_forward_hook(lambda _module, _inputs, out: seen.append(len(out)))
+    trained = train(network, *data, SPLIT, setting, NORMAL)
+    assert sum(seen) == len(SPLIT.train) + len(SPLIT.val)
+    monkeypatch.setattr(Protocol, "frozen", False)
+    _, each_epoch, _ = run(data, setting)
+    assert trained.epoch == each_epoch.epoch
+    for name in ("head.weight", "head.bias"):
+        torch.testing.assert_close(trained.state[name], each_epoch.state[name], rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(trained.state[name], each_epoch.state[name]) for name in trained.state if "head" not in name)
 
 
 def test_the_notebooks_head_phase_trains_batch_norm_too(data):
