@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.evaluate.equal import configured
-from lim_gpu.evaluate.grid import CONTROL, PAPER_STORE, Grid, Job, Pretrain, Reduce
+from lim_gpu.evaluate.grid import CONTROL, EVERY, PAPER_STORE, Grid, Job, Pretrain, Reduce
 from lim_gpu.evaluate.table import published
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.intensity import Intensity
@@ -110,6 +110,8 @@ def _slices(reduction: Reduce, worker: Worker) -> tuple[int, bool]:
     """Slices that it keeps, and whether the number is a guess."""
     with SliceStore(worker.grid.stores[reduction.store]) as store:
         sizes = [entry.shape[0] for entry in store.volumes]
+    if reduction.name in (CONTROL, EVERY):
+        reduction = Reduce(reduction.store, "hash 6")
     if worker.done(reduction):
         return worker.kept(reduction)[0], False
     share = _threshold_share(reduction)
@@ -127,7 +129,7 @@ def _threshold_share(reduction: Reduce) -> float | None:
     """What a threshold of HASH kept of the paper's data, LIDC where the store is none of them; None for a budget."""
     counts = published()["slices"]
     own = counts.get(reduction.store, counts[PAPER_STORE])
-    name = "hash 6" if reduction.name == CONTROL else reduction.name
+    name = reduction.name
     return own[name] / own["all"] if name in own and name != "all" else None
 
 

@@ -10,7 +10,7 @@ import pytest
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import PRETRAIN, evaluate
 from lim_gpu.evaluate.estimate import _slices, _threshold_share
-from lim_gpu.evaluate.grid import CONTROL, UNTRAINED, Reduce
+from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Reduce
 from lim_gpu.evaluate.smoke import smoke_grid
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.progress import Reporter
@@ -114,7 +114,9 @@ def test_a_plan_takes_what_reductions_kept_once_they_have_run(output):
     assert _slices(Reduce("procedural", "every-n 0.2"), worker) == (20, False)
     assert _slices(Reduce("procedural", "hash 12"), worker)[1]  # not run: as LIDC in the paper
     assert _slices(Reduce("procedural", "ssim 0.1"), worker) == (3 + 3 + 3 + 2, False)  # shares are rounded up
-    assert _threshold_share(Reduce("PET-CT", CONTROL)) == 48718 / 541439
+    assert _threshold_share(Reduce("PET-CT", "hash 6")) == 48718 / 541439
+    for control in (CONTROL, EVERY):
+        assert _slices(Reduce("procedural", control, 1), worker) == _slices(Reduce("procedural", "hash 6"), worker)
     assert _threshold_share(Reduce("PET-CT", "deepnet 0.1")) is None
 
 
