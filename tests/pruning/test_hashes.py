@@ -11,6 +11,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lim_gpu import pruning
 from lim_gpu.pruning.hashes import BLOCK, NOBODY, Search, leader_hashes, nearest_kept, rank_hashes
 from lim_gpu.pruning.rules import leader, rank
 from lim_gpu.similarity.hash import hamming_matrix, matrix_of_hashes
@@ -38,10 +39,15 @@ def _compiled():
 
 
 def assert_equal_to_the_matrix(values):
-    ranking, expected = rank_hashes(values), rank(matrix_of_hashes(values))
-    np.testing.assert_array_equal(ranking.dropped, expected.dropped)
-    np.testing.assert_array_equal(ranking.covered_by, expected.covered_by)
-    np.testing.assert_array_equal(ranking.similarity, expected.similarity)
+    """Few hashes are walked at once; the steps of the levels must come to the same with as few."""
+    expected = rank(matrix_of_hashes(values))
+    with pytest.MonkeyPatch.context() as patch:
+        for few in (pruning.hashes.FEW, 0):
+            patch.setattr(pruning.hashes, "FEW", few)
+            ranking = rank_hashes(values)
+            np.testing.assert_array_equal(ranking.dropped, expected.dropped)
+            np.testing.assert_array_equal(ranking.covered_by, expected.covered_by)
+            np.testing.assert_array_equal(ranking.similarity, expected.similarity)
 
 
 @given(hashes)
