@@ -17,6 +17,7 @@ from lim_gpu.weights.load import Backbone, find_backbone, per_channel
 class Network(torch.nn.Module):
     """A backbone and the linear layer that fine-tuning put on it, where there is one.
 
+    name        of the backbone
     sha256      of their file
     preprocess  how an image became its input, as `lim_gpu.weights.load.preprocess` tells it
     about       what the file says of itself (classes, temperature); nothing where it is not ours
@@ -24,6 +25,7 @@ class Network(torch.nn.Module):
 
     def __init__(self, backbone: Backbone, content: dict[str, Any]) -> None:
         super().__init__()
+        self.name = backbone.name
         self.encoder = network(backbone.name, backbone.channels)
         self.encoder.load_state_dict(backbone.state)
         self.head = _head(content)

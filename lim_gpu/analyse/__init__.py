@@ -124,7 +124,7 @@ def _cka(networks: list[Network], probe: Probe, batch_size: int, layers: str) ->
 
     from lim_gpu.analyse.cka import LEAST, Cka, grams, layer_names
 
-    names = [layer_names(network.encoder, layers) for network in networks]
+    names = [layer_names(network.name, network.encoder, layers) for network in networks]
     collected = Cka()
     for x, y in zip(*(probe.inputs(network, batch_size) for network in networks), strict=True):
         if len(x) >= LEAST:  # a last batch may be smaller

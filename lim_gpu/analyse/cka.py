@@ -11,6 +11,7 @@ al. 2021, section 3.1):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,19 +21,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lim_gpu.errors import UsageError
+from lim_gpu.weights.names import VQAES, is_timm
 
+BLOCK = re.compile(r"(layer\d+|residual)\.\d+")
 LEAST = 4  # images in a batch: the estimator divides by B - 3
 
 
-def layer_names(encoder: torch.nn.Module, which: str) -> list[str]:
-    """Layers in order: "blocks" (stem, every residual block, pooling) or "convolutions" (every one of them)."""
+def layer_names(name: str, encoder: torch.nn.Module, which: str) -> list[str]:
+    """Layers of the backbone `name` in order: "blocks" (stem, residual blocks, of ResNets pooling, of vqae the last
+    activation) or "convolutions" (every one of them). Raises UsageError for a network of timm, whose blocks it does
+    not know.
+    """
+    if is_timm(name):
+        what = f"CKA compares the layers of torchvision's ResNets and of vqae, not of {name}"
+        raise UsageError(f"{what}. Give `analyse probe` or `analyse tsne`, which compare features")
     modules = dict(encoder.named_modules())
     if which == "convolutions":
         return [name for name, module in modules.items() if isinstance(module, torch.nn.Conv2d)]
     if which != "blocks":
         raise UsageError(f"layers {which!r} are unknown. Give blocks or convolutions")
-    blocks = [name for name in modules if name.startswith("layer") and name.count(".") == 1]
-    return ["maxpool", *blocks, "avgpool"]
+    blocks = [name for name in modules if BLOCK.fullmatch(name)]
+    return ["e1", "e2", "e3", *blocks] if name in VQAES else ["maxpool", *blocks, "avgpool"]
 
 
 def grams(encoder: torch.nn.Module, images: Tensor, names: Iterable[str]) -> Tensor:

@@ -7,13 +7,18 @@ over union; here a pixel counts where the map, scaled to 0..1 for each image, is
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lim_gpu.analyse.networks import Probe
+from lim_gpu.errors import UsageError
 from lim_gpu.network import Network
+from lim_gpu.weights.maps import FeatureMaps, stages_of
+from lim_gpu.weights.names import is_timm
 
 
 class _Predicted:
@@ -27,16 +32,29 @@ class _Predicted:
 
 
 def heat_maps(network: Network, probe: Probe, batch: int = 16) -> NDArray[np.float32]:
-    """(n, S, S) in 0..1, of the last residual block."""
+    """(n, S, S) in 0..1, of the last map of the backbone. Raises UsageError for one without maps."""
     from pytorch_grad_cam import GradCAM
 
+    stage = _last_stage(network, next(probe.inputs(network, 1)))
     maps = []
-    block = list(network.encoder.layer4)[-1]  # type: ignore[arg-type]
-    with GradCAM(model=network, target_layers=[block]) as camera:
+    with GradCAM(model=network, target_layers=[network.encoder.get_submodule(stage)]) as camera:
         for images in probe.inputs(network, batch):
             targets = [_Predicted(network.head is not None)] * len(images)
             maps.append(camera(input_tensor=images, targets=targets))
     return np.concatenate(maps).astype(np.float32)
+
+
+@torch.no_grad()
+def _last_stage(network: Network, image: Tensor) -> str:
+    """The module that puts out the last map (1, C, h, w): some of timm's put out tokens, or have C last."""
+    stage = stages_of(network.name, network.encoder)[-1]
+    found = FeatureMaps([stage])(network.encoder, image)[0]
+    if is_timm(network.name):
+        information: Any = network.encoder.feature_info
+        if found.ndim != 4 or found.shape[1] != information[-1]["num_chs"]:
+            what = f"Grad-CAM needs maps of channels first, which {network.name} does not give"
+            raise UsageError(f"{what}. Give `analyse probe` or `analyse tsne`, which compare features")
+    return stage
 
 
 def intersection_over_union(a: NDArray[np.float32], b: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:

@@ -35,7 +35,11 @@ from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_optio
 )
 @click.option("--epochs", type=int, metavar="N", help="Default: the preset's, 800 (spark of wolf2024: 1600; vqae: 20).")
 @click.option("--batch-size", type=int, metavar="B", help="Slices of a step over all processes; default: the preset's.")
-@click.option("--backbone", metavar="NAME", help="Any torchvision ResNet, vqae or vqae-small; default: the preset's.")
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Any torchvision ResNet, vqae, vqae-small, or timm:NAME (swav, moco, rotation, flip); default: the preset's.",
+)
 @click.option("--channels", type=int, metavar="1|3", help="3: grey replicated (default); 1: one input channel.")
 @click.option(
     "--set",

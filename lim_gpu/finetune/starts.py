@@ -21,7 +21,7 @@ from lim_gpu.weights.backbone import features
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import IMAGENET, find_backbone, per_channel
 from lim_gpu.weights.names import is_timm
-from lim_gpu.weights.timm_models import timm_normalisation, timm_state
+from lim_gpu.weights.timm_models import timm_normalisation
 
 DEFAULT_BACKBONE = "resnet50"
 
@@ -80,32 +80,11 @@ def read_starts(request: Request, files: Sequence[CheckpointFile], reporter: Rep
 
 def _of_checkpoint(file: CheckpointFile, expected: str | None, reporter: Reporter) -> Start:
     with file:
-        content = file.read()
-        name = expected or _own_name(content)
-        if is_timm(name):
-            return _of_timm(file.path, content, name, reporter)
-        backbone = find_backbone(file, content, expected)
+        backbone = find_backbone(file, file.read(), expected)
     normalisation = _stated_normalisation(file.path, backbone.preprocess, backbone.channels)
     count = len(backbone.state)
     reporter.note(f"{file.path} ({backbone.source}): {backbone.name}, {count} of {count} tensors")
     return Start(str(file.path), backbone.name, backbone.channels, backbone.state, False, normalisation)
-
-
-def _own_name(content: dict[str, Any]) -> str:
-    """The backbone that a checkpoint of ours says it has, "" of others."""
-    own = content.get("lim_gpu")
-    return str(own.get("backbone", "")) if isinstance(own, dict) else ""
-
-
-def _of_timm(path: Path, content: dict[str, Any], name: str, reporter: Reporter) -> Start:
-    state, channels, prefix = timm_state(path, content, name)
-    own = content.get("lim_gpu")
-    prepared = own.get("preprocess") if isinstance(own, dict) else None
-    mean, std = timm_normalisation(name)
-    constants = Normalisation(per_channel(mean, channels), per_channel(std, channels))
-    normalisation = _stated_normalisation(path, prepared, channels) if prepared else constants
-    reporter.note(f"{path} (timm, {prefix!r}): {name}, {len(state)} of {len(state)} tensors")
-    return Start(str(path), name, channels, state, False, normalisation)
 
 
 def _stated_normalisation(path: Path, prepared: dict[str, Any], channels: int) -> Normalisation:

@@ -10,7 +10,8 @@ from lim_gpu.errors import UsageError
 from lim_gpu.weights.backbone import network
 from lim_gpu.weights.maps import feature_maps
 
-DECODER = (256, 128, 64, 32, 16)  # channels, as MONAI's FlexibleUNet and segmentation-models-pytorch have them
+# channels at strides 16, 8, 4, 2 and 1, as MONAI's FlexibleUNet and segmentation-models-pytorch have them
+DECODER = (256, 128, 64, 32, 16)
 
 
 class UNet(torch.nn.Module):
@@ -25,7 +26,7 @@ class UNet(torch.nn.Module):
         self.maps, widths = feature_maps(backbone, self.encoder, channels)
         self.step = 2 ** len(widths)  # the decoder takes sides that halve so often
         self.decoder = _decoder((channels, *widths))
-        self.head = torch.nn.Conv2d(DECODER[len(widths) - 1], 1, kernel_size=3, padding=1)
+        self.head = torch.nn.Conv2d(DECODER[-1], 1, kernel_size=3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of normalised images."""
@@ -45,7 +46,7 @@ def _decoder(widths: tuple[int, ...]) -> torch.nn.Module:
     decoder: torch.nn.Module = UNetDecoder(
         spatial_dims=2,
         encoder_channels=widths,
-        decoder_channels=DECODER[: len(widths) - 1],
+        decoder_channels=DECODER[1 - len(widths) :],
         act=("relu", {"inplace": True}),
         norm=("batch", {"eps": 1e-3, "momentum": 0.1}),
         dropout=0.0,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lim_gpu.errors import UsageError, unknown
 from lim_gpu.pretrain.presets import METHODS, RECONSTRUCTIONS, SECTIONS, presets_of
 from lim_gpu.pretrain.strength import SCALED
-from lim_gpu.weights.names import BACKBONES, RESNETS, VQAES
+from lim_gpu.weights.names import BACKBONES, RESNETS, VQAES, is_timm
 
 if TYPE_CHECKING:
     from lim_gpu.pretrain.config import PretrainConfig
@@ -50,10 +50,13 @@ def _check_names(config: PretrainConfig) -> None:
 
 
 def _check_backbone(config: PretrainConfig) -> None:
-    check_known("backbone", config.backbone, BACKBONES)
     fitting = BACKBONES_OF.get(config.method, BACKBONES)
+    if not is_timm(config.backbone):
+        check_known("backbone", config.backbone, BACKBONES)
+    elif fitting is BACKBONES:
+        return  # whether timm has it, the run asks timm
     if config.backbone not in fitting:
-        why = "masks the four maps of a ResNet" if fitting is RESNETS else "trains an autoencoder"
+        why = "masks the four maps of torchvision's ResNets" if fitting is RESNETS else "trains an autoencoder"
         raise UsageError(f"{config.method} {why}, not {config.backbone}. Give --backbone {' or '.join(fitting[:3])}")
 
 

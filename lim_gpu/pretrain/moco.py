@@ -170,7 +170,7 @@ def info_nce_logits(q: Tensor, k: Tensor, queue: Tensor, hidden: Tensor, tempera
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d that in training normalises each of `groups` sub-batches on its own: every groups-th image is in one.
+    """A BatchNorm2d that in training normalises each of `groups` sub-batches alone: every groups-th image is in one.
 
     The groups stand beside each other as channels of a smaller batch, so that one call does all. The running
     statistics take the mean of theirs.
@@ -194,7 +194,12 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean.mean(0), self.momentum)
         self.running_var.lerp_(variance.mean(0), self.momentum)
-        return _below(out, self.groups)
+        return self.after(_below(out, self.groups))
+
+    def after(self, x: Tensor) -> Tensor:
+        """What the layer does beside normalising: timm's BatchNormAct2d has a dropout and an activation."""
+        beside: list[nn.Module] = [getattr(self, name) for name in ("drop", "act") if hasattr(self, name)]
+        return nn.Sequential(*beside)(x)
 
 
 def _beside(x: Tensor, groups: int) -> Tensor:
@@ -214,8 +219,14 @@ def _below(x: Tensor, groups: int) -> Tensor:
 
 
 def split_batch_norm(module: nn.Module, groups: int) -> None:
-    """Turn every BatchNorm2d within `module` into a SplitBatchNorm2d; parameters and names stay."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.__class__ = SplitBatchNorm2d
-            cast(SplitBatchNorm2d, norm).groups = groups
+    """Turn every BatchNorm2d within `module` into a SplitBatchNorm2d of its kind; parameters and names stay."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    kinds = {kind: _split(kind) for kind in {type(norm) for norm in norms}}
+    for norm in norms:
+        norm.__class__ = kinds[type(norm)]
+        cast(SplitBatchNorm2d, norm).groups = groups
+
+
+def _split(kind: type[nn.BatchNorm2d]) -> type[SplitBatchNorm2d]:
+    """SplitBatchNorm2d over a kind of BatchNorm2d, which computes where nothing is split."""
+    return SplitBatchNorm2d if kind is nn.BatchNorm2d else type(f"Split{kind.__name__}", (SplitBatchNorm2d, kind), {})

@@ -16,6 +16,7 @@ from lim_gpu.progress import counted
 from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.store.units import check_limits, intensities
 from lim_gpu.weights.file import CheckpointFile
+from lim_gpu.weights.names import RESNETS
 
 ALGORITHM = 2  # raised when a change of this program changes what a run gives, so that older runs are not gone on with
 
@@ -112,13 +113,17 @@ def make_plan(config: PretrainConfig, slices: SelectedSlices, intensity: Intensi
     """Check that the run can be made of these slices, beginning with the weights `init`.
 
     Raises InputError where there is none, or no checkpoint, UsageError for a batch that the data or the processes do
-    not fit, and for limits in HU on values that are no HU.
+    not fit, ImageNet weights of other networks than torchvision's, and limits in HU on values that are no HU.
     """
     if not len(slices):
         raise InputError(f"{slices.source}: keeps no slice. Make another selection with lim-gpu reduce")
     _check_batch(config.batch_size, slices)
     selection = None if slices.selection is None else fingerprint([slices.place(i) for i in range(len(slices))])
     data = {"store": slices.store.fingerprint, "selection": selection, "intensity": intensity.describe()}
+    if init == "imagenet" and config.backbone not in RESNETS:
+        raise UsageError(
+            f"--init imagenet is of torchvision's ResNets, not of {config.backbone}. Give a checkpoint of it"
+        )
     if init is not None:
         data["init"] = init if init == "imagenet" else _digest(Path(init))
     notice = check_limits(slices.store.path, slices.volumes, intensity)

@@ -12,6 +12,7 @@ from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
+from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.pairs import paired
@@ -20,6 +21,7 @@ from lim_gpu.pretrain.request import NO_WANDB, Request, configuration
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.selection.selected import open_selected
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.weights.names import is_timm
 
 
 def pretrain(
@@ -102,6 +104,8 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
     with open_selected(request.store, request.selection) as chosen:
         slices = paired(chosen, request.config.reconstruct.max_mm) if request.config.method == "next-slice" else chosen
         plan = make_plan(request.config, slices, request.intensity, request.init)
+        if is_timm(request.config.backbone):
+            _check_timm(request.config)
         if request.dry_run:
             return _planned(request, plan, folder)
         with _together(request.device):
@@ -116,6 +120,14 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
                 remove_stale(folder.path)
                 values = train(request, plan, slices, folder, standing == "unfinished", reporter)
     return _trained(plan, folder, values)
+
+
+def _check_timm(config: PretrainConfig) -> None:
+    """Raise UsageError for a network that timm does not have, or that does not take the views of the method."""
+    from lim_gpu.weights.timm_models import check_sides
+
+    small = {config.swav.small_size} if config.method == "swav" and config.swav.small_crops else set()
+    check_sides(config.backbone, config.channels, {config.view_size} | small)
 
 
 def _planned(request: Request, plan: Plan, folder: RunFolder) -> Outcome:

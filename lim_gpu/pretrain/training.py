@@ -32,6 +32,7 @@ from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.presets import TURNS
 from lim_gpu.pretrain.request import NO_WANDB, Request
 from lim_gpu.pretrain.start import begin
+from lim_gpu.pretrain.synchronised import SynchronisedBatchNorm
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.weights.backbone import has_bfloat16, training_device
@@ -140,7 +141,8 @@ def build_trainer(plan: Plan, place: torch.device, precision: str, callbacks: li
         backend = "nccl" if on_gpu else "gloo"
         # queues are equal everywhere as it is, and of running statistics those of the first process are saved
         values["strategy"] = DDPStrategy(process_group_backend=backend, broadcast_buffers=False)
-        values["sync_batchnorm"] = on_gpu and config.method == "swav"  # as published; MoCo's must stay apart
+        if on_gpu and config.method == "swav":  # as published; MoCo's must stay apart
+            values["plugins"].append(SynchronisedBatchNorm())
     return Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         precision=precision,  # type: ignore[arg-type]

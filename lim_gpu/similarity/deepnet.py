@@ -25,9 +25,11 @@ from torch.nn.functional import interpolate, normalize
 
 from lim_gpu.cuda.blocks import memory_for_blocks
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights.backbone import network
 from lim_gpu.weights.load import load_backbone, per_channel
+from lim_gpu.weights.names import is_timm
 from lim_gpu.weights.states import imagenet_state, plain_state
+from lim_gpu.weights.timm_models import check_sides
 
 SIDE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's ImageNet weights
@@ -41,7 +43,7 @@ def load_model(weights: Path | None, device: torch.device | str, features: str =
     """The network, ready to evaluate, on `device`: ResNet50 with torchvision's IMAGENET1K_V1, or what `weights` holds.
 
     That is for "logits" a .pth or .safetensors of torchvision's whole resnet50, for "pooled" any checkpoint that
-    `lim_gpu.weights.load` knows: ours, other makers', every ResNet.
+    `lim_gpu.weights.load` knows: ours, other makers', every backbone.
     Raises InputError that says how to get the weights when they cannot be had; nothing is ever left at random.
     """
     if weights is not None and features == "pooled":
@@ -72,7 +74,9 @@ def _ready(model: Any, device: torch.device | str) -> torch.nn.Module:
 def _pre_trained(weights: Path) -> torch.nn.Module:
     """The backbone of a checkpoint, with how its images were normalised."""
     backbone = load_backbone(weights)
-    model = resnet(backbone.name, backbone.channels)
+    if is_timm(backbone.name):
+        check_sides(backbone.name, backbone.channels, (SIDE,))
+    model = network(backbone.name, backbone.channels)
     model.load_state_dict(backbone.state)
     scales = (per_channel(tuple(backbone.preprocess[name]), backbone.channels) for name in ("mean", "std"))
     model.normalisation = tuple(scales)  # type: ignore[assignment]
@@ -89,7 +93,7 @@ def embed(
 ) -> torch.Tensor:
     """Outputs (n, 1000) or pooled features (n, d) of slices (n, H, W), in the model's dtype and on its device.
 
-    d is 2048; of resnet18 and resnet34 it is 512.
+    d is 2048; of resnet18, resnet34 and vqae it is 512, of timm's networks their own.
 
     Raises UsageError for unknown features, or a precision that the device does not have, InputError when the weights
     give values that are not finite.
@@ -193,10 +197,15 @@ def double_precision(model: torch.nn.Module) -> torch.nn.Module:
 
 def _forward(model: Any, grey: torch.Tensor, features: str) -> torch.Tensor:
     """grey (m, H, W) in 0..1."""
+    from torchvision.models import ResNet
+
     resized = interpolate(grey[:, None], (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
     scales = getattr(model, "normalisation", (MEAN, STD))
     mean, std = (torch.tensor(values, dtype=grey.dtype, device=grey.device).view(1, -1, 1, 1) for values in scales)
     outputs = ((resized - mean) / std).contiguous(memory_format=torch.channels_last)
+    if not isinstance(model, ResNet):
+        pooled = model(outputs)
+        return pooled.to(grey.dtype)
     for name, layer in model.named_children():
         if name == "avgpool":
             outputs = outputs.to(grey.dtype)  # from bfloat16: the mean is not rounded again

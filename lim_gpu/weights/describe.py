@@ -8,7 +8,8 @@ from typing import Any
 
 from lim_gpu.errors import InputError
 from lim_gpu.weights.file import CheckpointFile
-from lim_gpu.weights.load import as_text, match, told_beside, vote
+from lim_gpu.weights.load import as_text, match, of_timm, own_name, told_beside, vote
+from lim_gpu.weights.names import is_timm
 
 
 def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -22,11 +23,12 @@ def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, A
         return {"kind": "checkpoint", "path": str(path)} | record, _own_lines(path, record)
     with CheckpointFile(path, trust=trust) as file:
         digest, content = file.sha256, file.read()
-    layout, found = vote(path, content)
+    name = own_name(path, content)
+    layout, found, channels = of_timm(path, content, name) if is_timm(name) else (*vote(path, content), 0)
     values: dict[str, Any] = {"kind": "checkpoint", "path": str(path), "sha256": digest, "source": layout.source}
     lines = [f"checkpoint {path}: {layout.source}, backbone at {layout.prefix!r}", f"sha256 {digest}"]
     try:
-        name, channels = match(path, layout, found, None)
+        name, channels = (name, channels) if is_timm(name) else match(path, layout, found, None)
         values |= {"backbone": name, "channels": channels, "tensors": len(found), "complete": True}
         lines.append(f"backbone {name}, {channels} channels, {len(found)} of {len(found)} tensors")
     except InputError as error:

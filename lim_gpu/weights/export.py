@@ -11,7 +11,7 @@ from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, wri
 from lim_gpu.progress import Outcome
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import VERSION, WEIGHTS_FORMAT, Backbone, as_text, find_backbone, sidecar, told_beside
-from lim_gpu.weights.names import VQAES
+from lim_gpu.weights.names import TIMM, VQAES, is_timm
 
 
 def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = False, dry_run: bool = False) -> Outcome:
@@ -48,6 +48,15 @@ def _of_head(backbone: Backbone) -> list[str]:
     return [f"left out, a classifier: {', '.join(backbone.left_out)}"] if backbone.left_out else []
 
 
+def _named_head(backbone: Backbone) -> dict[str, Any]:
+    """The last layer under the name that its network gives it."""
+    if not backbone.head or not is_timm(backbone.name):
+        return backbone.head
+    from lim_gpu.weights.timm_models import timm_classifier
+
+    return {key.replace("fc", timm_classifier(backbone.name), 1): value for key, value in backbone.head.items()}
+
+
 def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
     """Write the weights and their record, which is returned."""
     from safetensors import SafetensorError
@@ -55,7 +64,7 @@ def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
 
     with replacing(output) as temporary:
         try:
-            save_file(backbone.state | backbone.head, temporary, metadata={"format": "pt"})
+            save_file(backbone.state | _named_head(backbone), temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error).split("\n")[0]) from error
         record = _export_record(path, backbone, file_sha256(temporary))
@@ -99,20 +108,20 @@ def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, An
 
 
 def loading_lines(record: dict[str, Any], output: Path) -> list[str]:
-    """How exported weights are loaded in torchvision, timm and MONAI, a line each; vqae's in this library alone."""
+    """How exported weights are loaded in torchvision, timm and MONAI, a line each; timm's there, vqae's here alone."""
     name, channels, classes = record["backbone"], record["channels"], len(record.get("classes", ()))
     lines = [f'state = safetensors.torch.load_file("{output.name}")']
     if name in VQAES:
         return [*lines, f'lim_gpu: lim_gpu.weights.backbone.network("{name}", {channels}).load_state_dict(state)']
+    if is_timm(name):
+        return [*lines, _timm_line(name.removeprefix(TIMM), channels, classes)]
     if channels == 3 and classes:
         lines.append(f"torchvision: {name}(num_classes={classes}).load_state_dict(state)")
     elif channels == 3:
         lines.append(
             f"torchvision: {name}().load_state_dict(state, strict=False)  # missing: fc.weight and fc.bias alone"
         )
-    lines.append(
-        f'timm: timm.create_model("{name}", num_classes={classes}, in_chans={channels}).load_state_dict(state)'
-    )
+    lines.append(_timm_line(name, channels, classes))
     if re.fullmatch(r"resnet\d+", name):
         lines.append(
             f"MONAI: monai.networks.nets.{name}(spatial_dims=2, n_input_channels={channels}, shortcut_type='B', "
@@ -121,3 +130,7 @@ def loading_lines(record: dict[str, Any], output: Path) -> list[str]:
         )
         lines.append("MONAI's default conv1_t_stride=1 loads without an error and computes something else")
     return lines
+
+
+def _timm_line(name: str, channels: int, classes: int) -> str:
+    return f'timm: timm.create_model("{name}", num_classes={classes}, in_chans={channels}).load_state_dict(state)'

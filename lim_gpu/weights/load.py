@@ -1,7 +1,8 @@
 """Backbones out of checkpoints of many makers, under torchvision's names.
 
 Which maker's layout a file has is decided by vote: the anchored prefix under which most backbone tensors stand. Then
-every tensor must match a torchvision ResNet, or vqae's encoder, in name and shape: 318 of 318 for resnet50.
+every tensor must match a torchvision ResNet, or vqae's encoder, in name and shape: 318 of 318 for resnet50. A network
+of timm is not guessed: the file, the JSON beside it, or who asks names it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lim_gpu.errors import InputError
 from lim_gpu.files import read_json
 from lim_gpu.weights.file import CheckpointFile
-from lim_gpu.weights.names import BACKBONES
+from lim_gpu.weights.names import BACKBONES, is_timm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ CHAINS = ("", *WRAPPERS, *map("".join, itertools.product(WRAPPERS, repeat=2)))
 
 @dataclass(frozen=True)
 class Backbone:
-    """A torchvision ResNet without `fc`, or vqae's encoder: `state` under its names, float32 (counters int64).
+    """A ResNet without `fc`, vqae's encoder, a network of timm: `state` under its own names, float32 (counters int64).
 
     `source` says what the file was taken for, `prefix` what stood before its names, `preprocess` how its images were
     made (`preprocess["stated"]` False: as its maker is known to do, the file does not say), `sha256` is of the file.
@@ -147,8 +148,12 @@ def load_backbone(path: Path, *, trust: bool = False, expected: str | None = Non
 
 def find_backbone(file: CheckpointFile, content: dict[str, Any], expected: str | None = None) -> Backbone:
     """The backbone in the `content` of a file, as `load_backbone`."""
-    layout, found = vote(file.path, content)
-    name, channels = match(file.path, layout, found, expected)
+    name = expected or own_name(file.path, content)
+    if is_timm(name):
+        layout, found, channels = of_timm(file.path, content, name)
+    else:
+        layout, found = vote(file.path, content)
+        name, channels = match(file.path, layout, found, expected)
     state = {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
     state = {key: value.detach().clone().contiguous() for key, value in state.items()}
     for key, value in state.items():
@@ -159,6 +164,22 @@ def find_backbone(file: CheckpointFile, content: dict[str, Any], expected: str |
     head, classes = _own_head(content)
     left_out = () if head else _last_layer(content)
     return Backbone(state, name, channels, layout.source, prepared, file.sha256, layout.prefix, head, classes, left_out)
+
+
+def own_name(path: Path, content: dict[str, Any]) -> str:
+    """The backbone that a file of ours, or the JSON beside it, says that it holds; "" of others."""
+    own = content.get("lim_gpu")
+    told = own if isinstance(own, dict) else told_beside(path)
+    config = told.get("config")
+    return str((config if isinstance(config, dict) else told).get("backbone", ""))
+
+
+def of_timm(path: Path, content: dict[str, Any], name: str) -> tuple[Layout, dict[str, Tensor], int]:
+    """Where a network of timm stands, its state and its channels. InputError unless it is there to the last tensor."""
+    from lim_gpu.weights.timm_models import timm_normalisation, timm_state
+
+    found, channels, prefix = timm_state(path, content, name)
+    return Layout(prefix, "lim-gpu" if "lim_gpu" in content else "timm", timm_normalisation(name)), found, channels
 
 
 def _own_head(content: dict[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from lim_gpu.errors import UsageError
-from lim_gpu.weights.names import is_timm
+from lim_gpu.weights.names import VQAES, is_timm
 
 RESNET = ("relu", "layer1", "layer2", "layer3", "layer4")  # torchvision's, at strides 2, 4, 8, 16 and 32
+VQAE = ("e1", "residual")  # at strides 2 and 4: the last map of each side
 TRIED = 64  # pixels a side
 
 
 def stages_of(name: str, encoder: torch.nn.Module) -> tuple[str, ...]:
     """The modules of a backbone that put out its maps, from the largest. Raises UsageError for one without any."""
     if not is_timm(name):
-        return RESNET
+        return VQAE if name in VQAES else RESNET
     information: Any = getattr(encoder, "feature_info", None) or ()
     stages = tuple(str(one["module"]) for one in information)
     if not stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,25 @@ def timm_features(name: str) -> int:
     return int(getattr(model, "head_hidden_size", None) or model.num_features)
 
 
+def check_sides(name: str, channels: int, sides: Iterable[int]) -> None:
+    """Raise UsageError unless the network takes square images of all these sides, in pixels. Computes nothing."""
+    with torch.device("meta"), torch.no_grad():
+        model = timm_network(name, channels).eval()
+        for side in sorted(sides):
+            try:
+                model(torch.empty(1, channels, side, side))
+            except Exception as error:  # of one size alone, as many transformers are
+                cause = str(error).split("\n", 1)[0].rstrip(".") or type(error).__name__
+                raise UsageError(f"{name}: takes no images of {side} pixels ({cause}). Give another size") from None
+
+
+def timm_classifier(name: str) -> str:
+    """The name of the last layer of a network of timm, such as "fc". Raises as `timm_network`."""
+    with torch.device("meta"):
+        config: Any = timm_network(name).pretrained_cfg
+    return str(config["classifier"])
+
+
 def timm_normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the images that timm's weights were trained on."""
     with torch.device("meta"):
@@ -76,8 +96,7 @@ def timm_state(path: Path, content: dict[str, Any], name: str) -> tuple[dict[str
         absent = [key for key, shape in shapes.items() if shape != _shape(tensors, prefix + key)]
         told = f"{fit} of {len(shapes)} tensors of {name} match; not {', '.join(absent[:SHOWN])}"
         raise InputError(f"{path}: {told}. Give a checkpoint of this network, or another --backbone")
-    state = {key: tensors[prefix + key].detach().clone().contiguous() for key in shapes}
-    return state, channels, prefix
+    return {key: tensors[prefix + key] for key in shapes}, channels, prefix
 
 
 def _tensors(content: dict[str, Any]) -> dict[str, Tensor]:

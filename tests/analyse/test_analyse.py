@@ -12,12 +12,15 @@ from PIL import Image
 
 from counted import count_loaded, count_opened
 from lim_gpu.analyse import analyse
-from lim_gpu.analyse.gradcam import intersection_over_union
+from lim_gpu.analyse.gradcam import heat_maps, intersection_over_union
+from lim_gpu.analyse.networks import load_probe
 from lim_gpu.analyse.tsne import correlation, embed, silhouette
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import file_sha256
+from lim_gpu.network import Network
 from lim_gpu.progress import Reporter
-from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights.backbone import network, resnet
+from lim_gpu.weights.load import Backbone, preprocess
 
 QUIET = Reporter(quiet=True)
 
@@ -85,6 +88,40 @@ def test_heat_maps(folder, tmp_path):
     values = run(folder, "gradcam", tmp_path / "cam.png", images=4, shown=2).values
     assert len(values["iou"]) == 4
     assert values["mean_iou"] is None or 0 <= values["mean_iou"] <= 1
+
+
+def heat_of(folder, tmp_path, name):
+    """Grad-CAM of one random network of each kind, twice."""
+    torch.manual_seed(0)
+    state = {f"encoder.{key}": value for key, value in network(name, 1).state_dict().items()}
+    torch.save({"state_dict": state, "lim_gpu": {"config": {"backbone": name}}}, tmp_path / "c.ckpt")
+    how = {"device": "cpu", "size": 64, "images": 4, "shown": 2, "reporter": QUIET}
+    return analyse("gradcam", *[tmp_path / "c.ckpt"] * 2, folder, tmp_path / "cam.png", **how).values
+
+
+@pytest.mark.parametrize("name", ["vqae-small", "timm:test_resnet"])
+def test_heat_maps_of_other_backbones(folder, tmp_path, name):
+    assert heat_of(folder, tmp_path, name)["mean_iou"] == 1
+
+
+def test_heat_maps_of_tokens_are_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match=r"which timm:test_vit does not give. Give `analyse probe`") as caught:
+        heat_of(folder, tmp_path, "timm:test_vit")
+    assert "\n" not in str(caught.value)
+
+
+def test_heat_maps_are_grad_cam_of_the_last_map(folder):
+    """Of features that are the mean of a map, the gradient of their length is the features over their length."""
+    state = network("vqae-small", 1).state_dict()
+    own = Network(Backbone(state, "vqae-small", 1, "", preprocess(0.5, 0.5, 1), ""), {}).eval()
+    probe = load_probe(folder, "test", 3, 64, torch.device("cpu"), QUIET)
+    found = heat_maps(own, probe)
+    for heat, images in zip(found, probe.inputs(own, 1), strict=True):
+        with torch.no_grad():
+            last = own.encoder.maps(images)[0]
+        map_ = torch.einsum("c,chw->hw", last.mean((1, 2)), last).clamp(min=0)
+        map_ = torch.nn.functional.interpolate(map_[None, None], (64, 64), mode="bilinear")[0, 0]
+        assert np.corrcoef(heat.ravel(), map_.ravel())[0, 1] > 0.99
 
 
 def test_each_checkpoint_is_read_once_and_named_by_what_was_read(folder, tmp_path, monkeypatch):

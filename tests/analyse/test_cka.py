@@ -8,7 +8,7 @@ import torch
 
 from lim_gpu.analyse.cka import Cka, grams, hsic, layer_names
 from lim_gpu.errors import UsageError
-from lim_gpu.weights.backbone import resnet
+from lim_gpu.weights.backbone import network, resnet
 
 
 def gram(values: torch.Tensor) -> torch.Tensor:
@@ -75,12 +75,12 @@ def test_batches_agree_with_the_whole():
 def test_layers_of_a_network():
     torch.manual_seed(0)
     encoder = resnet("resnet18", 1).eval()
-    names = layer_names(encoder, "blocks")
+    names = layer_names("resnet18", encoder, "blocks")
     assert names[0] == "maxpool"
     assert len(names) == 10
-    assert len(layer_names(encoder, "convolutions")) == 20
+    assert len(layer_names("resnet18", encoder, "convolutions")) == 20
     with pytest.raises(UsageError, match="blocks or convolutions"):
-        layer_names(encoder, "all")
+        layer_names("resnet18", encoder, "all")
     images = torch.randn(6, 1, 64, 64)
     found = grams(encoder, images, names)
     pooled = encoder(images).detach()
@@ -92,6 +92,20 @@ def test_layers_of_a_network():
     assert np.allclose(np.diag(value), 1)
     assert np.allclose(value, value.T)
     assert not encoder.maxpool._forward_hooks
+
+
+def test_layers_of_an_autoencoder_and_of_timm():
+    encoder = network("vqae-small", 1).eval()
+    names = layer_names("vqae-small", encoder, "blocks")
+    assert names == ["e1", "e2", "e3", "residual.0", "residual.1", "residual.2"]
+    images = torch.randn(6, 1, 32, 32)
+    found = encoder.e1(images).detach().flatten(1)
+    found = found - found.mean(0)
+    torch.testing.assert_close(
+        grams(encoder, images, names)[0], (found @ found.T).double().fill_diagonal_(0), rtol=1e-3, atol=1e-3
+    )
+    with pytest.raises(UsageError, match=r"not of timm:test_resnet. Give `analyse probe` or `analyse tsne`"):
+        layer_names("timm:test_resnet", network("timm:test_resnet"), "convolutions")
 
 
 def test_too_few_images():

@@ -7,17 +7,20 @@ import csv
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("monai")
 
 from finetunings import QUIET, read, request
+from lim_gpu.cli import cli
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
 from lim_gpu.finetune.segmenting import dice_and_cross_entropy
 from lim_gpu.finetune.unet import UNet
 from lim_gpu.report.run_report import write_run_report
+from stores import make_store
 
 
 @pytest.fixture
@@ -106,6 +109,32 @@ def test_a_network_of_timm_segments_and_begins_from_its_own_checkpoint(discs, tm
     best = tmp_path / "run/runs/0/candidate-0/best.ckpt"
     outcome = finetune(asked(discs, checkpoints=[best], backbone=None), tmp_path / "more", "cpu", QUIET)
     assert outcome.values["start"] == [str(best)]
+
+
+def called(*arguments):
+    """The program as the command line calls it."""
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_down_branch_of_an_autoencoder_segments_from_the_command_line(discs, tmp_path):
+    """What denoise learnt is what the training begins with."""
+    store, run = make_store(tmp_path, (("chest", 8, 32, 32),)), tmp_path / "denoise"
+    tiny = ("--epochs", 1, "--batch-size", 4, "--set", "reconstruct.size=16", "--set", "reconstruct.codes=16")
+    called("pretrain", store, "--method", "denoise", "--backbone", "vqae-small", *tiny, "-o", run)
+    learnt = torch.load(run / "last.ckpt")["state_dict"]
+    how = ("--task", "segmentation", "--runs", 1, "--epochs", 1, "--head-epochs", 1, "--size", 32)
+    called("finetune", discs, *how, "--checkpoint", run / "last.ckpt", "-o", tmp_path / "seg")
+    assert 0 <= read(tmp_path / "seg/results.json")["dice"]["mean"] <= 1
+    held = torch.load(tmp_path / "seg/runs/0/candidate-0/best.ckpt")["state_dict"]
+    encoder = {name: value for name, value in held.items() if name.startswith("encoder.")}
+    assert len(encoder) == sum(name.startswith("encoder.") for name in learnt)
+    assert all(torch.equal(value, learnt[name]) for name, value in encoder.items())  # the decoder alone has trained
+
+
+@pytest.mark.parametrize("name", ["vqae-small", "timm:test_resnet"])
+def test_a_u_net_of_any_backbone_gives_a_logit_a_pixel(name):
+    assert UNet(name, 1).eval()(torch.randn(1, 1, 33, 46)).shape == (1, 1, 33, 46)
 
 
 def test_a_u_net_takes_any_size_and_its_loss_is_dice_and_cross_entropy():

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional
 
@@ -127,12 +128,13 @@ def test_an_empty_queue_has_no_negatives():
     assert not torch.isnan(second["loss"])
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])  # timm's activates
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_split_norm_equals_a_norm_of_each_sub_batch(memory_format):
+def test_split_norm_equals_a_norm_of_each_sub_batch(memory_format, kind):
     torch.manual_seed(0)
-    whole = nn.Sequential(nn.BatchNorm2d(3)).double()
+    whole = nn.Sequential(kind(3)).double()
     nn.init.uniform_(whole[0].weight)
-    parts = [nn.BatchNorm2d(3).double() for _ in range(4)]
+    parts = [kind(3).double() for _ in range(4)]
     for part in parts:
         part.load_state_dict(whole[0].state_dict())
     split_batch_norm(whole, 4)
@@ -149,7 +151,7 @@ def test_split_norm_equals_a_norm_of_each_sub_batch(memory_format):
         mean = torch.stack([getattr(part, name) for part in parts]).mean(0)
         torch.testing.assert_close(getattr(whole[0], name), mean, rtol=0, atol=1e-12)
     assert whole[0].num_batches_tracked == 1
-    plain = nn.BatchNorm2d(3).double().eval()
+    plain = kind(3).double().eval()
     plain.load_state_dict(whole[0].state_dict())
     assert torch.equal(whole.eval()(x), plain(x))
 

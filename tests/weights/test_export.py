@@ -178,3 +178,20 @@ def test_a_checkpoint_is_read_once(tmp_path, state, monkeypatch):
     opened = count_opened(monkeypatch)
     assert export(tmp_path / "c.ckpt", tmp_path / "w.safetensors").values["tensors"] == 120
     assert opened[tmp_path / "c.ckpt"] == 1
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:mobilenetv3_small_050"])  # fc, classifier
+@torch.no_grad()
+def test_a_fine_tuned_network_of_timm_loads_there_with_its_classifier(tmp_path, name):
+    network = Classifier(name, 1, 2).eval()
+    about = {"method": "finetune", "backbone": name, "classes": ["a", "b"], "preprocess": preprocess(0.5, 0.5, 1)}
+    torch.save({"state_dict": network.state_dict(), "lim_gpu": about}, tmp_path / "best.ckpt")
+    outcome = export(tmp_path / "best.ckpt", tmp_path / "w.safetensors")
+    import timm
+
+    line = next(line for line in outcome.lines if line.startswith("timm: "))
+    build, _, load = line.removeprefix("timm: ").rpartition(".load_state_dict")
+    other = eval(build, {"timm": timm}).eval()  # what users are told
+    eval(f"other.load_state_dict{load}", {"other": other, "state": load_file(tmp_path / "w.safetensors")})
+    images = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(other(images), network(images))

@@ -42,6 +42,17 @@ def test_the_maps_of_timm_are_those_of_its_features_only():
             torch.testing.assert_close(one, two)
 
 
+@torch.no_grad()
+def test_the_maps_of_vqae_are_its_encoders_own():
+    own = network("vqae-small", 3).eval()
+    maps, widths = feature_maps("vqae-small", own, 3)
+    half, quarter = maps(own, IMAGES)
+    assert torch.equal(half, own.e1(IMAGES))
+    assert torch.equal(quarter, own.maps(IMAGES))
+    assert widths == (16, 32)
+    assert torch.equal(quarter.mean((2, 3)), own(IMAGES))
+
+
 def test_a_network_keeps_its_mode_and_its_hooks_to_itself():
     own = network("resnet18").train()
     before = own.state_dict()["bn1.running_mean"].clone()
