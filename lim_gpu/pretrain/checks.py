@@ -134,8 +134,10 @@ def _check_moco(config: PretrainConfig) -> None:
         _at_least(f"moco.{name}", getattr(c, name), 1)
     for name in ("brightness", "contrast", "rotate_degrees"):
         _at_least(f"moco.{name}", getattr(c, name), 0)
-    for name in ("mask_near_mm", "hard_beta"):
+    for name in ("mask_near_mm", "soft_hash_bits", "hard_beta"):
         _at_least(f"moco.{name}", getattr(c, name), 0)
+    if c.mask_hash_bits is not None:
+        _within("moco.mask_hash_bits", c.mask_hash_bits, 0, 63)  # 64, all bits, would hide every key
     if not 0 <= c.class_prior < 1:
         raise UsageError(f"moco.class_prior {c.class_prior:g} is no share below 1. Give 0 <= P < 1, such as 0.1")
     _positive("moco", c, ("temperature",))

@@ -79,6 +79,8 @@ class MocoConfig:
     mask_same_slice: bool = True  # keys of the query's own slice are no negatives
     mask_same_volume: bool = False  # nor are those of its volume, neighbouring slices among them
     mask_near_mm: float = 0.0  # nor are those of its volume within so many mm; 0: only the above
+    mask_hash_bits: int | None = None  # nor those of any volume whose HASH is within so many bits; None: only the above
+    soft_hash_bits: float = 0.0  # d bits apart a negative counts 1 - exp(-d^2 / 2 soft_hash_bits^2); 0: all the same
     hard_beta: float = 0.0  # Robinson et al. 2021: how much more a negative counts that is alike; 0: all the same
     class_prior: float = 0.0  # the share of negatives that are taken for like the query; 0: none
 

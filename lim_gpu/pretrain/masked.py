@@ -1,7 +1,7 @@
 """Sparse convolution by masking: a ResNet that sees only the kept cells of its input (SparK, Tian et al. 2023).
 
-A dense operation followed by a multiplication with the mask computes at the kept positions what a sparse one would, and
-every image keeps equally many cells, so the number of kept positions is a constant: nothing is gathered, and nothing
+A convolution followed by a mask computes at the kept positions what a sparse one would. Batch normalisation is torch's
+own, on the kept positions alone; every image keeps equally many cells, so that their number is a constant and nothing
 waits for the device. The mask is an argument of every function; the network stays a plain torchvision ResNet.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lim_gpu.errors import UsageError
 
@@ -23,17 +23,29 @@ class Mask:
     def __init__(self, cells: Tensor, kept: int) -> None:
         self.cells, self.kept = cells, kept
         self._enlarged: dict[int, Tensor] = {}
+        self._places: dict[int, Tensor] = {}
 
     def over(self, x: Tensor) -> Tensor:
         """The mask at the resolution of `x` (B, C, H, W): (B, 1, H, W) bool."""
-        scale = x.shape[2] // self.cells.shape[2]
+        scale = self._scale(x)
         if scale not in self._enlarged:
             self._enlarged[scale] = self.cells.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         return self._enlarged[scale]
 
-    def count(self, x: Tensor) -> int:
-        """Number of kept positions in a map like `x`, over the batch."""
-        return len(x) * self.kept * (x.shape[2] // self.cells.shape[2]) ** 2
+    def places(self, x: Tensor) -> Tensor:
+        """The kept positions of each image of `x` (B, C, H, W), row W + column: (B, K), cell after cell."""
+        scale = self._scale(x)
+        if scale not in self._places:
+            side = self.cells.shape[3]
+            kept_first = self.cells.flatten(1).int().argsort(dim=1, descending=True, stable=True)
+            cell = kept_first[:, : self.kept, None]
+            within = torch.arange(scale, device=cell.device)
+            row, column = cell // side * scale + within, cell % side * scale + within  # (B, kept, scale)
+            self._places[scale] = (row[..., None] * side * scale + column[..., None, :]).flatten(1)
+        return self._places[scale]
+
+    def _scale(self, x: Tensor) -> int:
+        return x.shape[2] // self.cells.shape[2]
 
 
 def draw_cells(images: int, side: int, kept: int, generator: torch.Generator) -> Tensor:
@@ -42,35 +54,63 @@ def draw_cells(images: int, side: int, kept: int, generator: torch.Generator) ->
     return torch.zeros(images, side * side, dtype=torch.bool).scatter_(1, order, True).view(images, 1, side, side)
 
 
-def batch_norm(norm: Any, x: Tensor, mask: Mask) -> Tensor:
-    """BatchNorm2d `norm` over the kept positions of `x` (B, C, H, W), zero elsewhere; sums in float32 or wider.
-
-    Equal to `norm` on the gathered positions, running statistics included (their variance is the unbiased one). The
-    result has the type of `x`.
-    """
-    where, count = mask.over(x), mask.count(x)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if norm.training:
-        mean = (wide * where).sum((0, 2, 3)) / count
-        centred = (wide - _channels(mean)) * where
-        variance = centred.square().sum((0, 2, 3)) / count
-        _track(norm, mean.detach(), variance.detach() * (count / (count - 1)))
-    else:
-        mean, variance = norm.running_mean, norm.running_var
-        centred = (wide - _channels(mean)) * where
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return (centred * _channels(scale) + where * _channels(norm.bias)).to(x.dtype)
+def batch_norm(norm: nn.BatchNorm2d, x: Tensor, mask: Mask) -> Tensor:
+    """`norm` over the kept positions of `x` (B, C, H, W), zero elsewhere, in the memory format of `x`."""
+    places = mask.places(x)
+    normalised: Tensor = norm(Taken.apply(x, places))
+    placed: Tensor = Placed.apply(normalised, places, x.shape[2:])
+    return placed
 
 
-@torch.no_grad()
-def _track(norm: Any, mean: Tensor, variance: Tensor) -> None:
-    norm.num_batches_tracked += 1
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), norm.momentum)
+class Taken(torch.autograd.Function):
+    """Values (B, C, 1, K) of x (B, C, H, W) at places (B, K) of H W, none twice, so that `Placed` is its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        """The values, in the memory format of x."""
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape[2:]
+        return _taken(x, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of the values to that of x, zero elsewhere."""
+        (places,) = ctx.saved_tensors
+        return _placed(gradient, places, ctx.shape), None
 
 
-def _channels(vector: Tensor) -> Tensor:
-    return vector.view(1, -1, 1, 1)
+class Placed(torch.autograd.Function):
+    """Values (B, C, 1, K) put at places (B, K) of H W into zeros (B, C, H, W). Its derivative is `Taken`."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+        """The map, in the memory format of the values; shape: (H, W)."""
+        ctx.save_for_backward(places)
+        return _placed(values, places, shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Of the map to that of the values."""
+        return _taken(gradient, *ctx.saved_tensors), None, None
+
+
+def _taken(x: Tensor, places: Tensor) -> Tensor:
+    if x.is_contiguous():
+        return x.flatten(2).gather(2, _of_all(places, x)).unsqueeze(2)
+    last = x.permute(0, 2, 3, 1).flatten(1, 2)  # B, H W, C: of channels_last as it lies
+    return last.gather(1, _of_all(places, x).mT).mT.unsqueeze(2)
+
+
+def _placed(values: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+    layout = torch.contiguous_format if values.is_contiguous() else torch.channels_last
+    x = torch.empty(*values.shape[:2], *shape, dtype=values.dtype, device=values.device, memory_format=layout).zero_()
+    x.flatten(2).scatter_(2, _of_all(places, values), values.squeeze(2))
+    return x
+
+
+def _of_all(places: Tensor, x: Tensor) -> Tensor:
+    """The same places (B, K) in each channel of x: (B, C, K)."""
+    return places[:, None].expand(-1, x.shape[1], -1)
 
 
 def maps(encoder: Any, images: Tensor, mask: Mask, drop: Tensor | None = None) -> list[Tensor]:

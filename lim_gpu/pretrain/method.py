@@ -19,7 +19,9 @@ from lim_gpu.pretrain.schedule import learning_rate, weight_decay
 from lim_gpu.weights.backbone import network
 
 if TYPE_CHECKING:
+    from lim_gpu.intensity import Intensity
     from lim_gpu.pretrain.resident import SliceBatch
+    from lim_gpu.progress import Reporter
     from lim_gpu.selection.selected import SelectedSlices
 
 Laid = TypeVar("Laid", bound=Tensor | nn.Module)
@@ -61,8 +63,8 @@ class Pretraining(LightningModule):
         if config.compile:
             self.encoder.compile()  # in place: the names of the state stay
 
-    def prepare(self, slices: SelectedSlices) -> None:
-        """Take from the store what the method needs beside pixels, before the first step."""
+    def prepare(self, slices: SelectedSlices, intensity: Intensity, reporter: Reporter) -> None:
+        """Take from the store what the method needs beside the pixels of a step, before the first."""
 
     @abstractmethod
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:

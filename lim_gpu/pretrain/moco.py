@@ -15,11 +15,13 @@ from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.collectives import gather, world
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
-from lim_gpu.pretrain.negatives import near, positions_of, weighed
+from lim_gpu.pretrain.negatives import bits_apart, hashes_of, near, positions_of, share_of, weighed
 from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
+    from lim_gpu.intensity import Intensity
     from lim_gpu.pretrain.resident import SliceBatch
+    from lim_gpu.progress import Reporter
     from lim_gpu.selection.selected import SelectedSlices
 
 
@@ -36,11 +38,12 @@ class MoCo(Pretraining):
         "loss": Meter("nat", "cross-entropy of the own key among those of the queue; ln(1 + negatives) is chance"),
         "pretext_top1": Meter("share", "of the queries: nearest to their own key; near 1 early, batch statistics leak"),
         "own_negatives": Meter("keys", "of its own slice that a query meets in the queue, hidden or not"),
-        "negatives": Meter("keys", "that a query is told apart from: those of the queue that are not hidden"),
+        "negatives": Meter("keys", "that a query is told apart from: those not hidden, each as far as it counts"),
         "queue_filled": Meter("share", "of the queue's places that hold a key"),
     } | SPREAD
 
     positions: Tensor
+    hashes: Tensor
 
     def __init__(self, config: PretrainConfig, slices: int) -> None:
         super().__init__(config, slices)
@@ -56,11 +59,22 @@ class MoCo(Pretraining):
             self.key_encoder.compile()
         self.queue = Queue(config.queue_length(slices), moco.output)
         self.register_buffer("positions", torch.zeros(0), persistent=False)  # (slices,) mm, where neighbours are hidden
+        self.register_buffer("hashes", torch.zeros(0), persistent=False)  # (slices,) int64, where HASH says what counts
 
-    def prepare(self, slices: SelectedSlices) -> None:
-        """Look up where the slices lie, where that says which keys are hidden."""
+    @property
+    def compares(self) -> bool:
+        """Whether HASH says which negatives count."""
+        return self.moco.mask_hash_bits is not None or self.moco.soft_hash_bits > 0
+
+    def prepare(self, slices: SelectedSlices, intensity: Intensity, reporter: Reporter) -> None:
+        """Look up where the slices lie and what they look like, where that says which keys count.
+
+        Every process does it for all slices, so that a key of another one is known here by its id.
+        """
         if self.moco.mask_near_mm:
             self.positions = positions_of(slices)
+        if self.compares:
+            self.hashes = hashes_of(slices, intensity, reporter)
 
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:
         """[query, key], each (B, C, S, S), and the order (B,) in which the key's encoder sees the batch."""
@@ -105,27 +119,38 @@ class MoCo(Pretraining):
         q = self.head(self.encoder(query))
         with torch.autocast(q.device.type, enabled=False):
             q, k = functional.normalize(q.float(), dim=1), functional.normalize(k.float(), dim=1)
-            own = self.queue.ids == batch.ids[:, None]  # (B, queue)
-            hidden = self.queue.ids < 0
-            if self.moco.mask_same_slice:
-                hidden = hidden | own
-            if self.moco.mask_same_volume:
-                hidden = hidden | (self.queue.volumes == batch.volumes[:, None])
-            if self.moco.mask_near_mm:
-                there = (self.queue.ids, self.queue.volumes)
-                hidden = hidden | near(self.positions, batch.ids, batch.volumes, *there, self.moco.mask_near_mm)
+            hidden, share = self._counted(batch)
             others = self.queue.keys.clone()  # the backward pass needs them after the push below
             logits = info_nce_logits(q, k, others, hidden, self.moco.temperature)
-            scored = weighed(logits, self.moco.hard_beta, self.moco.class_prior, self.moco.temperature)
+            scored = weighed(logits, self.moco.hard_beta, self.moco.class_prior, self.moco.temperature, share)
+            own = self.queue.ids == batch.ids[:, None]  # (B, queue)
+            left = (~hidden).float() if share is None else share.exp().masked_fill(hidden, 0)
             loss = functional.cross_entropy(scored, torch.zeros_like(batch.ids))
             self.queue.push(k, batch.ids, batch.volumes)
             meters = {
                 "pretext_top1": (logits.detach().argmax(1) == 0).float().mean(),
                 "own_negatives": own.sum(1).float().mean(),
-                "negatives": (~hidden).sum(-1).float().mean(),
+                "negatives": left.sum(-1).mean(),
                 "queue_filled": (self.queue.ids >= 0).float().mean(),
             }
             return {"loss": loss} | meters | spread(q.detach())
+
+    def _counted(self, batch: SliceBatch) -> tuple[Tensor, Tensor | None]:
+        """Which keys are no negatives, (queue,) or (B, queue) bool; log of how much others count, None: all as one."""
+        moco, ids, volumes = self.moco, self.queue.ids, self.queue.volumes
+        hidden = ids < 0
+        if moco.mask_same_slice:
+            hidden = hidden | (ids == batch.ids[:, None])
+        if moco.mask_same_volume:
+            hidden = hidden | (volumes == batch.volumes[:, None])
+        if moco.mask_near_mm:
+            hidden = hidden | near(self.positions, batch.ids, batch.volumes, ids, volumes, moco.mask_near_mm)
+        if not self.compares:
+            return hidden, None
+        apart = bits_apart(self.hashes[batch.ids], self.hashes[ids.clamp(min=0)])
+        if moco.mask_hash_bits is not None:
+            hidden = hidden | (apart <= moco.mask_hash_bits)
+        return hidden, share_of(apart, moco.soft_hash_bits) if moco.soft_hash_bits else None
 
     @torch.no_grad()
     def update_keys(self) -> None:

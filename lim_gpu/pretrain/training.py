@@ -51,7 +51,7 @@ def train(
     begun = time.perf_counter()
     with _quiet_lightning():
         module = build_method(plan, place)
-        module.prepare(slices)
+        module.prepare(slices, plan.intensity, reporter)
         if state is None and plan.init is not None:
             begin(module, plan)
         data = _data(request, plan, slices, state, reporter)

@@ -66,6 +66,7 @@ def test_the_queue_of_moco_holds_the_keys_of_both(found):
     torch.testing.assert_close(first["keys"][:16].norm(dim=1), torch.ones(16))
     assert first["groups"] == second["groups"] == 2  # of the four: each of two slices, as on one device
     assert first["loss"] != second["loss"]  # each has its own slices
+    assert first["negatives"] == second["negatives"] == 6  # of 8 keys one of either process looks like the query
 
 
 def test_a_codebook_is_the_same_everywhere_and_begins_with_outputs_of_both(found):

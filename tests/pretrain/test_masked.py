@@ -24,21 +24,24 @@ def test_every_image_keeps_equally_many_cells_and_every_cell_is_kept_at_times():
     assert often.max() < 0.52
 
 
-def test_batch_norm_equals_the_norm_of_gathered_positions_with_its_gradients(mask):
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_equals_the_norm_of_gathered_positions_with_its_gradients(mask, memory_format):
     torch.manual_seed(0)
     ours, plain = nn.BatchNorm2d(5).double(), nn.BatchNorm1d(5).double()
     for norm in (ours, plain):
         nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(2))
         nn.init.uniform_(norm.bias, generator=torch.Generator().manual_seed(3))
-    x = (torch.randn(3, 5, 8, 8, dtype=torch.float64) * 3 + 7).requires_grad_()
+    x = (torch.randn(3, 5, 8, 8, dtype=torch.float64) * 3 + 7).contiguous(memory_format=memory_format).requires_grad_()
     y = x.detach().clone().requires_grad_()
     out = batch_norm(ours, x, mask)
     places = mask.over(x).expand(3, 1, 8, 8)[:, 0].nonzero(as_tuple=True)
     gathered = y.permute(0, 2, 3, 1)[places]
-    assert len(gathered) == mask.count(x)
+    assert len(gathered) == mask.places(x).numel() == 3 * 2 * 16
     expected = torch.zeros_like(y).permute(0, 2, 3, 1).index_put(places, plain(gathered)).permute(0, 3, 1, 2)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+    assert out.is_contiguous(memory_format=memory_format)
     out.square().sin().sum().backward()
+    assert x.grad.is_contiguous(memory_format=memory_format)
     expected.square().sin().sum().backward()
     for got, wanted in (
         (x.grad, y.grad),
@@ -53,6 +56,24 @@ def test_batch_norm_equals_the_norm_of_gathered_positions_with_its_gradients(mas
         batch_norm(ours.eval(), x, mask),
         torch.where(mask.over(x), ours(x), 0),  # by its running statistics
     )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_gradients_of_batch_norm_are_those_of_differences(mask, training):
+    torch.manual_seed(0)
+    norm, x = nn.BatchNorm2d(2).double().train(training), torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    inputs = [value.requires_grad_() for value in (x, norm.weight, norm.bias)]
+    assert torch.autograd.gradcheck(lambda x, *_: batch_norm(norm, x, mask), inputs)
+
+
+def test_the_places_are_those_that_the_mask_keeps():
+    mask = Mask(
+        torch.tensor([[[[True, False, True], [False, True, True]]], [[[False, True, True], [True, True, False]]]]), 4
+    )
+    x = torch.zeros(2, 1, 8, 12)
+    kept = mask.over(x).flatten(1)
+    for places, image in zip(mask.places(x), kept, strict=True):
+        assert sorted(places.tolist()) == image.nonzero().flatten().tolist()
 
 
 def test_sums_are_of_float32_where_the_maps_are_of_half(mask):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from batches import batch
 from lim_gpu.errors import UsageError
+from lim_gpu.pretrain import moco as moco_module
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.moco import MoCo, Queue, SplitBatchNorm2d, info_nce_logits, split_batch_norm
 
@@ -115,6 +116,39 @@ def test_own_slices_and_volumes_can_be_hidden():
     assert (
         losses["nothing"] > losses["slice"] > losses["near"] > losses["volume"] > 0
     )  # fewer negatives, less to tell apart
+
+
+@pytest.mark.parametrize(
+    "asked", [{"mask_hash_bits": 2}, {"soft_hash_bits": 3.0}, {"mask_hash_bits": 0, "soft_hash_bits": 8.0}]
+)
+def test_keys_that_look_like_the_query_count_less_or_not(monkeypatch, asked):
+    """Against a loop over queries and keys, whose codes are compared bit by bit; slices of other volumes are alike."""
+    seen = []
+    monkeypatch.setattr(moco_module, "info_nce_logits", lambda *args: seen.append(args) or info_nce_logits(*args))
+    codes = [0, 0, 1, 3, 7, 2**63, 2**40 - 1, 5] * 12
+    method = moco(slices=32, **asked)
+    method.hashes = torch.tensor([code - 2**64 * (code >= 2**63) for code in codes])
+    ids, others = torch.tensor([0, 1, 2, 3, 16, 17, 32, 33]), torch.tensor([0, 8, 34, 50, 51, 52, 64, 65])
+    method.queue.push(unit(8, 8).float(), others, others // 16)
+    method.queue.ids[-1] = -1  # nothing has come there yet
+    found = method.loss(moco().views(batch(ids), torch.Generator().manual_seed(0)), batch(ids))
+    ((q, k, keys, _, temperature),) = seen
+    q = q.detach()
+    total, left = 0.0, 0.0
+    for i, query in enumerate(ids.tolist()):
+        negatives = 0.0
+        for j, key in enumerate(others.tolist()[:-1]):
+            apart = (codes[query] ^ codes[key]).bit_count()
+            if query == key or ("mask_hash_bits" in asked and apart <= asked["mask_hash_bits"]):
+                continue
+            counts = 1 - math.exp(-(apart**2) / (2 * asked["soft_hash_bits"] ** 2)) if "soft_hash_bits" in asked else 1
+            negatives += counts * math.exp(float(q[i] @ keys[j]) / temperature)
+            left += counts / 8
+        own = math.exp(float(q[i] @ k[i]) / temperature)
+        total -= math.log(own / (own + negatives)) / 8
+    assert found["loss"].item() == pytest.approx(total, rel=1e-5)
+    assert found["negatives"].item() == pytest.approx(left, rel=1e-5)
+    assert 0 < left < 6.5
 
 
 def test_an_empty_queue_has_no_negatives():

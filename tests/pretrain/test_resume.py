@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.pretrain.callbacks import Recorder
 from lim_gpu.pretrain.run import pretrain
 from pretrainings import STEPS, TOTAL, arguments, killed, losses, rows
 
@@ -46,6 +47,29 @@ def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, sto
         assert killed(preloaded, store, run, method, where, step, resume=bool(resume)) == -signal.SIGKILL
     pretrain(store, method, output=run, resume=True, **arguments(method, checkpoint_every=1))
     assert losses(run) == losses(finished / method)
+
+
+def test_what_looks_alike_is_looked_up_again_and_recorded(store, tmp_path, monkeypatch):
+    """Hashes are no part of a checkpoint: they are those of the store."""
+    alike = {"overrides": {"moco.mask_hash_bits": 1, "moco.soft_hash_bits": 6.0}}
+    pretrain(store, "moco", output=tmp_path / "whole", **arguments("moco", **alike))
+    with monkeypatch.context() as interrupted:
+        record = Recorder.on_train_batch_end
+
+        def recorded(self, trainer, *args):
+            record(self, trainer, *args)
+            if trainer.global_step == 6:
+                signal.raise_signal(signal.SIGINT)
+
+        interrupted.setattr(Recorder, "on_train_batch_end", recorded)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", **alike))
+    assert len(losses(tmp_path / "run")) == 6
+    pretrain(store, "moco", output=tmp_path / "run", resume=True, **arguments("moco", **alike))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert 0 < rows(tmp_path / "run")[-1]["negatives"] < 8  # the queue holds 8
+    known = json.loads((tmp_path / "run" / "last.ckpt.json").read_text())["config"]["moco"]
+    assert (known["mask_hash_bits"], known["soft_hash_bits"]) == (1, 6.0)
 
 
 def test_a_run_that_stands_is_not_touched(store, tmp_path, preloaded):
