@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lim_gpu.evaluate.grid import Finetune, Job, Pretrain
+from lim_gpu.evaluate.job import Job
 
 
 class Clock:
@@ -28,5 +28,4 @@ class Clock:
 
 def seed_of(job: Job) -> int:
     """That of the pre-training which a job is, or begins with; 0 of the others, which all seeds need."""
-    start = job.pretrain if isinstance(job, Finetune) else job
-    return start.seed if isinstance(start, Pretrain) else 0
+    return getattr(job.root, "seed", 0)
