@@ -13,7 +13,7 @@ from typing import Any
 
 from lim_gpu import cli
 from lim_gpu.errors import InputError
-from lim_gpu.evaluate.grid import Job, needs
+from lim_gpu.evaluate.job import Job
 from lim_gpu.reduction import hosts
 from lim_gpu.workers import TaskResult
 from reductions import RESULTS
@@ -121,7 +121,7 @@ class Noting:
     def do(self, job: Job) -> None:
         if job.folder in self.failing:
             raise InputError(f"{job.folder}: is bad")
-        missing = [needed.folder for needed in needs(job) if not self.file(needed).exists()]
+        missing = [needed.folder for needed in job.needs if not self.file(needed).exists()]
         self.file(job).write_text(" ".join(missing))
 
     def file(self, job: Job) -> Path:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lim_gpu.errors import InputError
-from lim_gpu.evaluate.grid import Grid, Job, Task, jobs, needs
+from lim_gpu.evaluate.grid import Grid, Task, jobs
+from lim_gpu.evaluate.job import Job
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Noting:
         if job.folder in self.raising:
             raise ValueError("no")
         gpu = os.environ["CUDA_VISIBLE_DEVICES"]
-        missing = [needed.folder for needed in needs(job) if not self.file(needed).exists()]
+        missing = [needed.folder for needed in job.needs if not self.file(needed).exists()]
         with open(self.folder / f"gpu-{gpu}", "x"):  # one job at a time
             self.file(job).write_text(" ".join([gpu, *missing]))
         (self.folder / f"gpu-{gpu}").unlink()

@@ -75,8 +75,8 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
-@click.command(short_help="The papers' evaluations 0, A to E and T2; is less more?")
-@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|claim|T2...")
+@click.command(short_help="The papers' evaluations 0, A to E and T2 to T6; is less more?")
+@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|claim|T2|T3|T4|T5|T6...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
     "--preset",
@@ -93,7 +93,7 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
 )
 @click.option("--seeds", type=int, metavar="N", help="Pre-trainings of every kind; default: the configuration's, or 1.")
 @click.option(
-    "--minutes", type=click.FloatRange(min=0), metavar="M", help="claim: begin no seed that would end later; resumable."
+    "--minutes", type=click.FloatRange(min=0), metavar="M", help="Begin no seed that would end later; resumable."
 )
 @click.option("--plan", is_flag=True, help="As --dry-run, with hours and disk from training steps measured here.")
 @SHARD
@@ -132,13 +132,43 @@ def evaluate(
 
     claim: is less more? Slices of HASH against all and against as many of chance, at equal steps and epochs, paired by
     seeds of the pre-training (seeds = 6, method = "moco"), with a verdict. --plan says what so many seeds can show.
-    T2, alone: the pretext tasks of Tariq et al. (Table II); [stores] are train and held-out, [pretrain] as above.
+
+    T2 to T6: the pretext tasks of Tariq et al., scored on other patients (T2), and what they are good for: fine-tuned
+    on fractions of labels (T3, T4), as a U-Net (T5), attributes of patients read from them (T6). In a file of their
+    own:
+
+    \b
+    study.toml:
+      seeds = 3
+      [stores]
+      train = "slices"
+      held-out = "slices_of_others"       # T2
+      [checkpoints]
+      SparK = "spark_run/last.ckpt"       # compared, too; without train alone
+      [pretrain]
+      preset = "tariq2024-paper"
+      [finetune]
+      runs = 5                            # whatever lim-gpu finetune takes
+      [classification]                    # T3, T4
+      data = "rsna_slices"
+      labels = "train.csv"
+      target = "pe_present_on_image"
+      fractions = [0.01, 0.1, 1.0]
+      [segmentation]                      # T5
+      data = "slices"
+      labels = "nodules/labels.csv"
+      fractions = [0.1, 0.5, 1.0]
+      [attributes]                        # T6
+      data = "slices"
+      labels = "people/labels.csv"
+      targets = ["sex", "age"]
 
     \b
     Examples: lim-gpu evaluate 0 A B C D E --preset smoke
               lim-gpu evaluate A C --config grid.toml --plan
               lim-gpu evaluate claim --config grid.toml --seeds 6 --minutes 600
-              lim-gpu evaluate T2 --preset smoke
+              lim-gpu evaluate T2 T3 T4 T5 T6 --preset smoke
+              lim-gpu evaluate T2 T5 --config study.toml --plan
     """
     from lim_gpu.evaluate import evaluate as run_evaluations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from lim_gpu.evaluate.grid import Finetune, Job, Pretrain, Reduce
+from lim_gpu.evaluate.job import Job
 
 
 class Clock:
@@ -28,5 +28,4 @@ class Clock:
 
 def seed_of(job: Job) -> int:
     """That of the pre-training which a job is, or begins with, or of what chance chose for it; else 0: all need it."""
-    start = job.pretrain if isinstance(job, Finetune) else job
-    return start.seed if isinstance(start, Pretrain | Reduce) else 0
+    return getattr(job.root or job, "seed", 0)

@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from lim_gpu.errors import LimGpuError
-from lim_gpu.evaluate.grid import Job
 from lim_gpu.evaluate.hosts import Doing
+from lim_gpu.evaluate.job import Job
 from lim_gpu.evaluate.queue import Queue
 from lim_gpu.progress import Reporter, one_line
 from lim_gpu.workers import LONGEST_WAIT, SECONDS_TO_DIE, start_process

@@ -24,7 +24,7 @@ def configured(
     warm-up, the start of the queue and the frozen prototypes of ALL in steps, and the queue of REFERENCE, so that they
     differ in their slices alone.
     """
-    options, overrides = options_of(grid, job.method)
+    options, overrides = options_of(grid.pretrain, job.method)
     preset = options.pop("preset")
     given = {name: options.pop(name) for name in ("epochs", "batch_size", "backbone", "channels") if name in options}
     overrides = given | overrides | {"seed": seed}
@@ -60,10 +60,10 @@ def equal_steps(epochs: int, whole: int, reduced: int, batch_size: int) -> int:
     return max(1, math.ceil(steps / max(1, reduced // batch_size) - 1e-9))
 
 
-def options_of(grid: Grid, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def options_of(pretrain: dict[str, Any], method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of `lim_gpu.pretrain` for a method, its own table [pretrain.METHOD] first, and those of its `set`."""
-    common = {name: value for name, value in grid.pretrain.items() if name not in SECTIONS}
-    own = grid.pretrain.get(method, {})
+    common = {name: value for name, value in pretrain.items() if name not in SECTIONS}
+    own = pretrain.get(method, {})
     others = tuple(f"{section}." for section in set(SECTIONS.values()) - {SECTIONS[method]})
     settings = common.get("set", {}) | own.get("set", {})
     overrides = {name: value for name, value in settings.items() if not name.startswith(others)}

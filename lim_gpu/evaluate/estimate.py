@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.evaluate.equal import configured
-from lim_gpu.evaluate.grid import CONTROL, EVERY, PAPER_STORE, Grid, Job, Pretrain, Reduce
+from lim_gpu.evaluate.grid import CONTROL, EVERY, PAPER_STORE, Pretrain, Reduce
+from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.evaluate.table import published
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.intensity import Intensity
@@ -24,20 +26,34 @@ from lim_gpu.store.slices import SliceStore
 STEPS = 3  # measured, after one to warm up
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A training: what of, how many slices (guessed where they are not known yet), epochs between two checkpoints."""
+
+    config: PretrainConfig
+    store: Path
+    slices: int
+    every: int
+    guessed: bool = False
+
+
 def estimate(
-    todo: Sequence[Job], grid: Grid, output: Path, device: str, seed: int, *, timed: bool
+    todo: Sequence[Job], worker: JobWorker, planned: Callable[[Job], Planned | None], *, timed: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """`values` for a program and `lines` for a person; nothing is written. refused: the jobs that cannot run.
 
-    timed: measure a training step of each method, which needs torch, for hours and bytes.
+    planned: the training that a job is, if it is one and its data are there. timed: measure a training step of each
+    method, which needs torch, for hours and bytes.
     """
-    worker = Worker(grid, output, device, seed, Reporter(quiet=True))
-    rows = [_row(job, worker) for job in todo]
+    plans = [None if worker.done(job) else planned(job) for job in todo]
+    rows: list[dict[str, Any]] = [
+        {"job": job.folder, "done": worker.done(job)} | _about(plan) for job, plan in zip(todo, plans, strict=True)
+    ]
     refused = [row["job"] for row in rows if "refused" in row]
     values: dict[str, Any] = {"dry_run": True, "jobs": rows, "refused": refused}
     totals: list[str] = []
     if timed:
-        costs, totals = _costs(todo, rows, worker)
+        costs, totals = _costs(plans, rows, worker.device)
         values |= costs
     done, kinds = sum(row["done"] for row in rows), Counter(type(job).__name__.lower() for job in todo)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -49,40 +65,41 @@ def estimate(
     return values, [*lines, f"{counted(len(rows), 'job')} ({told}), {done} done", *totals]
 
 
-def _row(job: Job, worker: Worker) -> dict[str, Any]:
-    """What is known of a job before anything is measured."""
-    row: dict[str, Any] = {"job": job.folder, "done": worker.done(job)}
-    if not isinstance(job, Pretrain) or row["done"] or not worker.has_stores():
-        return row
-    config, _ = _configured(job, worker)
-    kept, guessed = _slices(job.reduce, worker)
-    if kept < config.batch_size and not guessed:
-        return row | {"refused": f"its {counted(kept, 'slice')} are less than a batch of {config.batch_size}"}
-    return row | {"slices": kept, "steps": config.total_steps(kept), "guessed": guessed}
+def _about(plan: Planned | None) -> dict[str, Any]:
+    """What is known of a training before anything is measured."""
+    if plan is None:
+        return {}
+    if plan.slices < plan.config.batch_size and not plan.guessed:
+        return {"refused": f"its {counted(plan.slices, 'slice')} are less than a batch of {plan.config.batch_size}"}
+    return {"slices": plan.slices, "steps": plan.config.total_steps(plan.slices), "guessed": plan.guessed}
 
 
-def _configured(job: Pretrain, worker: Worker) -> tuple[PretrainConfig, int]:
-    """Of a job, and epochs between two checkpoints."""
+def planned(job: Job, worker: Worker) -> Planned | None:
+    """The training that a job of a grid is."""
+    if not isinstance(job, Pretrain) or not worker.has_stores():
+        return None
 
     def slices_of(name: str) -> int:
         return _slices(Reduce(job.reduce.store, name), worker)[0]
 
     config, options, _ = configured(worker.grid, job, worker.seed + job.seed, slices_of)
-    return config, options["checkpoint_every"]
+    kept, guessed = _slices(job.reduce, worker)
+    return Planned(config, worker.grid.stores[job.reduce.store], kept, options["checkpoint_every"], guessed)
 
 
-def _costs(todo: Sequence[Job], rows: Sequence[dict[str, Any]], worker: Worker) -> tuple[dict[str, Any], list[str]]:
+def _costs(
+    plans: Sequence[Planned | None], rows: Sequence[dict[str, Any]], device: str
+) -> tuple[dict[str, Any], list[str]]:
     """Add hours and bytes to the rows that have steps, from a step measured here; those of all, as values and lines."""
     from lim_gpu.weights.backbone import training_device
 
     measured: dict[str, tuple[float, int]] = {}
-    for job, row in zip(todo, rows, strict=True):
-        if isinstance(job, Pretrain) and "steps" in row:
-            config, every = _configured(job, worker)
-            if job.method not in measured:
-                measured[job.method] = measure(config, worker.grid.stores[job.reduce.store], worker.device)
-            seconds, size = measured[job.method]
-            checkpoints = config.epochs // every + 2
+    for plan, row in zip(plans, rows, strict=True):
+        if plan is not None and "steps" in row:
+            if plan.config.method not in measured:
+                measured[plan.config.method] = measure(plan.config, plan.store, device)
+            seconds, size = measured[plan.config.method]
+            checkpoints = plan.config.epochs // plan.every + 2
             row |= {"hours": round(row["steps"] * seconds / 3600, 4), "bytes": checkpoints * size}
     hours, disk = (sum(row.get(name, 0) for row in rows) for name in ("hours", "bytes"))
     steps = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}
@@ -90,7 +107,7 @@ def _costs(todo: Sequence[Job], rows: Sequence[dict[str, Any]], worker: Worker) 
     if not measured:
         return values, []
     said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps.items())
-    place = f"{_hours(hours)} on {training_device(worker.device)}, from steps measured there ({said})"
+    place = f"{_hours(hours)} on {training_device(device)}, from steps measured there ({said})"
     left_out = "fine-tuning and reducing are not counted"
     return values, [f"pre-training: {place}, {disk / 2**30:.1f} GiB of checkpoints; {left_out}"]
 
@@ -150,7 +167,8 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
     pixels = torch.from_numpy(np.resize(block, (config.batch_size, *block.shape[1:]))).to(place)
     sizes = torch.tensor([block.shape[1:]]).repeat(config.batch_size, 1)
     ids = torch.arange(config.batch_size, device=place)
-    batch = SliceBatch(pixels, sizes, ids, torch.zeros_like(ids))
+    following = pixels.roll(1, 0) if config.method == "next-slice" else None
+    batch = SliceBatch(pixels, sizes, ids, torch.zeros_like(ids), following)
     plan = Plan(config, store, None, Intensity.parse(), 10 * config.batch_size, 1, {})
     module = build_method(plan, place).to(place).train()
     optimizer = module.configure_optimizers()

@@ -5,15 +5,13 @@ A job's folder follows from what it does, so evaluations that ask for the same j
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import read_toml
+from lim_gpu.evaluate.job import Job
 
 CLAIM = "claim"  # is less more?
 EVALUATIONS = ("0", "A", "B", "C", "D", "E", CLAIM)
@@ -60,55 +58,8 @@ class Grid:
     method: str = "swav"
 
 
-def read_grid(path: Path) -> Grid:
-    """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
-    values = read_toml(path)
-    known = {"stores", "tasks", "weights", "budgets", "seeds", "method", "pretrain", "finetune"}
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
-    for name in ("stores", "tasks", "pretrain", "finetune"):
-        if not isinstance(values.get(name, {}), dict):
-            raise UsageError(f"{path}: [{name}] is no table. Give lines NAME = VALUE below [{name}]")
-    if not values.get("tasks"):
-        raise UsageError(f"{path}: [tasks] names no data set. Give one, such as COVID-19 = 'covid-ct'")
-    budgets = tuple(values.get("budgets", ("epochs",)))
-    if not budgets or set(budgets) - {"epochs", "steps"}:
-        raise UsageError(f"{path}: budgets {list(budgets)} are unknown. Give 'epochs', 'steps' or both")
-    seeds = values.get("seeds", 1)
-    if type(seeds) is not int or seeds < 1:
-        raise UsageError(f"{path}: seeds {seeds!r} is no number of pre-trainings. Give 1 or more")
-    method = values.get("method", "swav")
-    if method not in COMPARED:
-        raise UsageError(f"{path}: method {method!r} is unknown. Give one of {', '.join(COMPARED)}")
-    for name in (*values.get("stores", {}), *values["tasks"]):
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise UsageError(f"{path}: {name!r} is no name for a folder. Use letters, digits, dot, dash and underscore")
-    home = path.parent
-    return Grid(
-        {name: home / expanduser(str(store)) for name, store in values.get("stores", {}).items()},
-        tuple(_task(path, home, name, value) for name, value in values["tasks"].items()),
-        home / expanduser(str(values["weights"])) if "weights" in values else None,
-        budgets,
-        seeds,
-        values.get("pretrain", {}),
-        values.get("finetune", {}),
-        method=method,
-    )
-
-
-def _task(path: Path, home: Path, name: str, value: Any) -> Task:
-    if isinstance(value, str):
-        return Task(name, home / expanduser(value))
-    known = {"data", "folds", "groups"}
-    if not isinstance(value, dict) or set(value) - known or not isinstance(value.get("data"), str):
-        form = "{ data = PATH, folds = N, groups = FILE }"
-        raise UsageError(f"{path}: task {name} is no data set. Give a path, or {form}, the last two as needed")
-    groups = home / expanduser(str(value["groups"])) if "groups" in value else None
-    return Task(name, home / expanduser(value["data"]), value.get("folds"), groups)
-
-
 @dataclass(frozen=True)
-class Reduce:
+class Reduce(Job):
     """A selection of a store; `name` as in the paper's tables, such as "hash 6" or "every-n 0.1".
 
     seed  counts from that of the evaluation; not 0 of the random control alone, which each pre-training draws anew
@@ -124,6 +75,11 @@ class Reduce:
         last = f"-seed-{self.seed}" if self.seed else ""
         return f"reduce/{self.store}/{self.name.replace(' ', '-')}{last}"
 
+    @property
+    def needs(self) -> list[Job]:
+        """What a control is as large as."""
+        return [Reduce(self.store, "hash 6")] if self.name in (CONTROL, EVERY) else []
+
     def options(self) -> dict[str, Any]:
         """Those of `lim_gpu.reduce`; without the budget where another selection gives it."""
         method, _, value = self.name.partition(" ")
@@ -133,7 +89,7 @@ class Reduce:
 
 
 @dataclass(frozen=True)
-class Pretrain:
+class Pretrain(Job):
     """A pre-training on a selection, with as many epochs or as many steps as others.
 
     budget  "epochs", "steps", or "both": ALL, with which others are compared at equal steps as well
@@ -160,9 +116,21 @@ class Pretrain:
         drawn = replace(self.reduce, seed=seed) if self.reduce.name == CONTROL else self.reduce
         return replace(self, reduce=drawn, seed=seed)
 
+    @property
+    def needs(self) -> list[Job]:
+        """Its selection, and those that its steps and queue are counted by."""
+        counted = ("all", "hash 6") if self.budget != "epochs" else ()
+        first = [*self.reduce.needs, *(Reduce(self.reduce.store, name) for name in counted)]
+        return [one for one in first if one != self.reduce] + [self.reduce]
+
+    @property
+    def root(self) -> Pretrain:
+        """Itself."""
+        return self
+
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Job):
     """A task from a pre-training, or without one from the weights `init`."""
 
     pretrain: Pretrain | None
@@ -176,9 +144,19 @@ class Finetune:
         start = self.pretrain.folder.removeprefix("pretrain/") if self.pretrain else none
         return f"finetune/{start}/{self.task.name}"
 
+    @property
+    def needs(self) -> list[Job]:
+        """Its pre-training."""
+        return [self.pretrain] if self.pretrain else []
+
+    @property
+    def root(self) -> Job:
+        """Its pre-training; itself without one."""
+        return self.pretrain or self
+
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Job):
     """One of the paper's analyses between two networks."""
 
     kind: str
@@ -192,8 +170,10 @@ class Analysis:
         """Where it stands, below the output."""
         return f"analyse/{self.first.reduce.store}/{self.name}"
 
-
-Job = Reduce | Pretrain | Finetune | Analysis
+    @property
+    def needs(self) -> list[Job]:
+        """Both networks."""
+        return [self.first, self.second]
 
 
 def reductions(evaluation: str, weights: bool) -> list[str]:
@@ -278,23 +258,10 @@ def jobs(evaluations: tuple[str, ...], grid: Grid) -> list[Job]:
             raise UsageError(f"evaluation {evaluation} needs a store to pre-train on. Give [stores] in the --config")
         for finetune in finetunings(evaluation, grid):
             if finetune.pretrain is not None:
-                for needed in needs(finetune.pretrain):
+                for needed in finetune.pretrain.needs:
                     found[needed] = None
                 found[finetune.pretrain] = None
             found[finetune] = None
         if evaluation == "D":
             found |= dict.fromkeys(analyses(grid))
     return list(found)
-
-
-def needs(job: Job) -> list[Job]:
-    """The jobs whose results `job` reads."""
-    if isinstance(job, Reduce):
-        return [Reduce(job.store, "hash 6")] if job.name in (CONTROL, EVERY) else []
-    if isinstance(job, Pretrain):
-        counted = ("all", "hash 6") if job.budget != "epochs" else ()
-        first = [*needs(job.reduce), *(Reduce(job.reduce.store, name) for name in counted)]
-        return [one for one in first if one != job.reduce] + [job.reduce]
-    if isinstance(job, Finetune):
-        return [job.pretrain] if job.pretrain else []
-    return [job.first, job.second]

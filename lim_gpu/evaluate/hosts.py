@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 from lim_gpu.cluster import Cluster, connect, gpus_for, run_batches
 from lim_gpu.errors import LimGpuError
-from lim_gpu.evaluate.grid import Grid, Job
+from lim_gpu.evaluate.job import Job
 from lim_gpu.evaluate.queue import Queue
 from lim_gpu.progress import Reporter
 from lim_gpu.sharing import check_seen
@@ -70,13 +69,3 @@ def do_batch(worker: Doing, seen: Path, jobs: Sequence[Job]) -> Iterator[TaskRes
             yield TaskResult(place, error=str(error))
         else:
             yield TaskResult(place)
-
-
-def with_absolute_paths(grid: Grid) -> Grid:
-    """The same for a process in another folder."""
-    return replace(
-        grid,
-        stores={name: path.absolute() for name, path in grid.stores.items()},
-        tasks=tuple(replace(task, data=task.data.absolute()) for task in grid.tasks),
-        weights=grid.weights and grid.weights.absolute(),
-    )

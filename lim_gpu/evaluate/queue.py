@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lim_gpu.evaluate.grid import Finetune, Job, Pretrain, needs
+from lim_gpu.evaluate.job import Job
 from lim_gpu.shard import Shard
 
 
@@ -32,26 +32,22 @@ class Queue:
         """In order, so that what a job needs has been looked at before it."""
         waiting, self._waiting = self._waiting, []
         for job in waiting:
-            missing = [needed for needed in needs(job) if needed in self.failed]
+            missing = [needed for needed in job.needs if needed in self.failed]
             if missing:
                 self.failed[job] = f"{job.folder}: needs {missing[0].folder}, which failed"
-            elif self._done.issuperset(needs(job)):
+            elif self._done.issuperset(job.needs):
                 self.ready.append(job)
             else:
                 self._waiting.append(job)
 
 
 def share_of(todo: Sequence[Job], shard: Shard) -> list[Job]:
-    """Every N-th pre-training with what it needs and what is fine-tuned from it, in the order of `todo`.
+    """Every N-th training with what it needs and what is made of it, in the order of `todo`.
 
-    Fine-tunings without a pre-training are shared out like these. Selections may be in several shares. Analyses, which
-    need two pre-trainings, are in none: they are left to the run that puts all together.
+    Fine-tunings without a pre-training are shared out like these. Selections may be in several shares. Analyses that
+    need two pre-trainings are in none: they are left to the run that puts all together.
     """
-    own = set(shard.of([job for job in todo if isinstance(job, Pretrain) or _has_no_start(job)]))
-    own |= {job for job in todo if isinstance(job, Finetune) and job.pretrain in own}
-    own |= {needed for job in own for needed in needs(job)}
+    roots = set(shard.of([job for job in todo if job.root == job]))
+    own = {job for job in todo if job.root in roots}
+    own |= {needed for job in own for needed in job.needs}
     return [job for job in todo if job in own]
-
-
-def _has_no_start(job: Job) -> bool:
-    return isinstance(job, Finetune) and job.pretrain is None

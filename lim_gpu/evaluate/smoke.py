@@ -36,13 +36,6 @@ PRETRAIN: dict[str, Any] = {
         "spark.size": 64,
     },
 }
-PRETEXT: dict[str, Any] = {
-    "epochs": 4,
-    "batch_size": 16,
-    "backbone": "vqae-small",
-    "preset": "recommended",
-    "set": {"channels": 1, "reconstruct.size": 16, "orientation.size": 32},
-}
 FINETUNE: dict[str, Any] = {
     "runs": 2,
     "epochs": 2,
@@ -62,34 +55,22 @@ def smoke_grid(folder: Path) -> Grid:
 def make_data(folder: Path, seed: int, reporter: Reporter) -> None:
     """Make a store and a labelled folder below `folder`, once."""
     task = folder / "task"
-    _store(folder, "slices", "sources", seed, reporter)
+    make_store(folder, "slices", "sources", seed, reporter)
     if not (task / "split.csv").exists():
         _write_task(task, seed)
 
 
-def pretext_grid(folder: Path, seed: int, reporter: Reporter) -> Grid:
-    """Make the two stores of evaluation T2 below `folder`, once, and the grid over them."""
-    stores = {
-        name: _store(folder, name, f"{name}-sources", seed + 50 * place, reporter)
-        for place, name in enumerate(("train", "held-out"))
-    }
-    return Grid(
-        stores, (), pretrain=PRETEXT, caveats=("smoke: phantoms and a few steps: no number here means anything",)
-    )
-
-
-def _store(folder: Path, name: str, sources: str, seed: int, reporter: Reporter) -> Path:
-    store = folder / name
-    if not (store / "store.json").exists():
+def make_store(folder: Path, name: str, sources: str, seed: int, reporter: Reporter) -> None:
+    """Make the store `name` of phantoms below `folder`, once."""
+    if not (folder / name / "store.json").exists():
         _write_volumes(folder / sources, seed)
-        ingest([folder / sources], store, keep_identifiers=True, overwrite=True, reporter=reporter)
-    return store
+        ingest([folder / sources], folder / name, keep_identifiers=True, overwrite=True, reporter=reporter)
 
 
 def _write_volumes(folder: Path, seed: int) -> None:
     for number, (kind, slices) in enumerate(VOLUMES):
-        for i, image in enumerate(_grey(phantom(kind, slices, SIDE, SIDE, seed + number))):
-            _save(folder / f"volume-{number}" / f"{i:03d}.png", image)
+        for i, image in enumerate(grey(phantom(kind, slices, SIDE, SIDE, seed + number))):
+            save(folder / f"volume-{number}" / f"{i:03d}.png", image)
 
 
 def _write_task(folder: Path, seed: int) -> None:
@@ -97,22 +78,24 @@ def _write_task(folder: Path, seed: int) -> None:
     rng = np.random.default_rng([seed, 99])
     rows = []
     for place, (part, count) in enumerate(IMAGES.items()):
-        for i, image in enumerate(_grey(phantom("chest", count, SIDE, SIDE, seed + 100 + place))):
+        for i, image in enumerate(grey(phantom("chest", count, SIDE, SIDE, seed + 100 + place))):
             spot = i % 2
             if spot:
                 row, column = rng.integers(SIDE // 3, SIDE // 2, 2)
                 image[row : row + 8, column : column + 8] = 255
             name = f"{part}-{i:03d}.png"
-            _save(folder / name, image)
+            save(folder / name, image)
             rows.append((name, ("clear", "spot")[spot], part))
     write_text(folder / "split.csv", csv_text(("file", "label", "split"), rows))
 
 
-def _grey(hu: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def grey(hu: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """HU as pictures."""
     return np.clip((hu.astype(np.float32) + 1024) / 2048 * 255, 0, 255).astype(np.uint8)
 
 
-def _save(path: Path, image: np.ndarray[Any, Any]) -> None:
+def save(path: Path, image: np.ndarray[Any, Any]) -> None:
+    """As PNG."""
     from PIL import Image
 
     with replacing(path) as temporary:

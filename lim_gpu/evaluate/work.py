@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,62 +12,48 @@ from lim_gpu.analyse import analyse
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate.control import as_many_at_random, as_many_evenly
 from lim_gpu.evaluate.equal import configured
-from lim_gpu.evaluate.grid import CONTROL, EVERY, Analysis, Finetune, Grid, Job, Pretrain, Reduce
-from lim_gpu.files import locked, read_json, write_json
+from lim_gpu.evaluate.grid import CONTROL, EVERY, Analysis, Finetune, Grid, Pretrain, Reduce
+from lim_gpu.evaluate.job import Job, JobWorker
+from lim_gpu.files import locked, read_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
 from lim_gpu.pretrain.run import pretrain
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.run import reduce
 from lim_gpu.selection import Selection, read_record
 from lim_gpu.store.slices import SliceStore
 
 
-class Worker:
-    """Runs jobs below the folder `output`; with `overwrite` those again that stand and were made otherwise."""
+class Worker(JobWorker):
+    """Runs the jobs of a grid."""
 
     def __init__(
         self, grid: Grid, output: Path, device: str, seed: int, reporter: Reporter, overwrite: bool = False
     ) -> None:
+        super().__init__(output, device, seed, reporter, overwrite)
         self.grid = grid
-        self.output = output
-        self.device = device
-        self.seed = seed
-        self.reporter = reporter
-        self.overwrite = overwrite
 
-    def done(self, job: Job) -> bool:
-        """Whether the job has left its job.json."""
-        return self._record(job).exists()
+    @property
+    def stores(self) -> dict[str, Path]:
+        """Those of the grid."""
+        return self.grid.stores
 
-    def has_stores(self) -> bool:
-        """Whether the stores are there; procedural ones are made when the jobs are done."""
-        return all((path / "store.json").exists() for path in self.grid.stores.values())
+    def at(self, place: str) -> Worker:
+        """With absolute paths."""
+        grid, output = with_absolute_paths(self.grid), self.output.absolute()
+        return Worker(grid, output, place, self.seed, self.reporter, self.overwrite)
 
-    def _replaces(self, job: Job) -> bool:
-        """Whether what stands of the job may go: what was left unfinished always."""
-        return self.overwrite or not self.done(job)
-
-    def do(self, job: Job) -> None:
-        """Run a job, or find that it stands. Raises LimGpuError for what goes wrong in it."""
-        start = time.perf_counter()
-        values = self._result(job)
-        record = self._record(job)
-        if values.get("unchanged") and record.exists():
-            return
-        about = {"seconds": round(time.perf_counter() - start, 3)} | values
-        write_json(record, about)
-
-    def _result(self, job: Job) -> dict[str, Any]:
+    def result(self, job: Job) -> dict[str, Any]:
+        """Do a job, or find that it stands."""
         if isinstance(job, Reduce):
             return self._reduce(job)
         if isinstance(job, Pretrain):
             return self._pretrain(job)
-        return self._finetune(job) if isinstance(job, Finetune) else self._analyse(job)
-
-    def _record(self, job: Job) -> Path:
-        return self.output / job.folder / "job.json"
+        if isinstance(job, Finetune):
+            return self._finetune(job)
+        assert isinstance(job, Analysis)
+        return self._analyse(job)
 
     def kept(self, job: Reduce) -> tuple[int, int]:
         """Slices kept, and slices of the store, of a reduction that is done."""
@@ -83,7 +70,7 @@ class Worker:
         # several shards may need it at once: the first makes it, and the others find it
         with locked(path.parent, patient=True), SliceStore(self.grid.stores[job.store]) as store:
             more: dict[str, Any] = {"output": path, "device": self.device, "seed": self.seed}
-            selection = reduce(store, **options, **more, overwrite=self._replaces(job), reporter=self.reporter)
+            selection = reduce(store, **options, **more, overwrite=self.replaces(job), reporter=self.reporter)
         return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
 
     def _reduce_alike(self, job: Reduce) -> dict[str, Any]:
@@ -114,15 +101,7 @@ class Worker:
             reporter=self.reporter,
             **options,
         )
-        try:
-            values = begin(resume=True).values
-        except UsageError:  # such as a run made otherwise
-            if not self.overwrite:
-                raise
-            values = begin(overwrite=True).values
-        if values["unchanged"]:
-            return {"unchanged": True} | (read_json(self._record(job)) if self.done(job) else _cost_of_run(values))
-        return {"steps": values["total_steps"], "seconds": values["seconds"], "device": values["device"]}
+        return cost_of_training(begin, self.overwrite, self.record(job))
 
     def _finetune(self, job: Finetune) -> dict[str, Any]:
         options = dict(self.grid.finetune)
@@ -168,12 +147,38 @@ class Worker:
             size=size,
             seed=self.seed,
             device=self.device,
-            overwrite=self._replaces(job),
+            overwrite=self.replaces(job),
             reporter=self.reporter,
         )
         return {"line": "; ".join(result.lines[:-1]), "unchanged": "unchanged" in result.values}
 
 
+def cost_of_training(begin: Callable[..., Outcome], overwrite: bool, record: Path) -> dict[str, Any]:
+    """Begin a pre-training or go on with it, and say what it cost; `record` says it of one that stands.
+
+    overwrite: begin again where the one that stands was made otherwise.
+    """
+    try:
+        values = begin(resume=True).values
+    except UsageError:  # such as a run made otherwise
+        if not overwrite:
+            raise
+        values = begin(overwrite=True).values
+    if values["unchanged"]:
+        return {"unchanged": True} | (read_json(record) if record.exists() else _cost_of_run(values))
+    return {"steps": values["total_steps"], "seconds": values["seconds"], "device": values["device"]}
+
+
 def _cost_of_run(values: dict[str, Any]) -> dict[str, Any]:
     """Of a run that was finished before its job.json was written: steps are known, the time is not."""
     return {"steps": values["total_steps"], "seconds": None, "device": "unknown"}
+
+
+def with_absolute_paths(grid: Grid) -> Grid:
+    """The same for a process in another folder."""
+    return replace(
+        grid,
+        stores={name: path.absolute() for name, path in grid.stores.items()},
+        tasks=tuple(replace(task, data=task.data.absolute()) for task in grid.tasks),
+        weights=grid.weights and grid.weights.absolute(),
+    )

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from lim_gpu.errors import UsageError
-from lim_gpu.evaluate import _grid, claim, clock, evaluate
+from lim_gpu.evaluate import claim, clock, evaluate
 from lim_gpu.evaluate.clock import Clock
 from lim_gpu.evaluate.control import as_many_at_random, as_many_evenly
 from lim_gpu.evaluate.evidence import detectable
 from lim_gpu.evaluate.grid import CLAIM, CONTROL, EVERY, Finetune, Grid, Pretrain, Reduce, Task, claim_arms, jobs
 from lim_gpu.evaluate.page import write_evaluation
+from lim_gpu.evaluate.wolf2024 import Wolf2024
 from lim_gpu.finetune.folder import predictions_path
 from lim_gpu.reduction.run import reduce
 from lim_gpu.selection import Selection
@@ -164,6 +165,6 @@ def test_controls_keep_as_many_slices_of_every_volume(tmp_path):
 
 
 def test_seeds_of_the_call_come_first(tmp_path):
-    assert _grid(None, tmp_path, 4).seeds == 4
+    assert Wolf2024.of((CLAIM,), None, tmp_path, 4).grid.seeds == 4
     with pytest.raises(UsageError, match="--seeds 0 is no number of pre-trainings. Give 1 or more"):
         evaluate([CLAIM], tmp_path, smoke=True, seeds=0)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import lim_gpu
-from lim_gpu.evaluate import PRETRAIN
 from lim_gpu.evaluate.control import as_many_at_random
 from lim_gpu.evaluate.equal import configured, equal_steps
 from lim_gpu.evaluate.grid import Finetune, Grid, Pretrain, Reduce, Task, seeded
 from lim_gpu.evaluate.table import cells, table
+from lim_gpu.evaluate.wolf2024 import PRETRAIN
 from lim_gpu.pretrain.config import resolve
 from stores import make_store
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.evaluate import PRETRAIN, evaluate
+from lim_gpu.evaluate import evaluate
 from lim_gpu.evaluate.estimate import _slices, _threshold_share
 from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Reduce
 from lim_gpu.evaluate.smoke import smoke_grid
+from lim_gpu.evaluate.wolf2024 import PRETRAIN
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.progress import Reporter
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.evaluate.config import read_grid
 from lim_gpu.evaluate.grid import (
     CONTROL,
     EVALUATIONS,
@@ -17,9 +18,7 @@ from lim_gpu.evaluate.grid import (
     Reduce,
     Task,
     jobs,
-    needs,
     pretrainings,
-    read_grid,
 )
 from lim_gpu.evaluate.table import published, table
 
@@ -67,7 +66,7 @@ def test_every_job_comes_once_and_after_what_it_needs():
     todo = jobs(EVALUATIONS, GRID)
     assert len(todo) == len(set(todo)) == len({job.folder for job in todo})
     for place, job in enumerate(todo):
-        assert all(todo.index(needed) < place for needed in needs(job)), job
+        assert all(todo.index(needed) < place for needed in job.needs), job
 
 
 def test_evaluations_share_their_jobs():

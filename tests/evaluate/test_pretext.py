@@ -1,4 +1,4 @@
-"""Evaluation T2: its rows, the paper beside ours, and that the smoke grid runs and is not run twice."""
+"""Evaluation T2: its rows, and the paper beside ours."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import pytest
 
 from lim_gpu.errors import UsageError
 from lim_gpu.evaluate import evaluate
-from lim_gpu.evaluate.grid import Grid
-from lim_gpu.evaluate.pretext import evaluate_pretext, read_stores, rows, table
-from lim_gpu.progress import Reporter
+from lim_gpu.evaluate.pretext import table
+from lim_gpu.evaluate.study import Study, Train, jobs, starts
+from lim_gpu.evaluate.study_file import read_study
 
 ROWS = ["next-slice", "masked 0.05", "masked 0.1", "masked 0.2", "masked 0.33", "masked 0.2 alone"]
 ROWS += ["denoise", "rotation", "flip"]
 
 
-def test_rows_are_the_papers_and_the_control():
-    found = rows(Grid({}, (), pretrain={"preset": "tariq2024-paper", "epochs": 8}))
+def test_rows_are_the_papers_and_the_control(tmp_path):
+    study = Study({"train": tmp_path}, pretrain={"preset": "tariq2024-paper", "epochs": 8})
+    found = starts("T2", study)
     assert [row.name for row in found] == ROWS
     assert [row.epoch for row in found] == [None, 2, 4, 6, 8, *[None] * 4]
+    trained = [job.run for job in jobs(("T2",), study) if isinstance(job, Train)]
+    assert trained == ["next-slice", "masked", "masked-0.2", "denoise", "rotation", "flip"]
 
 
 def test_the_paper_stands_beside_ours():
@@ -28,36 +31,18 @@ def test_the_paper_stands_beside_ours():
 
 
 def test_a_file_names_both_stores(tmp_path):
-    (tmp_path / "grid.toml").write_text('[stores]\ntrain = "a"\nheld-out = "b"\n[pretrain]\nepochs = 4\n')
-    grid = read_stores(tmp_path / "grid.toml")
-    assert grid.stores == {"train": tmp_path / "a", "held-out": tmp_path / "b"}
-    assert grid.pretrain == {"preset": "tariq2024-paper", "epochs": 4}
-    (tmp_path / "grid.toml").write_text('[stores]\ntrain = "a"\n')
-    with pytest.raises(UsageError, match=r"grid.toml: give \[stores\] with train and held-out"):
-        read_stores(tmp_path / "grid.toml")
+    path = tmp_path / "grid.toml"
+    path.write_text('[stores]\ntrain = "a"\nheld-out = "b"\n[pretrain]\nepochs = 4\n')
+    study = read_study(path)
+    assert study.stores == {"train": tmp_path / "a", "held-out": tmp_path / "b"}
+    assert study.pretrain == {"preset": "tariq2024-paper", "epochs": 4}
+    path.write_text('[stores]\ntrain = "a"\n')
+    with pytest.raises(UsageError, match=r"grid.toml: evaluation T2 scores slices of other patients. Give held-out"):
+        evaluate(["T2"], tmp_path / "out", config=path, device="cpu")
 
 
-def test_it_is_asked_for_alone(tmp_path):
-    with pytest.raises(UsageError, match="T2 has stores of its own. Give it alone"):
+def test_papers_are_asked_for_one_by_one(tmp_path):
+    with pytest.raises(UsageError, match="A and T2 are of two papers, each with a configuration of its own"):
         evaluate(["A", "T2"], tmp_path, smoke=True)
-    with pytest.raises(UsageError, match="give --config grid.toml or --preset smoke"):
-        evaluate_pretext(tmp_path)
-
-
-def test_the_smoke_grid(tmp_path):
-    asked = {"smoke": True, "device": "cpu", "reporter": Reporter(quiet=True)}
-    plan = evaluate_pretext(tmp_path, plan=True, **asked)
-    assert len(plan.values["runs"]) == 6
-    assert not (tmp_path / "pretrain").exists()
-    first = evaluate_pretext(tmp_path, **asked)
-    assert list(first.values["rows"]) == ROWS
-    assert [first.values["rows"][name].get("share") for name in ROWS[:6]] == [None, 0.05, 0.1, 0.2, 0.33, 0.2]
-    text = (tmp_path / "pretext.md").read_text()
-    assert "| next-slice | SSIM |" in text
-    assert "no number here means anything" in text
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
-    again = evaluate_pretext(tmp_path, **asked)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert {name: row["scores"] for name, row in again.values["rows"].items()} == {
-        name: row["scores"] for name, row in first.values["rows"].items()
-    }
+    with pytest.raises(UsageError, match="Give --config"):
+        evaluate(["T2"], tmp_path)

@@ -16,7 +16,7 @@ import gpu_jobs
 from lim_gpu.errors import UsageError
 from lim_gpu.evaluate import evaluate
 from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
-from lim_gpu.evaluate.grid import EVALUATIONS, Analysis, Grid, Pretrain, Reduce, Task, jobs, needs
+from lim_gpu.evaluate.grid import EVALUATIONS, Analysis, Grid, Pretrain, Reduce, Task, jobs
 from lim_gpu.evaluate.queue import share_of
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.files import locked
@@ -36,7 +36,7 @@ def test_shares_are_all_trainings_once_and_have_what_they_need(count):
     assert set(trainings) == {job for job in WANTED if not isinstance(job, Reduce | Analysis)}
     for share in shares:
         assert share == sorted(share, key=WANTED.index)
-        assert all(needed in share[: share.index(job)] for job in share for needed in needs(job))
+        assert all(needed in share[: share.index(job)] for job in share for needed in job.needs)
     sizes = [sum(isinstance(job, Pretrain) for job in share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
@@ -96,7 +96,7 @@ def test_jobs_have_a_gpu_each_and_come_after_what_they_need(tmp_path, failing):
     notes = [worker.file(job).read_text().split() for job in done]
     assert {gpu for gpu, *_missing in notes} == {"4", "7"}
     assert all(not missing for _gpu, *missing in notes)
-    assert set(failed) == {j for j in todo if j.folder in failing or any(needed in failed for needed in needs(j))}
+    assert set(failed) == {j for j in todo if j.folder in failing or any(needed in failed for needed in j.needs)}
     assert all(("is bad" if job.folder in failing else "which failed") in failed[job] for job in failed)
 
 
