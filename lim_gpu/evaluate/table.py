@@ -249,7 +249,7 @@ def found_analyses(grid: Grid, output: Path) -> list[Found]:
     return done
 
 
-def caveats(grid: Grid, values: dict[str, Any]) -> list[str]:
+def caveats(asked: Sequence[str], grid: Grid, values: dict[str, Any]) -> list[str]:
     """What a reader must know before comparing our numbers with the paper's."""
     pretrain, finetune = values["pretrain"], values["finetune"]
     return [
@@ -257,7 +257,7 @@ def caveats(grid: Grid, values: dict[str, Any]) -> list[str]:
         *grid.caveats,
         f"data: stores {', '.join(f'{name} ({path})' for name, path in grid.stores.items()) or 'none'}; "
         f"tasks {', '.join(f'{task.name} ({task.data})' for task in grid.tasks)}; none of them need be the paper's",
-        f"pre-training: {_trainings(grid)}; {pretrain['backbone']}, preset {pretrain['preset']}, "
+        f"pre-training: {_trainings(asked, grid)}; {pretrain['backbone']}, preset {pretrain['preset']}, "
         f"seeds from {values['seed']}: {grid.seeds}; the paper: SwAV 800 epochs, batch 128, resnet50, one seed",
         f"fine-tuning: {finetune['epochs']} epochs, {finetune['runs']} runs; the paper: five runs",
         "equal epochs give a reduced set fewer steps than ALL: fewer steps and other slices are one effect there; "
@@ -270,10 +270,10 @@ def caveats(grid: Grid, values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _trainings(grid: Grid) -> str:
-    """Epochs and batch of each method, as its preset or the grid says."""
+def _trainings(asked: Sequence[str], grid: Grid) -> str:
+    """Epochs and batch of each method that is trained, as its preset or the grid says."""
     found = []
-    for method in ("swav", "moco", "spark"):
+    for method in dict.fromkeys(start.method for name in asked for start in pretrainings(name, grid)):
         config, _, _ = configured(grid, Pretrain(Reduce("", "all"), method), 0, lambda _name: 0)
         found.append(f"{method} {config.epochs} epochs, batch {config.batch_size}")
-    return "; ".join(found)
+    return "; ".join(found) or "none"

@@ -83,7 +83,7 @@ class Wolf2024(Paper):
         tables = {name: table(name, grid, output) for name in self.asked if name != CLAIM}
         told = claim.told(grid, output, seed) if CLAIM in self.asked else None
         found = found_analyses(grid, output) if "D" in self.asked else []
-        notes = caveats(grid, self.options() | {"seed": seed})
+        notes = caveats(self.asked, grid, self.options() | {"seed": seed})
         text = markdown(tables, grid, found, notes, claim.markdown(told.sections) if told else ())
         values: dict[str, Any] = {"format": "lim-gpu-evaluation", "version": 1, "tables": tables, "caveats": notes}
         values |= {"failures": failures} | ({"claim": told.values} if told else {})

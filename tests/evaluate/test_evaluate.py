@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.evaluate import evaluate
+from lim_gpu.evaluate import evaluate, smoke
 from lim_gpu.evaluate.estimate import _slices, _threshold_share
 from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Reduce
 from lim_gpu.evaluate.smoke import smoke_grid
@@ -20,16 +20,26 @@ QUIET = Reporter(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
-    return tmp_path_factory.mktemp("evaluation")
+def run(tmp_path_factory):
+    """Output, plan and result of a part of the smoke grid, with a smaller network."""
+    output = tmp_path_factory.mktemp("evaluation")
+    with pytest.MonkeyPatch.context() as patch:
+        for options in (smoke.PRETRAIN, smoke.FINETUNE):
+            patch.setitem(options, "backbone", "timm:test_resnet")
+        plan = evaluate(["A"], output, smoke=True, plan=True, device="cpu", reporter=QUIET)
+        yield output, plan, evaluate(["0", "A"], output, smoke=True, device="cpu", reporter=QUIET)
 
 
-def test_a_part_of_the_smoke_grid(output):
-    plan = evaluate(["A"], output, smoke=True, plan=True, device="cpu", reporter=QUIET)
+@pytest.fixture
+def output(run):
+    return run[0]
+
+
+def test_a_part_of_the_smoke_grid(run):
+    output, plan, result = run
     assert not any(row["done"] for row in plan.values["jobs"])
     assert plan.values["pretrain_hours"] > 0
     assert plan.values["bytes"] > 2**20
-    result = evaluate(["0", "A"], output, smoke=True, device="cpu", reporter=QUIET)
     assert not result.skipped
     rows = result.values["tables"]["A"]
     assert [(row["reduction"], row["budget"]) for row in rows] == [

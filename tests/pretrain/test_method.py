@@ -29,6 +29,7 @@ METHODS = {"swav": SwAV, "moco": MoCo, "spark": SparK, "rotation": Orientation, 
     "next-slice": NextSlice,
     "denoise": Denoise,
 }
+QUICK = "timm:test_resnet"  # half a million weights: whether a loss is learnt does not hang on the backbone
 LAMB = {"optimizer": "lamb", "eps": 1e-6, "lr": 0.002}  # learns within a few dozen steps
 SMALL = {
     "swav": LAMB
@@ -170,22 +171,22 @@ def ends(rows: list[dict[str, float]], name: str) -> tuple[float, float]:
 
 
 def test_the_loss_of_swav_falls_below_chance():
-    rows = fit(method("swav", epochs=6))
+    rows = fit(method("swav", epochs=6, backbone=QUICK))
     first, last = ends(rows, "loss")
-    assert last < first - 0.5
-    # log(16) is what is left when the codes cannot be told; seeds 0 to 3 came to 0.31 to 0.50 below it
+    assert last < first - 0.5  # seeds 0 to 3: 0.82 to 1.02
+    # log(16) is what is left when the codes cannot be told; seeds 0 to 3 came to 0.25 to 0.40 below it
     assert last < math.log(16) - 0.15
-    assert ends(rows, "usage_perplexity")[1] > 12  # and not because all slices share a prototype
+    assert ends(rows, "usage_perplexity")[1] > 11  # and not because all slices share a prototype; 13.0 to 14.1
 
 
 def test_the_loss_of_moco_falls_below_chance():
-    rows = fit(method("moco", epochs=6))
+    rows = fit(method("moco", epochs=6, backbone=QUICK))
     filled = [row for row in rows if row["queue_filled"] == 1][1:]
     assert len(filled) == 6 * STEPS - 1
     first, last = ends(filled, "loss")
-    assert last < first - 0.15  # seeds 0 to 3 came to 0.37 to 0.77
-    assert last < math.log(17) - 0.2  # of a key and a queue of 16; seeds came to 0.46 to 0.61 below it
-    assert ends(filled, "pretext_top1")[1] > 2 / 17  # seeds came to 0.17 to 0.20
+    assert last < first - 0.15  # seeds 0 to 3 came to 0.41 to 0.42
+    assert last < math.log(17) - 0.2  # of a key and a queue of 16; seeds came to 0.76 to 0.85 below it
+    assert ends(filled, "pretext_top1")[1] > 2 / 17  # seeds came to 0.20 to 0.33
 
 
 def test_the_loss_of_spark_falls_below_that_of_painting_nothing():
