@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from lim_gpu.ingest.failures import SKIPPABLE, SKIPPED, Failure, name_bad_files
 from lim_gpu.ingest.nifti import nifti_plan
-from lim_gpu.ingest.packed import PackedList
+from lim_gpu.ingest.packed import PackedGroups, PackedList
 from lim_gpu.ingest.pictures import picture_plans
 from lim_gpu.ingest.records import (
     BrokenInstance,
@@ -48,7 +48,7 @@ def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digest
     """Plan the volumes of all scanned files."""
     planned = Planned()
     frames = _Frames()
-    pictures: list[Picture] = []
+    pictures: PackedList[Picture] = PackedList(GROUP)
     broken: dict[SeriesId, list[tuple[Found, SourceError]]] = defaultdict(list)
     for file in scanned:
         content = file.content
@@ -69,7 +69,7 @@ def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digest
         own = {series: broken[series] for series in some if series in broken}
         _add_series(planned, some, own, frames.undecodable, settings.skip_bad_slices, digests)
     plans, failed = picture_plans(pictures, settings.patient_pattern, settings.assume_hu)
-    planned.volumes += [plan.packed() for plan in plans]
+    planned.volumes += plans
     for found, error in failed:
         planned.fail(found, error)
     return planned
@@ -91,29 +91,18 @@ class _Frames:
     """
 
     def __init__(self) -> None:
-        self.packed: dict[SeriesId, PackedList[Frame]] = {}
+        self.packed: PackedGroups[SeriesId, Frame] = PackedGroups(GROUP)
         self.undecodable: Counter[SeriesId] = Counter()
         self._missing: dict[tuple[str, str], tuple[Found, Counter[str]]] = {}
-        self._loose: set[SeriesId] = set()  # series with frames that are not packed yet
-        self._count = 0  # of these frames
 
     def add(self, frames: Sequence[Frame]) -> None:
         """Those of a file."""
         first = frames[0].instance
-        own = self.packed.setdefault(first.series, PackedList(GROUP))
+        self.packed.extend(first.series, () if first.missing_decoder else frames)
         if first.missing_decoder:
             self.undecodable[first.series] += 1
             _, users = self._missing.setdefault((first.syntax, first.missing_decoder), (first.found, Counter()))
             users["files"] += 1
-            return
-        own.extend(frames)
-        self._loose.add(first.series)
-        self._count += len(frames)
-        if self._count >= GROUP:
-            for series in self._loose:
-                self.packed[series].pack()
-            self._loose.clear()
-            self._count = 0
 
     def name_missing_decoders(self, planned: Planned) -> None:
         """Report each transfer syntax that nothing decodes here once."""
@@ -123,8 +112,8 @@ class _Frames:
     def in_groups(self, others: Sequence[SeriesId]) -> Iterator[dict[SeriesId, list[Frame]]]:
         """Whole series, as many as have GROUP frames together; `others` have none. Lets go of what was given."""
         some: dict[SeriesId, list[Frame]] = {}
-        for series in list(self.packed):
-            some[series] = list(self.packed.pop(series))
+        for series, own in self.packed.let_go():
+            some[series] = own
             if sum(map(len, some.values())) >= GROUP:
                 yield some
                 some = {}

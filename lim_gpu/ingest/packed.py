@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 class Packed(Sequence[Item]):
@@ -72,3 +73,35 @@ class PackedList(Generic[Item]):
         for part in self.parts:
             yield from part
         yield from self._loose
+
+
+class PackedGroups(Generic[Key, Item]):
+    """Objects by groups, of which up to `size` are loose in all."""
+
+    __slots__ = ("_count", "_groups", "_loose", "_size")
+
+    def __init__(self, size: int) -> None:
+        self._groups: dict[Key, PackedList[Item]] = {}
+        self._size = size
+        self._loose: set[Key] = set()  # groups with objects that are not packed yet
+        self._count = 0  # of these objects
+
+    def extend(self, key: Key, items: Sequence[Item]) -> None:
+        """Add some to a group, which is there from now on."""
+        self._groups.setdefault(key, PackedList(self._size)).extend(items)
+        self._loose.add(key)
+        self._count += len(items)
+        if self._count >= self._size:
+            for loose in self._loose:
+                self._groups[loose].pack()
+            self._loose.clear()
+            self._count = 0
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._groups
+
+    def let_go(self) -> Iterator[tuple[Key, list[Item]]]:
+        """Each group, as they came in; it is gone then."""
+        self._loose.clear()
+        for key in list(self._groups):
+            yield key, list(self._groups.pop(key))

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from lim_gpu.ingest.geometry import Plane
+from lim_gpu.ingest.packed import PackedGroups
 from lim_gpu.ingest.records import Content, Found, Picture, SourceError
 from lim_gpu.ingest.volume_plan import SliceSource, VolumePlan, patient_from_name
 from lim_gpu.pictures import FORMATS, OFFSET_16, SIGNATURES, orientation, reason
@@ -20,6 +21,7 @@ from lim_gpu.store.file import MAX_SIDE
 
 NUMBERED = re.compile(r"(.+)_[0-9]+")
 GREY = 0  # PNG colour type
+LOOSE = 1024  # pictures that wait to be packed at once
 
 
 def read_picture(found: Found) -> Content:
@@ -59,10 +61,11 @@ def picture_plans(
 ) -> tuple[list[VolumePlan], list[tuple[Found, SourceError]]]:
     """Group pictures by folder or prefix, size and depth, and by patient where a pattern finds one in their names.
 
-    Each group is in the natural order of the names. `assume_hu`: 16-bit ones hold HU + 32768, as DeepLesion's.
+    Each group is in the natural order of the names. `assume_hu`: 16-bit ones hold HU + 32768, as DeepLesion's. Plans
+    are packed. Returns files that are in none, too.
     """
-    groups: dict[tuple[str, str, int, int, bool], list[Picture]] = {}
-    failed = []
+    groups: PackedGroups[tuple[str, str, int, int, bool], Picture] = PackedGroups(LOOSE)
+    plans, failed = [], []
     for picture in pictures:
         name = volume_name(picture.found.name)
         try:
@@ -71,8 +74,15 @@ def picture_plans(
             failed.append((picture.found, error))
             continue
         key = (name, patient, picture.rows, picture.columns, picture.sixteen_bit)
-        groups.setdefault(key, []).append(picture)
-    return [_plan(name, patient, group, assume_hu) for (name, patient, *_), group in groups.items()], failed
+        groups.extend(key, [picture])
+    for (name, patient, *_), group in groups.let_go():
+        plan = _plan(name, patient, group, assume_hu)
+        try:
+            plan.check_size()
+            plans.append(plan.packed())
+        except SourceError as error:
+            failed.append((group[0].found, error))
+    return plans, failed
 
 
 def volume_name(name: str) -> str:

@@ -9,7 +9,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from heapq import merge
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lim_gpu.pictures import ENDINGS, SIGNATURES
 from lim_gpu.workers import Runner, TaskResult, run_in_children
 
 CHUNK = 32  # files a task
+RUN = 4096  # names of a folder that are sorted at once
 SECONDS = 120  # for a chunk
 MEMORY = 8 * 2**30  # bytes of address space for a child; NumPy's thread pools alone reserve some
 NOTHING: Packed[Any] = Packed([])
@@ -69,25 +71,43 @@ def walk(sources: Sequence[str | Path], leave_out: Sequence[Path]) -> Walk:
 
 def _below(root: str, result: Walk, barred: set[str]) -> Iterator[str]:
     """Every regular file, depth first, the names of a folder in natural order. No recursion: trees may be deep."""
-    waiting = [root]
-    while waiting:
-        path = waiting.pop()
-        if path in barred:
+    folders = [iter([root])]
+    while folders:
+        path = next(folders[-1], None)
+        if path is None:
+            folders.pop()
+        elif path in barred:
             continue
-        if not os.path.isdir(path):
+        elif os.path.isdir(path):
+            folders.append(_inside(path, result))
+        else:
             yield path
-            continue
-        try:
-            with os.scandir(path) as entries:
-                inside = sorted(entries, key=lambda entry: (natural_key(entry.name), entry.name), reverse=True)
-        except OSError as error:
-            result.failures.append(Failure(path, f"cannot be read: {error.strerror}"))
-            continue
-        for entry in inside:
-            if kind := _passed_by(entry):
-                result.counted[kind] += 1
-            else:
-                waiting.append(entry.path)
+
+
+def _inside(folder: str, result: Walk) -> Iterator[str]:
+    """What a folder holds, in natural order: sorted in runs, which wait packed and are merged."""
+    runs: list[PackedList[str]] = []
+    try:
+        with os.scandir(folder) as entries:
+            names = (entry.name for entry in entries if not _is_passed_by(entry, result))
+            while run := sorted(islice(names, RUN), key=_place):
+                runs.append(PackedList(RUN // 16, run))
+    except OSError as error:
+        result.failures.append(Failure(folder, f"cannot be read: {error.strerror}"))
+        return iter(())
+    return (os.path.join(folder, name) for name in merge(*runs, key=_place))
+
+
+def _place(name: str) -> tuple[Any, str]:
+    """Where a name stands in its folder; 01 is not 1."""
+    return natural_key(name), name
+
+
+def _is_passed_by(entry: os.DirEntry[str], result: Walk) -> bool:
+    kind = _passed_by(entry)
+    if kind:
+        result.counted[kind] += 1
+    return bool(kind)
 
 
 def _passed_by(entry: os.DirEntry[str]) -> str:

@@ -5,13 +5,27 @@ from __future__ import annotations
 import pickle
 import random
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
-from lim_gpu.ingest import assemble
+import pytest
+
+from lim_gpu.ingest import assemble, pictures
+from lim_gpu.ingest import scan as scan_module
 from lim_gpu.ingest.assemble import plan_volumes
 from lim_gpu.ingest.packed import Packed, PackedList
-from lim_gpu.ingest.records import Found, Frame, Instance, PixelFormat, Rescale, Scanned, SeriesId, StoredPixels
-from lim_gpu.ingest.scan import CHUNK, read_headers
+from lim_gpu.ingest.records import (
+    Found,
+    Frame,
+    Instance,
+    Picture,
+    PixelFormat,
+    Rescale,
+    Scanned,
+    SeriesId,
+    StoredPixels,
+)
+from lim_gpu.ingest.scan import CHUNK, read_headers, walk
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.splits import SPLITS
 from lim_gpu.ingest.volume_plan import Keys
@@ -53,37 +67,59 @@ def scanned(file: Found) -> Scanned:
     return Scanned(file, (Frame(instance, 0, *where, TO_HU, ("",) * len(SPLITS)),))
 
 
-def scan(function, tasks, **_limits):
+def scan(content, function, tasks, **_limits):
     """In place of child processes; what they send is a copy."""
     for number in range(len(tasks)):
-        yield TaskResult(number, pickle.loads(pickle.dumps([scanned(file) for file in tasks[number][0]])))
+        yield TaskResult(number, pickle.loads(pickle.dumps([content(file) for file in tasks[number][0]])))
 
 
-def plan(n):
+def picture(file: Found) -> Scanned:
+    return Scanned(file, Picture(file, 512, 512, True, False))
+
+
+def plan(n, content=scanned):
     files = PackedList(CHUNK, map(found, range(n)))
-    planned = plan_volumes(read_headers(files, "CT", False, 1, lambda _: None, scan), Settings(Path("s")), lambda _: {})
-    return Keys(None).complete(planned.volumes, {})
+    headers = read_headers(files, "CT", False, 1, lambda _: None, partial(scan, content))
+    return Keys(None).complete(plan_volumes(headers, Settings(Path("s")), lambda _: {}).volumes, {})
 
 
-def test_planning_a_million_slices_more_takes_less_than_100_mb_more(monkeypatch):
+def most_bytes(function, *arguments):
+    """What `function` gives, and the most that was allocated until then."""
+    tracemalloc.start()
+    try:
+        return function(*arguments), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [scanned, picture])
+def test_planning_a_million_slices_more_takes_less_than_100_mb_more(monkeypatch, content):
     """Told of 2,500 and of 7,500, a file each: some are held as objects, whatever their number."""
     monkeypatch.setattr(assemble, "GROUP", SIZE)
+    monkeypatch.setattr(pictures, "LOOSE", SIZE)
+    (few, before), (many, after) = (most_bytes(plan, n, content) for n in (2500, 7500))
+    assert [len(one.slices) for one in few + many] == [SIZE] * 40
+    assert after - before < 100 * 5000
+    assert many[1].slices[2].path.endswith(f"{1:029d}/1-002.dcm")
+
+
+def test_a_million_files_more_of_one_folder_take_less_than_100_mb_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_module, "RUN", SIZE)
     most = []
-    for n in (2500, 7500):
-        tracemalloc.start()
-        try:
-            plans = plan(n)
-            most.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
-        assert [len(one.slices) for one in plans] == [SIZE] * (n // SIZE)
-    assert most[1] - most[0] < 100 * 5000
-    assert plans[1].slices[2].path.endswith(f"{1:029d}/1-002.dcm")
+    for first, last in ((0, 1000), (1000, 4000)):
+        for number in range(first, last):
+            (tmp_path / f"{ROOT}.{number}.dcm").touch()
+        walked, bytes_ = most_bytes(walk, [tmp_path], [])
+        most.append(bytes_)
+        assert [found.path for found in walked.files] == [f"{tmp_path}/{ROOT}.{i}.dcm" for i in range(last)]
+    assert most[1] - most[0] < 100 * 3000
 
 
-def test_groups_change_nothing(monkeypatch):
+@pytest.mark.parametrize("content", [scanned, picture])
+def test_groups_change_nothing(monkeypatch, content):
     RANDOM.seed(0)
-    whole = plan(2000)
+    whole = plan(2000, content)
     monkeypatch.setattr(assemble, "GROUP", 100)
+    monkeypatch.setattr(pictures, "LOOSE", 100)
     RANDOM.seed(0)
-    assert [one.unpacked() for one in plan(2000)] == [one.unpacked() for one in whole]
+    assert [one.unpacked() for one in plan(2000, content)] == [one.unpacked() for one in whole]
