@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import LimGpuError, UsageError, go_on_interrupting
-from lim_gpu.files import temporary_folder
 from lim_gpu.progress import counted, one_line
 from lim_gpu.sharing import (
     LONGEST_WAIT,
@@ -37,6 +36,7 @@ from lim_gpu.sharing import (
     this_host,
     work,
 )
+from lim_gpu.temporary import temporary_folder
 from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
 
 AUTO, LOCAL = "auto", "local"
