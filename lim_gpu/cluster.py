@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import LimGpuError, UsageError, go_on_interrupting
-from lim_gpu.files import temporary_folder
 from lim_gpu.progress import counted, one_line
 from lim_gpu.sharing import (
     LONGEST_WAIT,
@@ -37,10 +36,12 @@ from lim_gpu.sharing import (
     this_host,
     work,
 )
-from lim_gpu.workers import CONTEXT, TaskResult, run_in_children
+from lim_gpu.temporary import temporary_folder
+from lim_gpu.workers import CONTEXT, OnTick, TaskResult, Ticked, follow_in_children
 
 AUTO, LOCAL = "auto", "local"
 OBJECT_STORE = 256 << 20  # bytes of shared memory: results alone pass through it, and what is more goes to the disk
+PAUSE = 2.0  # seconds from one message of a task that is under way to the next: there may be thousands of such tasks
 
 Outcomes = Generator[TaskResult, None, None]
 
@@ -198,6 +199,7 @@ def run_on_cluster(
     workers: int,
     timeout: float | None = None,
     memory_limit: int | None = None,
+    on_tick: OnTick | None = None,
     sees: Sequence[str | Path] = (),
     worked: Counter[str] | None = None,
 ) -> Outcomes:
@@ -206,16 +208,17 @@ def run_on_cluster(
     So what crashes, hangs or exhausts memory costs a child there. sees: files or folders that every host has to see,
     else a LimGpuError names it. worked: see `run_batches`.
     """
-    limits = {"workers": workers, "timeout": timeout, "memory_limit": memory_limit}
-    return run_batches(partial(_in_children, function, sees, limits), tasks, cpus=workers, worked=worked)
+    limits = {"workers": workers, "timeout": timeout, "memory_limit": memory_limit, "pause": PAUSE}
+    batched = partial(_in_children, function, sees, limits)
+    return run_batches(batched, tasks, cpus=workers, worked=worked, on_tick=on_tick)
 
 
 def _in_children(
     function: Callable[..., Any], sees: Sequence[str | Path], limits: dict[str, Any], batch: Sequence[Any]
-) -> Iterator[TaskResult]:
+) -> Iterator[TaskResult | Ticked]:
     check_seen(sees)
     CONTEXT.set_forkserver_preload([function.__module__])
-    return run_in_children(function, batch, **limits)
+    return follow_in_children(function, batch, **limits)
 
 
 def run_batches(
@@ -226,14 +229,16 @@ def run_batches(
     gpus: int = 0,
     worked: Counter[str] | None = None,
     most: int = MOST_TASKS,
+    on_tick: OnTick | None = None,
 ) -> Outcomes:
     """What becomes of every task, in any order. Within `connect`.
 
     function  importable by name, or a partial of one; takes some of the tasks and yields a `TaskResult` of each,
-              numbered by its place there
+              numbered by its place there, and may yield a `Ticked` before it
     cpus      of a batch, which is a process; gpus: 0 or 1, which is the only one that it sees
     worked    gets the number of tasks that each host did
     tasks     may grow at its end while they are done; most: of a batch
+    on_tick   told of a task that is under way: one that goes out again begins anew
 
     A task whose process died goes out again, alone and to a new process; the second death is its error. So is a GPU
     out of memory. What a lost host was at goes out again. Another exception of `function` is the error of the task that
@@ -241,7 +246,7 @@ def run_batches(
     a task, where a host has another version of this package, and for a HostError.
     """
     ray = _import_ray()
-    sharing = Sharing(Counter() if worked is None else worked, most)
+    sharing = Sharing(Counter() if worked is None else worked, most, on_tick)
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0, num_returns="streaming")(work)
     flying: dict[Any, Batch] = {}
     hosts, shared = Hosts(ray, cpus, gpus), ray.put(function)  # which may hold arrays: once to each host

@@ -10,10 +10,7 @@ import json
 import os
 import re
 import secrets
-import shutil
-import socket
 import struct
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +18,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable, unwritable
+from lim_gpu.temporary import here, is_temporary, runs
 
 # .NAME.HOST.PID.TOKEN.tmp; .NAME.PID.tmp of earlier versions
 TEMPORARY = re.compile(r"\.(?P<name>.+?)\.((?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.[0-9a-f]{8}|(?P<old>\d+))\.tmp")
-LONGEST_HOST = 40  # characters, of 255 that a name may have
 DAY = 24 * 3600  # seconds
 JSON_LIMIT = 64 << 20  # bytes
 LARGE_JSON = 1 << 30  # bytes, of what has an entry a volume: four million of them
@@ -35,16 +32,18 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
 
     When the block fails the temporary file is removed and `path` is as it was. A kill leaves it, and `remove_stale`
-    clears it.
+    clears it. What lies in a `temporary_folder` is not synced: nobody looks for it after a power failure.
     """
-    temporary = temporary_of(path)
+    temporary, lasting = temporary_of(path), not is_temporary(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode))
         yield temporary
-        sync(temporary)
+        if lasting:
+            sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        if lasting:
+            sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -98,7 +97,7 @@ def write_json(path: Path, value: Any, limit: int = JSON_LIMIT) -> None:
 
 def temporary_of(path: Path) -> Path:
     """Where to write what will be renamed to `path`: a name that no other process has, on no host."""
-    return path.parent / f".{path.name}.{_here()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    return path.parent / f".{path.name}.{here()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
 def remove_stale(folder: Path, of: Callable[[str], object] = bool) -> None:
@@ -112,49 +111,12 @@ def remove_stale(folder: Path, of: Callable[[str], object] = bool) -> None:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def temporary_folder(parent: str | None = None) -> Iterator[Path]:
-    """A folder that is removed at the end, below `parent` or where the system has such.
-
-    A kill leaves it; the next that is made removes those of this host whose process has ended.
-    """
-    where = Path(parent or tempfile.gettempdir())
-    own = f"lim-gpu-{hashlib.sha256(_here().encode()).hexdigest()[:8]}."  # short: Ray's sockets lie in such a folder
-    for folder in where.glob(f"{own}*"):
-        pid = folder.name.removeprefix(own).partition(".")[0]
-        if pid.isdecimal() and not _runs(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{own}{os.getpid()}.", dir=where, ignore_cleanup_errors=True) as made:
-        yield Path(made)
-
-
 def _is_stale(path: Path, host: str | None, pid: int) -> bool:
-    if host in (None, _here()) and not _runs(pid):
+    if host in (None, here()) and not runs(pid):
         return True
     with suppress(OSError):  # it has been renamed meanwhile
         return time.time() - path.stat().st_mtime > DAY
     return False
-
-
-def _runs(pid: int) -> bool:
-    """Whether there is such a process, and not only what is left of it for its parent to see."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return True
-
-
-def _here() -> str:
-    """This host, and the PID namespace: containers of one host may have one name, and count their processes alike."""
-    host = re.sub("[^A-Za-z0-9-]", "-", socket.gethostname())[:LONGEST_HOST]
-    with suppress(OSError):
-        return f"{host}-{os.stat('/proc/self/ns/pid').st_ino}"
-    return host or "host"
 
 
 @contextmanager

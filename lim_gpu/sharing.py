@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -14,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import LimGpuError, NoGpuError
+from lim_gpu.files import remove_stale, temporary_of
 from lim_gpu.progress import one_line
-from lim_gpu.workers import TaskResult
+from lim_gpu.workers import OnTick, TaskResult, Ticked
 
 MOST_TASKS = 64  # of a batch
 LONGEST_WAIT = 1.0  # seconds: an interruption is seen between two waits
 PATIENCE = 60.0  # seconds without a host that could take a task: hosts that start together come one by one
-Batched = Callable[[Sequence[Any]], Iterator[TaskResult]]
+SIGN = "hosts"
+Batched = Callable[[Sequence[Any]], Iterator[TaskResult | Ticked]]
 
 
 class HostError(LimGpuError):
@@ -35,6 +39,21 @@ def check_seen(paths: Sequence[str | Path]) -> None:
     for path in paths:
         if not os.path.exists(path):
             raise HostError(f"{path}: is not there. Every host has to see the files at the same place")
+
+
+@contextmanager
+def sign_in(folder: Path) -> Iterator[Path]:
+    """A file that no host has looked for before, for `check_seen`: network disks remember what was not there.
+
+    A kill leaves it, and the next one in that folder clears it.
+    """
+    remove_stale(folder, SIGN.__eq__)
+    path = temporary_of(folder / SIGN)
+    path.touch()
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -81,6 +100,7 @@ class Sharing:
 
     worked: Counter[str]
     most: int = MOST_TASKS
+    on_tick: OnTick | None = None
     known: int = 0
     waiting: deque[int] = field(default_factory=deque)
     again: deque[int] = field(default_factory=deque)  # alone
@@ -114,6 +134,9 @@ class Sharing:
             batch.left.remove(number)
             self.worked[batch.host] += 1
             yield replace(answer, task=number)
+        elif isinstance(answer, Ticked):
+            if self.on_tick is not None:
+                self.on_tick(batch.numbers[answer.task], answer.count)
         elif isinstance(answer, Failed):
             batch.failed = True
             if answer.unfit:
@@ -177,6 +200,7 @@ def this_host() -> Begun:
 
 def work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
     """In a process of a host: what becomes of each task of a batch."""
+    _end_with_parent()
     yield this_host()
     failed = Failed(None, ran_out=True) if _has_another_gpu() else None
     try:
@@ -189,6 +213,19 @@ def work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:
     yield failed
     if failed.ran_out:  # what it holds on the GPU goes with it
         raise SystemExit
+
+
+@cache
+def _end_with_parent() -> None:
+    """End this process when the one that began it has, Ray's own of this host: nobody would hear of it any more."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LONGEST_WAIT)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _given_gpu() -> str:

@@ -13,9 +13,9 @@ import sys
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.forkserver import ensure_running as ensure_server
 from multiprocessing.resource_tracker import ensure_running
@@ -27,6 +27,7 @@ from lim_gpu.progress import one_line
 CONTEXT = multiprocessing.get_context("forkserver")
 OF_INGEST = ("lim_gpu.ingest.convert", "lim_gpu.ingest.dicom")  # named here: they need not be imported to be told
 LONGEST_WAIT = 1.0  # seconds
+PAUSE = 0.2  # seconds from one message of a task that is under way to the next
 SECONDS_TO_DIE = 5  # for a child that closed its pipe; one that hangs on its way out is killed
 
 
@@ -39,7 +40,16 @@ class TaskResult:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Ticked:
+    """Task number `task` is under way, and has called `tick` so many times."""
+
+    task: int
+    count: int
+
+
 Runner = Callable[..., Iterator[TaskResult]]  # `run_in_children`, or what takes its place
+OnTick = Callable[[int, int], None]  # takes what a `Ticked` says
 
 
 @dataclass
@@ -62,25 +72,50 @@ def run_in_children(
     workers: int,
     timeout: float | None = None,
     memory_limit: int | None = None,
+    on_tick: OnTick | None = None,
 ) -> Iterator[TaskResult]:
     """Call `function(*task)` for every task in at most `workers` children; yield outcomes as they finish, in any order.
 
     function      importable by name; arguments and results must pickle
     timeout       seconds a task may take
     memory_limit  bytes of address space of a child
+    on_tick       told now and then of a task that calls `tick`
 
     An exception becomes `TaskResult.error`, and so do a crash and a time-out. Closing the generator kills the children.
     """
+    followed = follow_in_children(
+        function, tasks, workers=workers, timeout=timeout, memory_limit=memory_limit, pause=PAUSE
+    )
+    with closing(followed):
+        for news in followed:
+            if isinstance(news, TaskResult):
+                yield news
+            elif on_tick is not None:
+                on_tick(news.task, news.count)
+
+
+def follow_in_children(
+    function: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    *,
+    workers: int,
+    timeout: float | None,
+    memory_limit: int | None,
+    pause: float,
+) -> Generator[TaskResult | Ticked, None, None]:
+    """As `run_in_children`; yields how far a task is, too, once in `pause` seconds."""
     waiting = deque(range(len(tasks)))
     children: list[_Child] = []
     try:
         while waiting or children:
             while waiting and len(children) < workers:
-                children.append(_start(memory_limit))
+                children.append(_start(memory_limit, pause))
                 _give(children[-1], waiting.popleft(), function, tasks, timeout)
             for child in _ready(children):
-                outcome, alive = _collect(child)
-                yield outcome
+                news, alive = _collect(child)
+                yield news
+                if isinstance(news, Ticked):
+                    continue
                 if alive and waiting:
                     _give(child, waiting.popleft(), function, tasks, timeout)
                 else:
@@ -98,8 +133,8 @@ def start_server(preload: Sequence[str] = OF_INGEST) -> None:
         ensure_server()
 
 
-def _start(memory_limit: int | None) -> _Child:
-    return _Child(*start_process(_serve, memory_limit, daemon=True))
+def _start(memory_limit: int | None, pause: float) -> _Child:
+    return _Child(*start_process(_serve, memory_limit, pause, daemon=True))
 
 
 def start_process(function: Callable[..., None], *arguments: Any, daemon: bool) -> tuple[Any, Connection]:
@@ -164,16 +199,16 @@ def _ready(children: list[_Child]) -> list[_Child]:
     return [child for child in children if child.connection in answered or child.deadline <= now]
 
 
-def _collect(child: _Child) -> tuple[TaskResult, bool]:
-    """The outcome of the child's task, and whether the child can take another."""
+def _collect(child: _Child) -> tuple[TaskResult | Ticked, bool]:
+    """The outcome of the child's task or how far it is, and whether the child lives."""
     if not child.connection.poll():
         return TaskResult(child.task, error="took too long and was stopped"), False
     try:
-        value, error = child.connection.recv()
+        answer = child.connection.recv()
     except (EOFError, ConnectionResetError):
         child.process.join(SECONDS_TO_DIE)
         return TaskResult(child.task, error=_cause_of_death(child.process.exitcode)), False
-    return TaskResult(child.task, value, error), True
+    return Ticked(child.task, answer) if isinstance(answer, int) else TaskResult(child.task, *answer), True
 
 
 def _cause_of_death(exitcode: int | None) -> str:
@@ -185,15 +220,43 @@ def _cause_of_death(exitcode: int | None) -> str:
     return f"the child process crashed ({names.get(-exitcode, f'signal {-exitcode}')})"
 
 
-def _serve(connection: Connection, memory_limit: int | None) -> None:
+@dataclass
+class _Ticks:
+    """How often the task of this child has called `tick`, and when its parent was told."""
+
+    connection: Connection
+    pause: float
+    count: int = 0
+    told: float = field(default_factory=time.monotonic)
+
+    def add(self) -> None:
+        self.count += 1
+        if time.monotonic() - self.told >= self.pause:
+            self.told = time.monotonic()
+            self.connection.send(self.count)
+
+
+_ticks: _Ticks | None = None  # of the task that this child is at
+
+
+def tick() -> None:
+    """In a child: its task has done one step more, such as a slice. Nothing elsewhere."""
+    if _ticks is not None:
+        _ticks.add()
+
+
+def _serve(connection: Connection, memory_limit: int | None, pause: float) -> None:
     """Body of a child: take tasks until the parent closes the pipe."""
+    global _ticks
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold pixels and names
     if memory_limit is not None:
         _limit_memory(memory_limit)
     while True:
         try:
-            answer = _attempt(*connection.recv())
+            task = connection.recv()
+            _ticks = _Ticks(connection, pause)
+            answer = _attempt(*task)
         except EOFError:
             return
         except Exception as error:  # the task cannot be unpickled here

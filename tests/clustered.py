@@ -15,7 +15,7 @@ from lim_gpu import cli
 from lim_gpu.errors import InputError
 from lim_gpu.evaluate.job import Job
 from lim_gpu.reduction import hosts
-from lim_gpu.workers import TaskResult
+from lim_gpu.workers import TaskResult, Ticked
 from reductions import RESULTS
 
 BEGINS = 3  # the number that goes wrong
@@ -31,6 +31,18 @@ def squares(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
 
 def _attempts(folder: Path) -> int:
     return len(list(folder.glob(f"{BEGINS}.*")))
+
+
+def dying_on_its_way(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult | Ticked]:
+    """Numbers that tell of each step; the first time one dies after as many as it counts."""
+    for result in squares(folder, batch):
+        number = batch[result.task]
+        again = _attempts(folder) > 1
+        for step in range(number):
+            yield Ticked(result.task, step + 1)
+        if number == BEGINS and not again:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield result
 
 
 def dying_once(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
@@ -54,6 +66,15 @@ def losing_the_host(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
             os.kill(os.getppid(), signal.SIGKILL)
         if batch[result.task] == BEGINS and _attempts(folder) <= 2:
             os.kill(os.getpid(), signal.SIGKILL)
+        yield result
+
+
+def losing_ray_alone(folder: Path, batch: Sequence[int]) -> Iterator[TaskResult]:
+    """The first time, Ray's own process of the host ends, and this one stays at its number."""
+    for result in squares(folder, batch):
+        if batch[result.task] == BEGINS and _attempts(folder) == 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
         yield result
 
 
@@ -126,6 +147,17 @@ class Noting:
 
     def file(self, job: Job) -> Path:
         return self.folder / job.folder.replace("/", "+")
+
+
+def gone(process: int) -> bool:
+    """Whether it ends."""
+    for _ in range(600):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 if __name__ == "__main__":  # lim-gpu ARGUMENTS, whose second unit never comes

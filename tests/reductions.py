@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,12 @@ def cut_short(store: SliceStore, place: int) -> str:
     file = store.path / "volumes" / f"{key}.h5"
     file.write_bytes(file.read_bytes()[:-2000])
     return key
+
+
+def contents(csv: Path) -> dict[str, bytes]:
+    """The CSV, and what was measured of each unit."""
+    parts = csv.with_suffix(".parts")
+    return {"csv": csv.read_bytes()} | {file.name: file.read_bytes() for file in sorted(parts.glob(MEASURES))}
 
 
 def assert_same_result(found: UnitResult | None, expected: UnitResult) -> None:

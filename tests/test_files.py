@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -19,6 +20,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lim_gpu import files
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import (
     canonical_json,
@@ -28,11 +30,11 @@ from lim_gpu.files import (
     read_json,
     remove_stale,
     replacing,
-    temporary_folder,
     temporary_of,
     write_json,
     write_text,
 )
+from lim_gpu.temporary import temporary_folder
 from volumes import pixels, read_all
 
 values = st.recursive(
@@ -84,6 +86,20 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_what_will_be_removed_is_not_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync", synced.append)
+    with temporary_folder(str(tmp_path)) as folder:
+        write_text(folder / "a", "x")
+        assert ((folder / "a").read_text(), synced) == ("x", [])
+        write_text(tmp_path / "b", "x")
+        write_text(folder.parent / "c", "x")
+    folder.mkdir()
+    write_text(folder / "a", "x")  # of somebody else by now
+    assert [path for path in synced if path.is_dir()] == [tmp_path, tmp_path, folder]
+    assert len(synced) == 6
+
+
 def test_private_files_are_private(tmp_path):
     write_text(tmp_path / "key", "secret", mode=0o600)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
@@ -112,7 +128,7 @@ def test_stale_temporary_files_go_and_those_that_may_be_at_work_stay(tmp_path):
 
 KILLED_IN_A_FOLDER = """
 import os, signal, sys
-from lim_gpu.files import temporary_folder
+from lim_gpu.temporary import temporary_folder
 with temporary_folder(sys.argv[1]) as folder:
     (folder / "a" / "b").mkdir(parents=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -190,6 +206,17 @@ def test_two_runs_do_not_write_one_folder(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_the_lock_is_one_that_cluster_file_systems_keep(tmp_path):
+    """One of fcntl, as who asks for it in the older way sees; of a flock that knows nothing."""
+    if not hasattr(fcntl, "F_OFD_SETLK"):
+        pytest.skip("no OFD locks on this system")
+    ask = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    command = [sys.executable, "-c", ask, str(tmp_path / ".lock")]
+    with locked(tmp_path):
+        assert "BlockingIOError" in subprocess.run(command, stderr=subprocess.PIPE, text=True).stderr
+    subprocess.run(command, check=True)
 
 
 def test_kill_leaves_the_old_or_the_new_file(tmp_path):

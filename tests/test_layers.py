@@ -29,7 +29,7 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "intensity cluster weights",
     "sharing",
     "files workers augment cuda pictures shard",
-    "errors progress compiled spread natural strip",
+    "errors progress compiled spread natural strip temporary",
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))

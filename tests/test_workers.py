@@ -27,6 +27,19 @@ def test_every_task_is_answered_once():
     assert {task: outcome.value for task, outcome in found.items()} == {n: math.factorial(n) for n in range(40)}
 
 
+STEPS = ("[__import__('lim_gpu.workers').workers.tick() for _ in range(3)] and 7",)
+
+
+@pytest.mark.parametrize(("pause", "counts"), [(0, [1, 2, 3]), (1e9, [])])
+def test_a_task_tells_how_far_it_is(monkeypatch, pause, counts):
+    monkeypatch.setattr(workers, "PAUSE", pause)
+    told = []
+    found = outcomes(eval, [STEPS, STEPS], workers=1, on_tick=lambda *one: told.append(one))
+    assert told == [(task, count) for task in (0, 1) for count in counts]
+    assert [found[task].value for task in (0, 1)] == [7, 7]
+    assert outcomes(eval, [STEPS])[0].value == 7  # nobody wants to know
+
+
 def test_no_tasks_start_no_child():
     assert outcomes(math.factorial, []) == {}
 

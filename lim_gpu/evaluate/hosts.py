@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
 from lim_gpu.cluster import Cluster, connect, gpus_for, run_batches
 from lim_gpu.errors import LimGpuError
 from lim_gpu.evaluate.job import Job
 from lim_gpu.evaluate.queue import Queue
-from lim_gpu.progress import Reporter
-from lim_gpu.sharing import check_seen
+from lim_gpu.progress import Reporter, hosts_in_words
+from lim_gpu.sharing import check_seen, sign_in
 from lim_gpu.workers import TaskResult
 
 
@@ -38,16 +38,16 @@ def do_on_hosts(
     make: gives what does them on the device of a process, "cuda" or "cpu", with absolute paths. output: what every host
     has to see at the same place. Raises as `cluster.run_batches`.
     """
-    queue = Queue(todo)
+    queue, worked = Queue(todo), Counter[str]()
     with (
         connect(cluster.address) as hosts,
         reporter.track("evaluate", len(todo), "jobs") as advance,
-        NamedTemporaryFile(dir=output, prefix=".hosts") as seen,  # a name that no host has looked for before
+        sign_in(output.absolute()) as sign,
     ):
         reporter.note(f"ray: {hosts}")
         gpus = gpus_for(device)
-        batched = partial(do_batch, make("cuda" if gpus else "cpu"), Path(seen.name).absolute())
-        how: dict[str, Any] = {"cpus": cluster.cpus, "gpus": gpus, "most": 1}
+        batched = partial(do_batch, make("cuda" if gpus else "cpu"), sign)
+        how: dict[str, Any] = {"cpus": cluster.cpus, "gpus": gpus, "most": 1, "worked": worked}
         with closing(run_batches(batched, queue.ready, **how)) as outcomes:
             for outcome in outcomes:
                 job = queue.ready[outcome.task]
@@ -56,6 +56,7 @@ def do_on_hosts(
                 for error in new:
                     reporter.error(error)
                 advance(max(1, len(new)))
+        reporter.note(f"hosts: {hosts_in_words(worked)}")
     return queue.failed
 
 

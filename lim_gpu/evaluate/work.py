@@ -18,9 +18,15 @@ from lim_gpu.files import locked, read_json
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
+from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.run import pretrain
 from lim_gpu.progress import Outcome, Reporter
+from lim_gpu.reduction.criterion import Criterion
+from lim_gpu.reduction.measure import borrow_hashes
+from lim_gpu.reduction.parts import parts_folder
+from lim_gpu.reduction.request import request_for
 from lim_gpu.reduction.run import reduce
+from lim_gpu.reduction.unit import units_of
 from lim_gpu.selection import Selection, read_record
 from lim_gpu.store.slices import SliceStore
 
@@ -67,8 +73,11 @@ class Worker(JobWorker):
         if options["method"] == "deepnet":
             options["weights"] = self.grid.weights
         path = self.output / job.folder / "selection.csv"
-        # several shards may need it at once: the first makes it, and the others find it
-        with locked(path.parent, patient=True), SliceStore(self.grid.stores[job.store]) as store:
+        # several shards may need it at once: the first makes it, and the others find it; so with hashes of the store
+        alone_in = path.parent.parent if options["method"] == "hash" else path.parent
+        with locked(alone_in, patient=True), SliceStore(self.grid.stores[job.store]) as store:
+            if options["method"] == "hash" and self.replaces(job):
+                _borrow_hashes(store, path)
             more: dict[str, Any] = {"output": path, "device": self.device, "seed": self.seed}
             selection = reduce(store, **options, **more, overwrite=self.replaces(job), reporter=self.reporter)
         return {"kept": selection.record["counts"]["kept"], "seconds": selection.record["seconds"]}
@@ -151,6 +160,13 @@ class Worker(JobWorker):
             reporter=self.reporter,
         )
         return {"line": "; ".join(result.lines[:-1]), "unchanged": "unchanged" in result.values}
+
+
+def _borrow_hashes(store: SliceStore, path: Path) -> None:
+    """Of the other selections of a store by HASH: a threshold changes no hash."""
+    asked, _ = request_for(Criterion("hash", Intensity()))
+    others = path.parent.parent.glob("hash-*/*.parts")
+    borrow_hashes(units_of(store.volumes, asked.scope), asked, parts_folder(path), others)
 
 
 def cost_of_training(begin: Callable[..., Outcome], overwrite: bool, record: Path) -> dict[str, Any]:

@@ -7,13 +7,12 @@ packed      what waits among millions, compressed
 series      frames to volumes: grouped, ordered, duplicates resolved (geometry: where slices lie)
 assemble    all that was scanned to planned volumes (volume_plan: one of them, and its keys)
 slices      the slices of a planned volume, decoded (shares: by several children)
-convert     one planned volume into the store, in a child process (convert_all: all of them; ticks: their progress)
+convert     one planned volume into the store, in a child process (convert_all: all of them)
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from lim_gpu.ingest.thickness import of_thin_slices
 from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
 from lim_gpu.progress import Reporter
 from lim_gpu.shard import Shard
+from lim_gpu.sharing import sign_in
 from lim_gpu.store.private import private_key
 from lim_gpu.store.slices import Index, read_index, remove_unlisted, write_index
 from lim_gpu.workers import Runner, run_in_children, start_server
@@ -143,9 +143,8 @@ def _elsewhere(sources: Sequence[str], store: Path, worked: Counter[str] | None)
     if worked is None:
         yield None
         return
-    # A name that no host has looked for before: network disks remember what was not there.
-    with tempfile.NamedTemporaryFile(dir=store, prefix=".hosts") as seen:
-        yield partial(run_on_cluster, sees=[*sources, seen.name], worked=worked)
+    with sign_in(store) as sign:
+        yield partial(run_on_cluster, sees=[*sources, sign], worked=worked)
 
 
 def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter, run: Runner) -> Planned:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from lim_gpu.ingest.records import AIR, SourceError
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.shares import DecodedShare, joined
 from lim_gpu.ingest.slices import decoded_slices
-from lim_gpu.ingest.ticks import tick
 from lim_gpu.ingest.volume_plan import VolumePlan
 from lim_gpu.store.header import VolumeHeader
 from lim_gpu.store.private import write_sources
 from lim_gpu.store.writer import VolumeWriter
+from lim_gpu.workers import tick
 
 BELOW_AIR = 0.01  # of the pixels: noise below -1024 HU is less, and spread over values
 
@@ -35,11 +34,10 @@ class Converted:
     failures: list[Failure]
 
 
-def convert(plan: VolumePlan, settings: Settings, ticks: Path | None, shares: Sequence[DecodedShare] = ()) -> Converted:
+def convert(plan: VolumePlan, settings: Settings, shares: Sequence[DecodedShare] = ()) -> Converted:
     """Write the volume, its slices one at a time, and the private list of its sources.
 
-    ticks   tells a parent on this machine of every slice
-    shares  slices that were decoded before: all of them, in order; else they are decoded here
+    shares: slices that were decoded before: all of them, in order; else they are decoded here.
 
     The volume fails on a bad slice; with `skip_bad_slices` it goes on without and records the loss. Either way all bad
     slices are found.
@@ -53,8 +51,7 @@ def convert(plan: VolumePlan, settings: Settings, ticks: Path | None, shares: Se
         folder = settings.store / "volumes"
         with VolumeWriter(folder, plan.key, *plan.shape, plan.dtype, settings.compression) as writer:
             for index, decoded in enumerate(joined(shares, plan) if shares else decoded_slices(plan, settings)):
-                if ticks is not None:
-                    tick(ticks)
+                tick()
                 if isinstance(decoded, SourceError):
                     bad.append((index, decoded))
                 elif settings.skip_bad_slices or not bad:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from lim_gpu.ingest.failures import SKIPPED, Failure
 from lim_gpu.ingest.scan import MEMORY, SECONDS
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.shares import DecodedShare, decode_share, shares_of, worth_sharing
-from lim_gpu.ingest.ticks import ticking
 from lim_gpu.ingest.volume_plan import VolumePlan
 from lim_gpu.progress import Advance, Reporter
 from lim_gpu.store.disk import DISK_FULL
@@ -70,11 +71,7 @@ def store_volumes(
     slices = sum(len(plan.slices) for plan in waiting)
     with reporter.track("convert", slices, "slices") as advance:
         try:
-            if run is None:
-                new = _convert_here(waiting, settings, advance)
-            else:
-                tasks = [(plan.unnamed(settings.keep_identifiers), settings, None) for plan in waiting]
-                new = _convert_each(waiting, tasks, settings, advance, run)
+            new = (_convert_here if run is None else partial(_convert, run=run))(waiting, settings, advance)
         finally:
             _remove_temporaries(settings.store)  # of children that were killed
     stored = Stored()
@@ -93,39 +90,63 @@ def _remove_temporaries(store: Path) -> None:
 
 
 def _convert_here(waiting: Sequence[VolumePlan], settings: Settings, advance: Advance) -> dict[str, Converted]:
-    """In child processes, which tell of every slice: first what several of them share, then each volume in one."""
+    """In child processes: first what several of them share, then each volume in one."""
     done: dict[str, Converted] = {}
-    with ticking(advance) as ticks:
-        for plan in worth_sharing(waiting, settings.workers) if _room_for_two(waiting, settings) else []:
-            done[plan.key] = _convert_shared(plan, settings, ticks)
-        rest = [plan for plan in waiting if plan.key not in done]
-        tasks = [(plan.unnamed(settings.keep_identifiers), settings, ticks) for plan in rest]
-        return done | _convert_each(rest, tasks, settings, lambda _count: None, run_in_children)
+    for plan in worth_sharing(waiting, settings.workers) if _room_for_two(waiting, settings) else []:
+        done[plan.key] = _convert_shared(plan, settings, advance)
+    rest = [plan for plan in waiting if plan.key not in done]
+    return done | _convert(rest, settings, advance, run_in_children)
 
 
-def _convert_shared(plan: VolumePlan, settings: Settings, ticks: Path) -> Converted:
+def _convert_shared(plan: VolumePlan, settings: Settings, advance: Advance) -> Converted:
+    """Each share brings its part of the bar, and joining them nothing."""
     unnamed = plan.unnamed(settings.keep_identifiers)
     with shares_of(unnamed, settings.workers, settings.store) as shares:
-        tasks = [(share, settings, ticks) for share in shares]
+        steps = Steps(advance, [len(share.plan.slices) for share in shares])
         decoded: dict[int, DecodedShare] = {}
-        for outcome in run_in_children(decode_share, tasks, **_limits([plan], settings)):
+        for outcome in run_in_children(
+            decode_share, [(share, settings) for share in shares], on_tick=steps.tell, **_limits([plan], settings)
+        ):
             if outcome.error:
                 return _died(plan, outcome.error, settings)
+            steps.end(outcome.task)
             decoded[outcome.task] = outcome.value
-        joining = [(unnamed, settings, None, [decoded[i] for i in range(len(shares))])]
-        return _convert_each([plan], joining, settings, lambda _count: None, run_in_children)[plan.key]
+        joining = [(unnamed, settings, [decoded[i] for i in range(len(shares))])]
+        [joined] = run_in_children(convert, joining, **_limits([plan], settings))
+        return _died(plan, joined.error, settings) if joined.error else joined.value
 
 
-def _convert_each(
-    plans: Sequence[VolumePlan], tasks: Sequence[tuple[Any, ...]], settings: Settings, advance: Advance, run: Runner
-) -> dict[str, Converted]:
+def _convert(plans: Sequence[VolumePlan], settings: Settings, advance: Advance, run: Runner) -> dict[str, Converted]:
     """What became of each volume, by key. Who converts a volume is not told whose it is, but where it lies."""
+    tasks = [(plan.unnamed(settings.keep_identifiers), settings) for plan in plans]
+    steps = Steps(advance, [len(plan.slices) for plan in plans])
     done: dict[str, Converted] = {}
-    for outcome in run(convert, tasks, **_limits(plans, settings)):
+    for outcome in run(convert, tasks, on_tick=steps.tell, **_limits(plans, settings)):
         plan = plans[outcome.task]
         done[plan.key] = _died(plan, outcome.error, settings) if outcome.error else outcome.value
-        advance(len(plan.slices))
+        steps.end(outcome.task)
     return done
+
+
+@dataclass
+class Steps:
+    """Slices that tasks tell of as they go, and the rest of them once they are over; a task that begins anew goes back.
+
+    slices: of each task.
+    """
+
+    advance: Advance
+    slices: Sequence[int]
+    told: Counter[int] = field(default_factory=Counter)
+
+    def tell(self, task: int, count: int) -> None:
+        """A task has done `count` of its slices."""
+        self.advance(count - self.told[task])
+        self.told[task] = count
+
+    def end(self, task: int) -> None:
+        """A task is over."""
+        self.tell(task, self.slices[task])
 
 
 def _limits(plans: Sequence[VolumePlan], settings: Settings) -> dict[str, Any]:

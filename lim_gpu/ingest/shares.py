@@ -20,9 +20,9 @@ from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import Decoded, SourceError
 from lim_gpu.ingest.settings import Settings
 from lim_gpu.ingest.slices import decoded_slices
-from lim_gpu.ingest.ticks import tick
 from lim_gpu.ingest.volume_plan import VolumePlan
 from lim_gpu.store.slices import volume_path
+from lim_gpu.workers import tick
 
 LEAST = 16  # slices of a share
 
@@ -72,14 +72,14 @@ def shares_of(plan: VolumePlan, workers: int, store: Path) -> Iterator[list[Shar
             share.raw.unlink(missing_ok=True)
 
 
-def decode_share(share: Share, settings: Settings, ticks: Path) -> DecodedShare:
+def decode_share(share: Share, settings: Settings) -> DecodedShare:
     """Decode the slices into the share's file (in a child process)."""
     silence()
     outcomes: list[Counter[str] | SourceError] = []
     share.raw.parent.mkdir(parents=True, exist_ok=True)
     with open(share.raw, "wb") as file:
         for decoded in decoded_slices(share.plan.unpacked(), settings):
-            tick(ticks)
+            tick()
             if isinstance(decoded, Decoded):
                 file.write(np.ascontiguousarray(decoded.pixels).data)
             outcomes.append(decoded.counts if isinstance(decoded, Decoded) else decoded)

@@ -8,7 +8,7 @@ too, and hashing many volumes goes on where it stopped.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +65,10 @@ def is_measured(unit: Unit, request: Request, parts: Path | None) -> bool:
     return parts is not None and measure_stands(parts, unit.name, measure_fingerprint(unit, request))
 
 
-def borrow_hashes(units: Sequence[Unit], request: Request, parts: Path) -> None:
-    """Give `parts` the hashes of volumes that stand in the other folders of parts beside it."""
-    lenders = [folder for folder in sorted(parts.parent.glob("*.parts")) if folder != parts]
+def borrow_hashes(units: Sequence[Unit], request: Request, parts: Path, others: Iterable[Path] | None = None) -> None:
+    """Give `parts` the hashes of volumes that stand in `others`: where not told, all folders of parts beside it."""
+    others = parts.parent.glob("*.parts") if others is None else others
+    lenders = sorted(folder for folder in others if folder != parts)
     for one in (one for unit in units for one in unit.singly()) if lenders else ():
         if is_measured(one, request, parts):
             continue
@@ -77,6 +78,7 @@ def borrow_hashes(units: Sequence[Unit], request: Request, parts: Path) -> None:
 
 def _lend(file: Path, to: Path) -> None:
     """No part is ever changed in its place, so two folders may hold the same one."""
+    to.parent.mkdir(parents=True, exist_ok=True)
     try:
         to.unlink(missing_ok=True)
         os.link(file, to)

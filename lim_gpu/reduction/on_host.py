@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lim_gpu.files import temporary_folder
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.engine import StoredMatrix
@@ -22,6 +21,7 @@ from lim_gpu.reduction.share import reduce_units
 from lim_gpu.reduction.unit import Unit
 from lim_gpu.sharing import HostError, check_seen
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.temporary import temporary_folder
 from lim_gpu.workers import TaskResult
 
 if TYPE_CHECKING:

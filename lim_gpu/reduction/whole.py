@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from lim_gpu.files import temporary_folder
 from lim_gpu.progress import Reporter
 from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.measure import is_measured
@@ -15,6 +14,7 @@ from lim_gpu.reduction.request import Request
 from lim_gpu.reduction.share import Done, Finished, reduce_units
 from lim_gpu.reduction.unit import Unit
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.temporary import temporary_folder
 
 Measuring = Callable[[deque[Unit], SliceStore, Request, Path, Reporter], Finished]
 
