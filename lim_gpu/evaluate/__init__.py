@@ -17,7 +17,8 @@ from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.evaluate import claim
 from lim_gpu.evaluate.clock import Clock
-from lim_gpu.evaluate.grid import CLAIM, EVALUATIONS, Grid, Job, jobs, needs, read_grid
+from lim_gpu.evaluate.configuration import read_grid
+from lim_gpu.evaluate.grid import CLAIM, EVALUATIONS, Grid, Job, jobs, needs
 from lim_gpu.evaluate.hosts import with_absolute_paths
 from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.queue import share_of
@@ -53,7 +54,7 @@ def evaluate(
     minutes: float | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Run evaluations "0", "A".."E", "claim", or "T2" alone, into the folder `output`: a folder a job, resumable.
+    """Run evaluations "0", "A".."F", "claim", or "T2" alone, into the folder `output`: a folder a job, resumable.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`); or smoke: procedural data, minutes
     dry_run     only list the jobs, with slices and steps; plan: with hours from a measured step, and disk, too

@@ -5,18 +5,16 @@ A job's folder follows from what it does, so evaluations that ask for the same j
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import read_toml
+from lim_gpu.pretrain.strength import SCALED
 
 CLAIM = "claim"  # is less more?
-EVALUATIONS = ("0", "A", "B", "C", "D", "E", CLAIM)
+EVALUATIONS = ("0", "A", "B", "C", "D", "E", "F", CLAIM)
 PAPER_STORE = "LIDC"  # the paper's evaluation E uses it alone
 CONTROL = "random like hash 6"  # as many slices of every volume, chosen by chance
 EVERY = "every-n like hash 6"  # as many, spread evenly
@@ -42,7 +40,8 @@ class Grid:
     budgets    "epochs": every pre-training has the same number; "steps": reduced sets get as many steps as ALL
     seeds      pre-trainings of every kind, each with a seed of its own
     pretrain, finetune   options of these verbs for all jobs; pretrain["spark"] and so on: of one method
-    method     of the claim
+    method     of the claim and of F
+    strengths, keeps   of F: factors of the augmentation, and shares of the slices that HASH keeps, beside all
     """
 
     stores: dict[str, Path]
@@ -54,50 +53,13 @@ class Grid:
     finetune: dict[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     method: str = "swav"
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5)
+    keeps: tuple[float, ...] = (0.1, 0.3)
 
-
-def read_grid(path: Path) -> Grid:
-    """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
-    values = read_toml(path)
-    known = {"stores", "tasks", "weights", "budgets", "seeds", "method", "pretrain", "finetune"}
-    if unknown := sorted(set(values) - known):
-        raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
-    for name in ("stores", "tasks", "pretrain", "finetune"):
-        if not isinstance(values.get(name, {}), dict):
-            raise UsageError(f"{path}: [{name}] is no table. Give lines NAME = VALUE below [{name}]")
-    if not values.get("tasks"):
-        raise UsageError(f"{path}: [tasks] names no data set. Give one, such as COVID-19 = 'covid-ct'")
-    budgets = tuple(values.get("budgets", ("epochs",)))
-    if not budgets or set(budgets) - {"epochs", "steps"}:
-        raise UsageError(f"{path}: budgets {list(budgets)} are unknown. Give 'epochs', 'steps' or both")
-    seeds = values.get("seeds", 1)
-    if type(seeds) is not int or seeds < 1:
-        raise UsageError(f"{path}: seeds {seeds!r} is no number of pre-trainings. Give 1 or more")
-    method = values.get("method", "swav")
-    if method not in COMPARED:
-        raise UsageError(f"{path}: method {method!r} is unknown. Give one of {', '.join(COMPARED)}")
-    for name in (*values.get("stores", {}), *values["tasks"]):
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise UsageError(f"{path}: {name!r} is no name for a folder. Use letters, digits, dot, dash and underscore")
-    home = path.parent
-    return Grid(
-        {name: home / expanduser(str(store)) for name, store in values.get("stores", {}).items()},
-        tuple(_task(path, home, name, value) for name, value in values["tasks"].items()),
-        home / expanduser(str(values["weights"])) if "weights" in values else None,
-        budgets,
-        seeds,
-        values.get("pretrain", {}),
-        values.get("finetune", {}),
-        method=method,
-    )
-
-
-def _task(path: Path, home: Path, name: str, value: Any) -> Task:
-    if isinstance(value, str):
-        return Task(name, home / expanduser(value))
-    if not isinstance(value, dict) or set(value) - {"data", "folds"} or not isinstance(value.get("data"), str):
-        raise UsageError(f"{path}: task {name} is no data set. Give a path, or {{ data = PATH, folds = N }}")
-    return Task(name, home / expanduser(value["data"]), value.get("folds"))
+    @property
+    def one_store(self) -> str:
+        """The store of evaluations that take one alone: the paper's, else the first."""
+        return PAPER_STORE if PAPER_STORE in self.stores else next(iter(self.stores))
 
 
 @dataclass(frozen=True)
@@ -127,6 +89,7 @@ class Pretrain:
     budget  "epochs", "steps", or "both": ALL, with which others are compared at equal steps as well
     seed    counts from that of the evaluation
     hidden  of moco: no slice of the query's volume is a negative
+    strength  factor of the augmentation
     """
 
     reduce: Reduce
@@ -134,12 +97,14 @@ class Pretrain:
     budget: str = "epochs"
     seed: int = 0
     hidden: bool = False
+    strength: float = 1.0
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
         last = f"{self.method}-equal-steps" if self.budget == "steps" else self.method
         last = f"{last}-volume-hidden" if self.hidden else last
+        last = f"{last}-strength-{self.strength:g}" if self.strength != 1 else last
         last = f"{last}-seed-{self.seed}" if self.seed else last
         return f"pretrain/{self.reduce.folder.removeprefix('reduce/')}/{last}"
 
@@ -196,9 +161,9 @@ def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
     """The pre-trainings of an evaluation, a row of its table each."""
     if evaluation == CLAIM:  # seed after seed, so that those that are whole can be compared
         return [replace(arm, seed=seed) for seed in range(grid.seeds) for arm in claim_arms(grid)]
-    stores = list(grid.stores)
-    if evaluation == "E":
-        stores = [PAPER_STORE] if PAPER_STORE in stores else stores[:1]
+    if evaluation == "F":
+        return [replace(arm, seed=seed) for arm in strength_arms(grid) for seed in range(grid.seeds)]
+    stores = [grid.one_store] if evaluation == "E" else list(grid.stores)
     methods = ("swav", "moco", "spark") if evaluation == "E" else ("swav",)
     return [
         made
@@ -217,11 +182,25 @@ def claim_arms(grid: Grid) -> list[Pretrain]:
     Of moco also all slices with those of the query's volume hidden: were false negatives the harm that many slices do,
     hiding them would gain as much as reducing.
     """
-    store = PAPER_STORE if PAPER_STORE in grid.stores else next(iter(grid.stores))
-    whole, *others = (Reduce(store, name) for name in reductions(CLAIM, weights=False))
+    whole, *others = (Reduce(grid.one_store, name) for name in reductions(CLAIM, weights=False))
     arms = [Pretrain(whole, grid.method, "both")]
     arms += [Pretrain(one, grid.method, budget) for budget in ("steps", "epochs") for one in others]
     return arms + ([Pretrain(whole, grid.method, "both", hidden=True)] if grid.method == "moco" else [])
+
+
+def strength_arms(grid: Grid) -> list[Pretrain]:
+    """Evaluation F with the first seed: all slices and what HASH keeps of them, of one store, at every strength.
+
+    At equal steps, so that slices and strength alone differ. Raises UsageError for a method whose views have none.
+    """
+    if grid.method not in SCALED:
+        raise UsageError(f"evaluation F scales views, of which {grid.method} has none. Give method = 'swav' or 'moco'")
+    names = ("all", *(f"hash {keep:g}" for keep in sorted(grid.keeps, reverse=True)))
+    return [
+        Pretrain(Reduce(grid.one_store, name), grid.method, "both" if name == "all" else "steps", strength=strength)
+        for strength in grid.strengths
+        for name in names
+    ]
 
 
 def seeded(grid: Grid, store: str, name: str, method: str, budget: str) -> list[Pretrain]:
