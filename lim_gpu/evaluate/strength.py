@@ -17,13 +17,16 @@ def strength_picture(rows: Sequence[dict[str, Any]], grid: Grid) -> Any:
 
     figure = Figure(figsize=(max(6, 4.4 * len(grid.tasks)), 3.8), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(grid.tasks), squeeze=False)[0], grid.tasks, strict=True):
+        ticks: set[float] = set()
         for place, strength in enumerate(grid.strengths):
-            points = sorted(_points(rows, strength, task.name))
-            if points:
+            if points := sorted(_points(rows, strength, task.name)):
                 shares, means, deviations = zip(*points, strict=True)
+                ticks |= set(shares)
                 about = {"color": SERIES[place % len(SERIES)], "capsize": 3, "label": f"strength {strength:g}"}
                 axes.errorbar(shares, means, deviations, fmt="o-", **about)
         axes.set(title=task.name, xlabel="share of the slices kept", ylabel="AUC", xscale="log")
+        axes.set_xticks(sorted(ticks), [f"{share:.0%}" for share in sorted(ticks)])
+        axes.minorticks_off()
         axes.spines[:].set_color(INK)
         axes.tick_params(color=INK, which="both")
         axes.patch.set_alpha(0)

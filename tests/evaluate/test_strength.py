@@ -77,6 +77,7 @@ def test_the_table_names_the_strength_and_the_picture_has_a_line_for_each(tmp_pa
         "strength 1": [pytest.approx([0.1, 0.70]), pytest.approx([1.0, 0.80])],
         "strength 1.5": [pytest.approx(point) for point in ([0.1, 0.79], [0.3, 0.81], [1.0, 0.82])],
     }
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10%", "30%", "100%"]
     assert f"({STRENGTH_PICTURE})" in markdown({"F": rows}, GRID, [], [])
     write_evaluation(tmp_path, {"F": rows}, GRID, [], {"caveats": [], "failures": [], "versions": {}})
     assert (tmp_path / STRENGTH_PICTURE).exists()
