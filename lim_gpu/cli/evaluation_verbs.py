@@ -75,8 +75,8 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
-@click.command(short_help="The papers' evaluations 0, A to E and T2 to T6; is less more?")
-@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|claim|T2|T3|T4|T5|T6...")
+@click.command(short_help="The papers' evaluations 0, A to F and T2 to T6; is less more?")
+@click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|F|claim|T2|T3|T4|T5|T6...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(
     "--preset",
@@ -132,6 +132,7 @@ def evaluate(
 
     claim: is less more? Slices of HASH against all and against as many of chance, at equal steps and epochs, paired by
     seeds of the pre-training (seeds = 6, method = "moco"), with a verdict. --plan says what so many seeds can show.
+    F: strength of the augmentation against reduction, at equal steps: strengths = [0.5, 1, 1.5], keeps = [0.1, 0.3].
 
     T2 to T6: the pretext tasks of Tariq et al., scored on other patients (T2), and what they are good for: fine-tuned
     on fractions of labels (T3, T4), as a U-Net (T5), attributes of patients read from them (T6). In a file of their

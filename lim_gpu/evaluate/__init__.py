@@ -44,7 +44,7 @@ def evaluate(
     minutes: float | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
-    """Run evaluations "0", "A".."E", "claim", or "T2".."T6", into the folder `output`: a folder a job, resumable.
+    """Run evaluations "0", "A".."F", "claim", or "T2".."T6", into the folder `output`: a folder a job, resumable.
 
     config  a TOML file with stores, tasks and options (see `lim_gpu.evaluate.grid`, of T2 to T6 `study`); or smoke:
             procedural data, minutes

@@ -15,7 +15,7 @@ from lim_gpu.files import read_toml
 def read_grid(path: Path) -> Grid:
     """Parse a TOML file; paths in it are relative to it. Raises InputError or UsageError, naming the file."""
     values = read_toml(path)
-    known = {"stores", "tasks", "weights", "budgets", "seeds", "method", "pretrain", "finetune"}
+    known = {"stores", "tasks", "weights", "budgets", "seeds", "method", "strengths", "keeps", "pretrain", "finetune"}
     if unknown := sorted(set(values) - known):
         raise UsageError(f"{path}: {unknown[0]} is unknown. Give {', '.join(sorted(known))}")
     for name in ("stores", "tasks", "pretrain", "finetune"):
@@ -45,7 +45,19 @@ def read_grid(path: Path) -> Grid:
         values.get("pretrain", {}),
         values.get("finetune", {}),
         method=method,
+        strengths=_numbers(path, values, "strengths", Grid.strengths, most=10),
+        keeps=_numbers(path, values, "keeps", Grid.keeps, most=1),
     )
+
+
+def _numbers(
+    path: Path, values: dict[str, Any], name: str, default: tuple[float, ...], most: float
+) -> tuple[float, ...]:
+    found = values.get(name, default)
+    numbers = isinstance(found, list | tuple) and found and all(type(value) in (int, float) for value in found)
+    if not numbers or not all(0 < value < most for value in found):
+        raise UsageError(f"{path}: {name} {found!r} are no numbers above 0 and below {most:g}. Give some in [ ]")
+    return tuple(float(value) for value in found)
 
 
 def _task(path: Path, home: Path, name: str, value: Any) -> Task:

@@ -36,6 +36,8 @@ def configured(
             overrides |= {f"{section}.queue": config.queue_length(kept(REFERENCE)), f"{section}.queue_share": 0.0}
     if job.hidden:
         overrides["moco.mask_same_volume"] = True
+    if job.strength != 1:
+        overrides["strength"] = job.strength
     every = options.setdefault("checkpoint_every", CHECKPOINT_EVERY)
     if job.budget == "steps":
         epochs = equal_steps(config.epochs, kept("all"), kept(job.reduce.name), config.batch_size)

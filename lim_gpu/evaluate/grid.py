@@ -12,9 +12,10 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.evaluate.job import Job
+from lim_gpu.pretrain.strength import SCALED
 
 CLAIM = "claim"  # is less more?
-EVALUATIONS = ("0", "A", "B", "C", "D", "E", CLAIM)
+EVALUATIONS = ("0", "A", "B", "C", "D", "E", "F", CLAIM)
 PAPER_STORE = "LIDC"  # the paper's evaluation E uses it alone
 CONTROL = "random like hash 6"  # as many slices of every volume, chosen by chance
 EVERY = "every-n like hash 6"  # as many, spread evenly
@@ -44,7 +45,8 @@ class Grid:
     budgets    "epochs": every pre-training has the same number; "steps": reduced sets get as many steps as ALL
     seeds      pre-trainings of every kind, each with a seed of its own
     pretrain, finetune   options of these verbs for all jobs; pretrain["spark"] and so on: of one method
-    method     of the claim
+    method     of the claim and of F
+    strengths, keeps   of F: factors of the augmentation, and shares of the slices that HASH keeps, beside all
     """
 
     stores: dict[str, Path]
@@ -56,6 +58,13 @@ class Grid:
     finetune: dict[str, Any] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     method: str = "swav"
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5)
+    keeps: tuple[float, ...] = (0.1, 0.3)
+
+    @property
+    def one_store(self) -> str:
+        """The store of evaluations that take one alone: the paper's, else the first."""
+        return PAPER_STORE if PAPER_STORE in self.stores else next(iter(self.stores))
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class Pretrain(Job):
     budget  "epochs", "steps", or "both": ALL, with which others are compared at equal steps as well
     seed    counts from that of the evaluation
     hidden  of moco: no slice of the query's volume is a negative
+    strength  factor of the augmentation
     """
 
     reduce: Reduce
@@ -102,12 +112,14 @@ class Pretrain(Job):
     budget: str = "epochs"
     seed: int = 0
     hidden: bool = False
+    strength: float = 1.0
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
         last = f"{self.method}-equal-steps" if self.budget == "steps" else self.method
         last = f"{last}-volume-hidden" if self.hidden else last
+        last = f"{last}-strength-{self.strength:g}" if self.strength != 1 else last
         last = f"{last}-seed-{self.seed}" if self.seed else last
         return f"pretrain/{replace(self.reduce, seed=0).folder.removeprefix('reduce/')}/{last}"
 
@@ -193,9 +205,9 @@ def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
     """The pre-trainings of an evaluation, a row of its table each."""
     if evaluation == CLAIM:  # seed after seed, so that those that are whole can be compared
         return [arm.seeded(seed) for seed in range(grid.seeds) for arm in claim_arms(grid)]
-    stores = list(grid.stores)
-    if evaluation == "E":
-        stores = [PAPER_STORE] if PAPER_STORE in stores else stores[:1]
+    if evaluation == "F":
+        return [arm.seeded(seed) for arm in strength_arms(grid) for seed in range(grid.seeds)]
+    stores = [grid.one_store] if evaluation == "E" else list(grid.stores)
     methods = ("swav", "moco", "spark") if evaluation == "E" else ("swav",)
     return [
         made
@@ -214,11 +226,25 @@ def claim_arms(grid: Grid) -> list[Pretrain]:
     Of moco also all slices with those of the query's volume hidden: were false negatives the harm that many slices do,
     hiding them would gain as much as reducing.
     """
-    store = PAPER_STORE if PAPER_STORE in grid.stores else next(iter(grid.stores))
-    whole, *others = (Reduce(store, name) for name in reductions(CLAIM, weights=False))
+    whole, *others = (Reduce(grid.one_store, name) for name in reductions(CLAIM, weights=False))
     arms = [Pretrain(whole, grid.method, "both")]
     arms += [Pretrain(one, grid.method, budget) for budget in ("steps", "epochs") for one in others]
     return arms + ([Pretrain(whole, grid.method, "both", hidden=True)] if grid.method == "moco" else [])
+
+
+def strength_arms(grid: Grid) -> list[Pretrain]:
+    """Evaluation F with the first seed: all slices and what HASH keeps of them, of one store, at every strength.
+
+    At equal steps, so that slices and strength alone differ. Raises UsageError for a method whose views have none.
+    """
+    if grid.method not in SCALED:
+        raise UsageError(f"evaluation F scales views, of which {grid.method} has none. Give method = 'swav' or 'moco'")
+    names = ("all", *(f"hash {keep:g}" for keep in sorted(grid.keeps, reverse=True)))
+    return [
+        Pretrain(Reduce(grid.one_store, name), grid.method, "both" if name == "all" else "steps", strength=strength)
+        for strength in grid.strengths
+        for name in names
+    ]
 
 
 def seeded(grid: Grid, store: str, name: str, method: str, budget: str) -> list[Pretrain]:

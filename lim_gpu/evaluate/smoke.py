@@ -49,7 +49,8 @@ FINETUNE: dict[str, Any] = {
 def smoke_grid(folder: Path) -> Grid:
     """The grid over the data that `make_data` makes below `folder`."""
     stores, tasks = {"procedural": folder / "slices"}, (Task("planted", folder / "task"),)
-    return Grid(stores, tasks, None, ("epochs", "steps"), 1, PRETRAIN, FINETUNE, (CAVEAT,), "moco")
+    few: dict[str, Any] = {"strengths": (1.0, 1.5), "keeps": (0.3,)}
+    return Grid(stores, tasks, None, ("epochs", "steps"), 1, PRETRAIN, FINETUNE, (CAVEAT,), "moco", **few)
 
 
 def make_data(folder: Path, seed: int, reporter: Reporter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.evaluate.equal import configured
 from lim_gpu.evaluate.grid import UNTRAINED, Finetune, Grid, Pretrain, Reduce, Task, analyses, pretrainings, seeded
+from lim_gpu.evaluate.strength import STRENGTH_PICTURE
 from lim_gpu.files import read_json
 from lim_gpu.finetune.metrics import interval_of_means, summary
 from lim_gpu.finetune.results import compare
@@ -27,6 +28,7 @@ TITLES = {
     "C": "Which threshold of HASH? (Table 6)",
     "D": "How much is gained? ALL against HASH-6 (Figure 7)",
     "E": "Other pre-trainings: SwAV, MoCo v2, SparK (Table 7)",
+    "F": "Strength of the augmentation against reduction",
 }
 TIME_PICTURE = "time-auc.png"
 SCORES = ("auc", "f1", "acc")
@@ -54,6 +56,7 @@ def _row(start: Pretrain | None, grid: Grid, output: Path, init: str = "random")
     if start is not None:
         row |= {"store": start.reduce.store, "reduction": start.reduce.name}
         row |= {"method": start.method, "budget": "equal steps" if start.budget == "steps" else "equal epochs"}
+        row |= {"strength": start.strength}
         row |= _costs(start, output)
     row["tasks"] = {}
     for task in grid.tasks:
@@ -83,11 +86,13 @@ def _ours(folders: Sequence[Path]) -> dict[str, Any] | None:
 def _less_all(
     start: Pretrain | None, folders: Sequence[Path], task: Task, grid: Grid, output: Path
 ) -> dict[str, Any] | None:
-    """Mean and 95 % interval of the AUC less that of ALL: over pre-trainings, or of one over its runs and images."""
+    """Mean and 95 % interval of the AUC less that of ALL, of the same strength: over pre-trainings, or of one over its
+    runs and images.
+    """
     if start is None or start.reduce.name == "all":
         return None
     whole = seeded(grid, start.reduce.store, "all", start.method, "epochs")
-    others = [output / Finetune(one, task).folder for one in whole]
+    others = [output / Finetune(replace(one, strength=start.strength), task).folder for one in whole]
     try:
         if len(folders) == 1:
             return {key: compare(folders[0], others[0])["auc"][key] for key in ("mean", "interval")}
@@ -99,6 +104,8 @@ def _less_all(
 
 
 def _paper(start: Pretrain | None, task: str) -> dict[str, Any] | None:
+    if start is not None and start.strength != 1:
+        return None
     asked = (start.reduce.store, start.reduce.name, start.method) if start else (None, None, None)
     for row in published()["rows"]:
         if (row["dataset"], row["reduction"], row["method"]) == asked and task in row["tasks"]:
@@ -157,6 +164,8 @@ def markdown(
             lines += [f"![Time of the pre-training against AUC]({TIME_PICTURE})", ""]
             lines += [f"- [{one.title}]({one.picture}): {one.line}" for one in found]
             lines += [""] if found else []
+        if evaluation == "F":
+            lines += [f"![Share of the slices against AUC, by strength]({STRENGTH_PICTURE})", ""]
     return "\n".join([*lines, "## What to know", "", *(f"- {note}" for note in notes), ""])
 
 
@@ -165,7 +174,8 @@ def name(row: dict[str, Any]) -> str:
     if row["reduction"] is None:
         return f"none ({row['init']} weights)"
     budget = "" if row["budget"] == "equal epochs" else ", equal steps"
-    return f"{row['store']} {row['reduction']}, {row['method']}{budget}"
+    strength = f", strength {row['strength']:g}" if row["strength"] != 1 else ""
+    return f"{row['store']} {row['reduction']}, {row['method']}{strength}{budget}"
 
 
 def _count(value: int | None) -> str:

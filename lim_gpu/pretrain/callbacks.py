@@ -32,14 +32,15 @@ AGREE = 10  # steps between two questions to the other processes whether one of 
 TIMED_STEPS = 20  # until the speed is told
 NOTE_SECONDS = 10.0  # between the notes of two epochs
 SAVE_SECONDS = 60.0  # that a crash may cost: an epoch of a reduced store can be four steps, and a checkpoint 225 MB
+SAVE_WITHIN = 600.0  # s, before the end of an epoch: one of all slices can take hours
 PROBE_STEPS = 100  # between two probes at least: embedding a thousand images costs more than an epoch of four steps
 Writer = Callable[[dict[str, float], int], None]  # of the numbers of one step
 METERS = {"lr": Meter("", "the learning rate")}  # which the Recorder adds to those of the method
 
 
 class Keeper(Callback):
-    """Restores the state a run goes on from; saves epoch=N.ckpt every `every` epochs and where a stage of a
-    curriculum ends, and last.ckpt with it and at the first end of an epoch `SAVE_SECONDS` after the last time.
+    """Restores the state a run goes on from, and saves: epoch=N.ckpt, every `every` epochs and where a stage of a
+    curriculum ends, and last.ckpt, with it and when the one before is old.
     """
 
     def __init__(self, plan: Plan, folder: RunFolder, every: int, state: dict[str, Any] | None) -> None:
@@ -53,13 +54,12 @@ class Keeper(Callback):
             restore(trainer, pl_module, self._state)  # type: ignore[arg-type]
             self._state = None
 
-    def end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save where the run stands, if it is time to."""
-        overdue = torch.tensor(int(time.perf_counter() - self._at >= SAVE_SECONDS), device=pl_module.device)
-        if self._numbered(trainer.global_step) or maximum(overdue):
-            self.save(trainer, pl_module)
+    @property
+    def age(self) -> float:
+        """Seconds since the last time."""
+        return time.perf_counter() - self._at
 
-    def _numbered(self, step: int) -> bool:
+    def stays(self, step: int) -> bool:
         """Whether the end of this step is that of an epoch whose checkpoint stays."""
         epoch, within = divmod(step, self.plan.steps_per_epoch)
         ends = {self.plan.config.epochs, *self.plan.config.stages}
@@ -76,7 +76,7 @@ class Keeper(Callback):
             )
         state = training_state(trainer, pl_module, self.plan)  # type: ignore[arg-type]
         if trainer.is_global_zero:
-            if self._numbered(trainer.global_step):
+            if self.stays(trainer.global_step):
                 epoch = trainer.global_step // self.plan.steps_per_epoch
                 save_checkpoint(self.folder.path / f"epoch={epoch}.ckpt", state, self.plan)
             save_checkpoint(self.folder.last, state, self.plan)
@@ -232,7 +232,7 @@ class Recorder(Callback):
 
 
 class Stopper(Callback):
-    """Finishes the epoch: records, saves. On SIGTERM or SIGINT finishes the step, saves, and ends the training.
+    """Has the others record and save when it is time to. On SIGTERM or SIGINT finishes the step, saves, and ends.
 
     The signal that came is in `caught`; the caller delivers it again when everything is closed. A second signal takes
     effect at once. It comes after the other callbacks, and replaces Lightning's handler, which ends with exit code 0.
@@ -241,6 +241,7 @@ class Stopper(Callback):
     def __init__(self, recorder: Recorder, keeper: Keeper) -> None:
         self.recorder, self.keeper = recorder, keeper
         self.caught: int | None = None
+        self._saves = False  # at the end of this step, as all processes agree
         # as they were before the trainer put its own handlers there
         self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -265,24 +266,26 @@ class Stopper(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At the end of a step: has one of the processes been asked to stop?"""
-        if trainer.world_size > 1:
-            if trainer.global_step % AGREE and trainer.global_step % self.recorder.plan.steps_per_epoch:
-                return
-            number = int(maximum(torch.tensor(self.caught or 0, device=pl_module.device)))
-            self.caught = number or None
-        if self.caught is not None:
+        """At the end of a step: has one of the processes been asked to stop, or is it time to save?"""
+        within = trainer.global_step % self.recorder.plan.steps_per_epoch
+        if trainer.world_size > 1 and within and trainer.global_step % AGREE:
+            return
+        overdue = self.keeper.age >= (SAVE_WITHIN if within else SAVE_SECONDS)
+        place = pl_module.device if trainer.world_size > 1 else "cpu"  # alone, nothing waits for the device
+        caught, overdue = maximum(torch.tensor([self.caught or 0, overdue], device=place)).tolist()
+        self.caught, self._saves = self.caught or caught or None, bool(caught or overdue)  # one may just have come
+        if caught:
             trainer.should_stop = True
-            if trainer.global_step % self.recorder.plan.steps_per_epoch:
-                self.recorder.flush(trainer, pl_module, {})
-                self.keeper.save(trainer, pl_module)
+        if within and self._saves:
+            self.recorder.flush(trainer, pl_module, {})
+            self.keeper.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A whole epoch is recorded, and saved when it is time to or the last; a stopped one was saved within."""
         if trainer.global_step % self.recorder.plan.steps_per_epoch == 0:
             self.recorder.end_epoch(trainer, pl_module)
-            save = self.keeper.end_epoch if self.caught is None else self.keeper.save
-            save(trainer, pl_module)
+            if self._saves or self.keeper.stays(trainer.global_step):
+                self.keeper.save(trainer, pl_module)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -167,6 +167,6 @@ def test_data_that_are_not_there_are_named_before_anything_runs(tmp_path, plan):
 
 def test_contradictions(tmp_path):
     with pytest.raises(UsageError, match="unknown"):
-        evaluate(["F"], tmp_path, smoke=True)
+        evaluate(["G"], tmp_path, smoke=True)
     with pytest.raises(UsageError, match="smoke"):
         evaluate(["A"], tmp_path)

@@ -32,7 +32,7 @@ GRID = Grid(
 
 def test_a_file_is_read_with_paths_beside_it(tmp_path):
     (tmp_path / "grid.toml").write_text(
-        'budgets = ["epochs", "steps"]\nweights = "w.pth"\n[stores]\nLIDC = "lidc"\n'
+        'budgets = ["epochs", "steps"]\nweights = "w.pth"\nstrengths = [1, 2.5]\n[stores]\nLIDC = "lidc"\n'
         '[tasks]\nCOVID-19 = "covid"\nBrain = { data = "head", folds = 5 }\n[pretrain]\nepochs = 3\n'
     )
     grid = read_grid(tmp_path / "grid.toml")
@@ -40,6 +40,7 @@ def test_a_file_is_read_with_paths_beside_it(tmp_path):
     assert grid.tasks[1] == Task("Brain", tmp_path / "head", 5)
     assert grid.weights == tmp_path / "w.pth"
     assert grid.pretrain == {"epochs": 3}
+    assert (grid.strengths, grid.keeps) == ((1.0, 2.5), (0.1, 0.3))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,9 @@ def test_a_file_is_read_with_paths_beside_it(tmp_path):
         ("[tasks]\nA = 'a'\n[mystery]", "mystery is unknown"),
         ("budgets = ['hours']\n[tasks]\nA = 'a'", "budgets"),
         ("seeds = 0\n[tasks]\nA = 'a'", "seeds 0 is no number"),
+        ("strengths = [0]\n[tasks]\nA = 'a'", "strengths .* above 0 and below 10"),
+        ("keeps = ['0.1']\n[tasks]\nA = 'a'", "keeps .* above 0 and below 1"),
+        ("keeps = [0.1, 1]\n[tasks]\nA = 'a'", "keeps"),
         ("[tasks]\n'../x' = 'a'", "no name for a folder"),
         ("[tasks]\nA = 3", "task A is no data set. Give a path"),
     ],

@@ -105,16 +105,35 @@ def test_streamed_slices_give_the_same_losses(finished, store, tmp_path, capsys)
     assert losses(tmp_path / "run") == losses(finished / "moco")
 
 
-@pytest.mark.parametrize(("seconds", "every", "saved"), [(0, 50, [4, 8, 12]), (math.inf, 2, [8, 12])])
-def test_the_newest_state_is_saved_in_time_and_with_what_stays(store, tmp_path, monkeypatch, seconds, every, saved):
-    found, save = [], callbacks.save_checkpoint
+@pytest.mark.parametrize(
+    ("seconds", "within", "every", "saved"),
+    [
+        (4, math.inf, 50, [4, 8, 12]),
+        (5, math.inf, 50, [8, 12]),  # the last always
+        (math.inf, math.inf, 2, [8, 12]),
+        (3, 3, 50, [3, 6, 9, 12]),  # within epochs, too
+        (1, 3, 50, [3, 4, 7, 8, 11, 12]),
+    ],
+)
+def test_the_newest_state_is_saved_in_time_and_with_what_stays(
+    store, tmp_path, monkeypatch, seconds, within, every, saved
+):
+    """By a clock that counts steps."""
+    found, save, record, clock = [], callbacks.save_checkpoint, callbacks.Recorder.on_train_batch_end, [0.0]
 
     def noted(path, state, plan):
         found.append((path.name, state["global_step"]))
         save(path, state, plan)
 
+    def stepped(*args):
+        clock[0] += 1
+        record(*args)
+
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(callbacks, "save_checkpoint", noted)
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", stepped)
     monkeypatch.setattr(callbacks, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(callbacks, "SAVE_WITHIN", within)
     pretrain(store, "moco", output=tmp_path / "run", **arguments("moco", checkpoint_every=every))
     assert [step for name, step in found if name == "last.ckpt"] == saved
 
