@@ -130,7 +130,7 @@ def test_what_is_missing_is_named_before_anything_runs(written, tmp_path):
     asked = {"config": written("[stores]\ntrain = 'a'\nheld-out = 'b'\n"), "device": "cpu"}
     with pytest.raises(UsageError, match=r"evaluation T5 needs \[segmentation\]"):
         evaluate(["T5"], tmp_path / "out", **asked)
-    with pytest.raises(InputError, match="no store"):
+    with pytest.raises(InputError, match="no such folder. Make a store"):
         evaluate(["T2"], tmp_path / "out", **asked)
     written("[checkpoints]\nours = 'last.ckpt'\n[segmentation]\ndata = '.'\n")
     with pytest.raises(InputError, match=r"last\.ckpt: does not exist"):
