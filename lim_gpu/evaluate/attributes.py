@@ -100,7 +100,7 @@ def draw(found: Sequence[Point], targets: Sequence[str]) -> Any:
                 place = len(names) - 1 - names.index(point.name)
                 _row(axes, place, point.scores["auc"], INK if point.job.start == RANDOM else SERIES[0])
         axes.axvline(CHANCE, color=INK, linewidth=1, linestyle=":")
-        axes.set(title=target, xlabel="AUROC")
+        axes.set(title=target, xlabel="AUROC, 95 % interval")
         axes.spines[["top", "right"]].set_visible(False)
         axes.patch.set_alpha(0)
     panels[0].set_yticks(range(len(names)), names[::-1])

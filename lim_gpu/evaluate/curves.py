@@ -22,6 +22,7 @@ TITLES = {
     "T4": "Classification by masked shares (Figure 4)",
     "T5": "Segmentation over fractions and epochs (Figure 5)",
 }
+DRAWN = {"T3": ("auc", "sensitivity", "specificity"), "T4": ("auc",), "T5": ("dice", "iou")}
 RATES_OF = ("baseline", "random", f"masked {CONTROL:g}")  # whose sensitivity and specificity are drawn, as in Figure 3
 UNTRAINED = {"random": ":", "baseline": "-"}
 BAND = "bands: ± sd (ddof 1), over pre-trainings where there are several, else over the runs of a fine-tuning"
@@ -62,7 +63,7 @@ def told(evaluation: str, study: Study, output: Path) -> Part:
         epochs = {_key(point): histories(point, study, output) for point in found}
         for value, history in zip(values, epochs.values(), strict=True):
             value["val_dice"] = {"mean": history.mean(axis=0).tolist(), "sd": _sd(history).tolist()}
-    figure = draw(found, names, epochs) if found else None
+    figure = draw(found, [name for name in DRAWN[evaluation] if name in names], epochs) if found else None
     return Part(evaluation, TITLES[evaluation], tables, values, NOTES[evaluation], figure)
 
 
@@ -144,7 +145,8 @@ def _over_epochs(
 
 def _curve(axes: Any, x: Any, means: Any, sds: Any, style: dict[str, Any], name: str) -> None:
     axes.plot(x, means, marker="o", markersize=3, label=name, **style)
-    axes.fill_between(x, means - sds, means + sds, color=style["color"], alpha=0.15, linewidth=0)
+    low, high = (np.clip(means + side * sds, 0, 1) for side in (-1, 1))
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _styles(found: Sequence[Point]) -> dict[str, dict[str, Any]]:

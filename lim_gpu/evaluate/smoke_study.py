@@ -46,9 +46,14 @@ def smoke_study(folder: Path) -> Study:
 
 
 def make_study_data(folder: Path, seed: int, reporter: Reporter) -> None:
-    """Make three stores, the last with a table of labels, below `folder`, once."""
+    """Make the stores of T2, and the one of labelled patients, below `folder`, once."""
     for place, name in enumerate((TRAIN, HELD_OUT)):
         make_store(folder, name, f"{name}-sources", seed + 50 * place, reporter)
+    make_patients(folder, seed, reporter)
+
+
+def make_patients(folder: Path, seed: int, reporter: Reporter) -> None:
+    """Make the store of labelled patients and its table, once."""
     table, sources = folder / "patients.csv", folder / "patients-sources"
     if table.exists():
         return

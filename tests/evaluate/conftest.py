@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lim_gpu.evaluate.smoke_study import make_study_data, smoke_study
-from lim_gpu.evaluate.study import Study, jobs
+from lim_gpu.evaluate.smoke_study import make_patients, smoke_study
+from lim_gpu.evaluate.study import SEGMENTATION, Study, jobs
 from lim_gpu.evaluate.study_work import StudyWorker
 from lim_gpu.progress import Reporter
 
@@ -16,16 +16,17 @@ from lim_gpu.progress import Reporter
 def tuned(tmp_path_factory):
     """The study, and the output of all its jobs of T3, T5 and T6."""
     folder = tmp_path_factory.mktemp("study")
-    make_study_data(folder / "data", 0, Reporter(quiet=True))
+    make_patients(folder / "data", 0, Reporter(quiet=True))
     whole = smoke_study(folder / "data")
-    tasks = {name: _short(task) for name, task in whole.tasks.items()}
-    study = Study({}, tasks=tasks, baseline=whole.baseline)
+    tasks = {name: _short(name, task) for name, task in whole.tasks.items()}
+    study = Study({}, tasks=tasks, baseline={"backbone": "vqae-small", "init": "calibrated"})
     worker = StudyWorker(study, folder / "out", "cpu", 0, Reporter(quiet=True))
     for job in jobs(("T3", "T5", "T6"), study):
         worker.do(job)
     return study, folder / "out"
 
 
-def _short(task):
-    options = task.options | {"epochs": 2, "backbone": "resnet18"}
+def _short(name, task):
+    backbone = "resnet18" if name == SEGMENTATION else "vqae-small"
+    options = task.options | {"epochs": 2, "backbone": backbone, "batch_size": 16}
     return replace(task, options=options, fractions=task.fractions[-2:])

@@ -16,7 +16,7 @@ from lim_gpu.finetune.splits import DEFAULT_RUNS
 RUNS = 2
 
 
-def tests_of(job, output):
+def predictions_of(job, output):
     return [read(output / job.folder / "runs" / str(run) / "test.json") for run in range(RUNS)]
 
 
@@ -27,7 +27,7 @@ def test_areas_and_rates_are_scikit_learns(tuned):
         (name, fraction) for name in ("baseline", "random") for fraction in (0.5, 1.0)
     ]
     for point in found:
-        runs = tests_of(point.job, output)
+        runs = predictions_of(point.job, output)
         areas = [roc_auc_score(run["labels"], np.array(run["probabilities"])[:, 1]) for run in runs]
         assert point.scores["auc"]["runs"] == pytest.approx(areas, abs=1e-6)
         assert point.scores["auc"]["mean"] == pytest.approx(np.mean(areas), abs=1e-6)
@@ -60,7 +60,7 @@ def test_overlaps_are_those_of_the_images(tuned):
     study, output = tuned
     for point in points("T5", study, output):
         for name in ("dice", "iou"):
-            images = [np.array(run[name], dtype=float) for run in tests_of(point.job, output)]
+            images = [np.array(run[name], dtype=float) for run in predictions_of(point.job, output)]
             assert point.scores[name]["runs"] == pytest.approx([np.nanmean(image) for image in images])
 
 
@@ -87,7 +87,7 @@ def test_what_is_asked_of_a_fine_tuning(tuned, tmp_path):
     assert (asked.target, asked.seed, asked.checkpoints, asked.backbone, asked.init) == ("sex", 3, given, None, None)
     assert not asked.protocol.flip
     asked = request(study, Tune("classification", BASELINE, "spot", 0.5), (), 0)
-    assert (asked.backbone, asked.init, asked.fraction, asked.choose) == ("resnet18", "random", 0.5, "auc")
+    assert (asked.backbone, asked.init, asked.fraction, asked.choose) == ("vqae-small", "calibrated", 0.5, "auc")
     assert request(study, Tune("segmentation", RANDOM), (), 0).segments
     longer = replace(study.tasks["attributes"], options={**study.tasks["attributes"].options, "runs": DEFAULT_RUNS})
     assert request(replace(study, tasks={"attributes": longer}), Tune("attributes", RANDOM, "age"), (), 0).runs == 5

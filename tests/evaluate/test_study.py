@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import textwrap
 from dataclasses import replace
@@ -16,6 +17,8 @@ from lim_gpu.evaluate.queue import share_of
 from lim_gpu.evaluate.smoke_study import smoke_study
 from lim_gpu.evaluate.study import NAMES, Score, Train, Tune, jobs, starts
 from lim_gpu.evaluate.study_file import read_study
+from lim_gpu.evaluate.study_work import StudyWorker
+from lim_gpu.progress import Reporter
 from lim_gpu.shard import Shard
 
 FILE = """seeds = 2
@@ -130,7 +133,7 @@ def test_what_is_missing_is_named_before_anything_runs(written, tmp_path):
     asked = {"config": written("[stores]\ntrain = 'a'\nheld-out = 'b'\n"), "device": "cpu"}
     with pytest.raises(UsageError, match=r"evaluation T5 needs \[segmentation\]"):
         evaluate(["T5"], tmp_path / "out", **asked)
-    with pytest.raises(InputError, match="no store"):
+    with pytest.raises(InputError, match="no such folder. Make a store"):
         evaluate(["T2"], tmp_path / "out", **asked)
     written("[checkpoints]\nours = 'last.ckpt'\n[segmentation]\ndata = '.'\n")
     with pytest.raises(InputError, match=r"last\.ckpt: does not exist"):
@@ -159,3 +162,13 @@ def test_the_files_of_the_docs_and_of_help_are_read(written):
         assert set(study.tasks) == {"classification", "segmentation", "attributes"}
         assert list(study.checkpoints) == ["SparK"]
         assert jobs(NAMES, study)
+
+
+def test_what_does_the_jobs_goes_to_other_processes_with_absolute_paths(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    worker = StudyWorker(smoke_study(Path("data")), Path("out"), "auto", 3, Reporter(quiet=True))
+    sent = pickle.loads(pickle.dumps(worker.at("cuda")))
+    assert (sent.output, sent.device, sent.seed) == (tmp_path / "out", "cuda", 3)
+    paths = [*sent.study.stores.values(), *(task.options["data"] for task in sent.study.tasks.values())]
+    assert all(path.is_relative_to(tmp_path) for path in paths)
+    assert jobs(NAMES, sent.study) == jobs(NAMES, worker.study)
