@@ -72,6 +72,13 @@ def test_arms_are_compared_at_equal_steps_and_at_equal_epochs_and_two_decide():
     assert not any(arm.hidden for arm in claim_arms(replace(GRID, method="swav")))
 
 
+def test_chance_chooses_anew_with_every_seed_and_nothing_else_does():
+    one, two = ({start.reduce for start in (arm.seeded(seed) for arm in claim_arms(GRID))} for seed in (0, 1))
+    assert {reduce.name for reduce in one - two} == {CONTROL}
+    assert len({reduce.folder for reduce in one | two}) == 5
+    assert len({arm.seeded(seed).folder for arm in claim_arms(GRID) for seed in (0, 1)}) == 2 * len(claim_arms(GRID))
+
+
 def test_jobs_go_seed_by_seed_behind_what_all_need():
     todo = jobs((CLAIM,), replace(GRID, seeds=3))
     seeds = [clock.seed_of(job) for job in todo]

@@ -17,9 +17,11 @@ from counted import count_loaded, count_opened
 from finetunings import QUICK, QUIET, read, request
 from lim_gpu.errors import LimGpuError, UsageError
 from lim_gpu.finetune import training
+from lim_gpu.finetune.data import read_data
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
+from lim_gpu.finetune.splits import splits_of
 from lim_gpu.progress import Reporter
 from lim_gpu.weights.describe import describe_checkpoint
 from lim_gpu.weights.load import load_backbone
@@ -209,6 +211,23 @@ def test_equal_images_across_a_fixed_split_are_said(make_folder, tmp_path, capsy
     text = capsys.readouterr().err
     assert "1 images stand both in test and in train or val" in text
     assert "only the last layer trains" in text
+
+
+def test_folds_over_all_images_keep_those_that_are_alike_together(make_folder, two_classes, tmp_path):
+    parts = [row | {"split": ("train", "val", "test")[n % 3]} for n, row in enumerate(two_classes)]
+    folder = make_folder(parts, table="split.csv")
+    with pytest.raises(UsageError, match="is fixed"):
+        finetune(request(folder, epochs=1), tmp_path / "run", "cpu", QUIET, dry_run=True)
+    groups = tmp_path / "groups.csv"
+    groups.write_text("cluster,image\n" + "".join(f"{n // 6},i{n:02d}.png\n" for n in range(24)))
+    asked = request(folder, epochs=1, folds=5, ignore_split=True, groups=groups)
+    table = read_data(asked, QUIET)
+    tests = [set(split.test.tolist()) for split in splits_of(asked, table, table.groups())]
+    assert sorted(place for test in tests for place in test) == list(range(60))
+    for first in range(0, 24, 6):
+        assert sum(not test.isdisjoint(range(first, first + 6)) for test in tests) == 1
+    with pytest.raises(UsageError, match="exclude each other"):
+        request(folder, split=folder / "split.csv", ignore_split=True)
 
 
 def test_the_command_line(make_folder, two_classes, tmp_path, preloaded):
