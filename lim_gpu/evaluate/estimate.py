@@ -108,7 +108,7 @@ def _costs(
         return values, []
     said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps.items())
     place = f"{_hours(hours)} on {training_device(device)}, from steps measured there ({said})"
-    left_out = "fine-tuning and reducing are not counted"
+    left_out = "fine-tuning, which keeps a network a run, and reducing are not counted"
     return values, [f"pre-training: {place}, {disk / 2**30:.1f} GiB of checkpoints; {left_out}"]
 
 
