@@ -10,7 +10,8 @@ from lim_gpu.errors import UsageError, unwritable
 from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
-from lim_gpu.phantom import DATA_SET, write_data_set
+from lim_gpu.labels.make import TABLE, make_labels
+from lim_gpu.phantom import DATA_SET, EMBOLI, NODULES, SCANS, write_angiograms, write_data_set
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.matrix_verb import write_matrix
@@ -36,10 +37,18 @@ WEIGHTS = "resnet50-random-seed-{seed}-not-imagenet.pth"
 
 
 def run_demo(
-    folder: Path, seed: int, device: str, reporter: Reporter, *, overwrite: bool = False, dry_run: bool = False
+    folder: Path,
+    seed: int,
+    device: str,
+    reporter: Reporter,
+    *,
+    angiograms: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
 ) -> Outcome:
     """Make, ingest and reduce the data set under `folder`; what stands there already is not made again.
 
+    angiograms: make a second store, of chests after contrast, and labels of their emboli and nodules.
     Raises UsageError for a folder that holds anything but an earlier demo, unless `overwrite`, LimGpuError for one that
     cannot be made.
     """
@@ -48,6 +57,7 @@ def run_demo(
         raise UsageError(f"{folder}: holds other files. Choose a new -o, or give --overwrite")
     if dry_run:
         line = f"plan: {len(DATA_SET)} procedural volumes, a store, {len(RUNS)} selections and a report in {folder}"
+        line += "; angiograms and labels of their emboli and nodules" if angiograms else ""
         return Outcome({"dry_run": True, "folder": str(folder)}, [line])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +88,24 @@ def run_demo(
         ("picture", picture),
         ("report", report),
     )
-    return Outcome(values, [*table, "", *(f"{what:12s}{path}" for what, path in places)])
+    lines = [*table, "", *(f"{what:12s}{path}" for what, path in places)]
+    if angiograms:
+        values["angiograms"] = str(folder / "angiograms")
+        lines += _angiograms(folder, seed, reporter)
+    return Outcome(values, lines)
+
+
+def _angiograms(folder: Path, seed: int, reporter: Reporter) -> list[str]:
+    """A store of chests after contrast, and a table of labels of each finding; how they are learnt from."""
+    sources, store = folder / "angiogram-sources", folder / "angiograms"
+    reporter.note(f"making angiograms in {sources}")
+    write_angiograms(sources, seed)
+    ingest([sources / SCANS], store, keep_identifiers=True, overwrite=True, reporter=reporter)
+    for finding in (EMBOLI, NODULES):
+        make_labels("nifti", sources / finding, store, folder / finding, overwrite=True, reporter=reporter)
+    tables = [f"{finding:12s}{folder / finding / TABLE}" for finding in (EMBOLI, NODULES)]
+    call = f"lim-gpu finetune {store} --labels {folder / EMBOLI / TABLE} --window angio --folds 2 -o emboli-run"
+    return [f"{'angiograms':12s}{store}", *tables, f"{'try':12s}{call}"]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,13 @@ from lim_gpu.progress import Outcome
 @click.option(
     "-o", "--output", type=PATH, default="demo", show_default=True, help="Folder for all that the demo makes."
 )
+@click.option(
+    "--angiograms", is_flag=True, help="Also chests after contrast, with labels and masks of emboli and nodules."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be made; make nothing.")
 @click.option("--overwrite", is_flag=True, help="Use a folder that holds other files.")
 @common
-def demo(run: Run, output: Path, dry_run: bool, overwrite: bool) -> None:
+def demo(run: Run, output: Path, angiograms: bool, dry_run: bool, overwrite: bool) -> None:
     """Make procedural CT volumes, ingest them, reduce them with every method, and draw a matrix.
 
     Needs no download, no GPU and no data; takes less than a minute.
@@ -32,7 +35,8 @@ def demo(run: Run, output: Path, dry_run: bool, overwrite: bool) -> None:
     """
     from lim_gpu.cli.demo import run_demo
 
-    result = run_demo(output, run.seed, run.device, run.reporter, overwrite=overwrite, dry_run=dry_run)
+    how = {"angiograms": angiograms, "overwrite": overwrite, "dry_run": dry_run}
+    result = run_demo(output, run.seed, run.device, run.reporter, **how)
     run.done(result)
 
 
