@@ -111,9 +111,9 @@ def told_spread(score: dict[str, Any]) -> str:
     return f"{score['mean']:.3f}" + (f" ± {score['sd']:.3f}" if score["sd"] is not None else "")
 
 
-def told_less(less: dict[str, Any] | None) -> str:
+def told_less(found: dict[str, Any] | None) -> str:
     """A difference and its interval."""
-    if less is None:
+    if found is None:
         return ""
-    low, high = less["interval"] or (None, None)
-    return f"{less['mean']:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low is not None else "")
+    low, high = found["interval"] or (None, None)
+    return f"{found['mean']:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low is not None else "")
