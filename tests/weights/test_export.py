@@ -8,10 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import lim_gpu.weights.backbone
 from checkpoints import FOREIGN, under
 from counted import count_opened
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.finetune.training import Classifier
+from lim_gpu.network import load_network
+from lim_gpu.pretrain.config import resolve
+from lim_gpu.pretrain.reconstruct import Denoise
 from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.export import export
 from lim_gpu.weights.load import load_backbone, preprocess
@@ -178,6 +182,25 @@ def test_a_checkpoint_is_read_once(tmp_path, state, monkeypatch):
     opened = count_opened(monkeypatch)
     assert export(tmp_path / "c.ckpt", tmp_path / "w.safetensors").values["tensors"] == 120
     assert opened[tmp_path / "c.ckpt"] == 1
+
+
+@torch.no_grad()
+def test_the_exported_encoder_of_an_autoencoder_gives_the_same_features(tmp_path):
+    config = {"backbone": "vqae-small", "channels": 1, "reconstruct.codes": 16}
+    module = Denoise(resolve("denoise", overrides=config), 8).eval()
+    about = {"preprocess": preprocess(0.0, 1.0, 1, size=64), "config": {"backbone": "vqae-small"}}
+    torch.save({"state_dict": module.state_dict(), "lim_gpu": about}, tmp_path / "last.ckpt")
+    outcome = export(tmp_path / "last.ckpt", tmp_path / "w.safetensors")
+    assert outcome.values["backbone"] == "vqae-small"
+    line = next(line for line in outcome.lines if line.startswith("lim_gpu: "))
+    build, _, load = line.removeprefix("lim_gpu: ").rpartition(".load_state_dict")
+    other = eval(build, {"lim_gpu": lim_gpu}).eval()  # what users are told
+    eval(f"other.load_state_dict{load}", {"other": other, "state": load_file(tmp_path / "w.safetensors")})
+    images = torch.rand(2, 1, 24, 32)
+    assert torch.equal(other(images), module.embed(images))
+    again = load_network(tmp_path / "w.safetensors", torch.device("cpu"))
+    assert torch.equal(again(images), module.embed(images))
+    assert again.preprocess == about["preprocess"]
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:mobilenetv3_small_050"])  # fc, classifier
