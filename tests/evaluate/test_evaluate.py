@@ -9,11 +9,13 @@ import pytest
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import PRETRAIN, evaluate
-from lim_gpu.evaluate.estimate import _slices, _threshold_share
+from lim_gpu.evaluate.estimate import _slices, _threshold_share, measure
 from lim_gpu.evaluate.grid import CONTROL, UNTRAINED, Reduce
 from lim_gpu.evaluate.smoke import smoke_grid
 from lim_gpu.evaluate.work import Worker
+from lim_gpu.pretrain.config import resolve
 from lim_gpu.progress import Reporter
+from stores import make_store
 
 QUIET = Reporter(quiet=True)
 
@@ -116,6 +118,20 @@ def test_a_plan_takes_what_reductions_kept_once_they_have_run(output):
     assert _slices(Reduce("procedural", "ssim 0.1"), worker) == (3 + 3 + 3 + 2, False)  # shares are rounded up
     assert _threshold_share(Reduce("PET-CT", CONTROL)) == 48718 / 541439
     assert _threshold_share(Reduce("PET-CT", "deepnet 0.1")) is None
+
+
+def test_a_step_is_measured_of_a_method_that_looks_at_the_store(tmp_path):
+    settings = {
+        "backbone": "resnet18",
+        "batch_size": 40,
+        "moco.size": 32,
+        "moco.mask_near_mm": 5,
+        "moco.mask_hash_bits": 6,
+    }
+    config = resolve("moco", overrides=settings)  # a batch of more slices than a volume has
+    seconds, size = measure(config, make_store(tmp_path), "cpu")
+    assert seconds > 0
+    assert size > 2**20
 
 
 def test_a_failing_job_is_reported_and_the_rest_goes_on(tmp_path):
