@@ -21,6 +21,7 @@ from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.ranking import count_to_keep
+from lim_gpu.selection.selected import SelectedSlices, open_selected
 from lim_gpu.store.slices import SliceStore
 
 STEPS = 3  # measured, after one to warm up
@@ -162,15 +163,18 @@ def measure(config: PretrainConfig, store: Path, device: str) -> tuple[float, in
 
     place = training_device(device)
     precision = resolve_precision(config.precision, place, Reporter(quiet=True))
-    with SliceStore(store) as opened, opened[0] as volume:
-        block = Intensity.parse().to_uint8(volume.read(0, min(config.batch_size, volume.entry.shape[0])))
+    plan = Plan(config, store, None, Intensity.parse(), 10 * config.batch_size, 1, {})
+    module = build_method(plan, place)
+    with open_selected(store) as slices, slices.store[0] as volume:
+        few = min(config.batch_size, volume.entry.shape[0])
+        block = plan.intensity.to_uint8(volume.read(0, few))
+        module.prepare(SelectedSlices(slices.store, None, slices.places[:few]), plan.intensity, Reporter(quiet=True))
+    module = module.to(place).train()
     pixels = torch.from_numpy(np.resize(block, (config.batch_size, *block.shape[1:]))).to(place)
     sizes = torch.tensor([block.shape[1:]]).repeat(config.batch_size, 1)
-    ids = torch.arange(config.batch_size, device=place)
+    ids = torch.arange(config.batch_size, device=place) % few
     following = pixels.roll(1, 0) if config.method == "next-slice" else None
     batch = SliceBatch(pixels, sizes, ids, torch.zeros_like(ids), following)
-    plan = Plan(config, store, None, Intensity.parse(), 10 * config.batch_size, 1, {})
-    module = build_method(plan, place).to(place).train()
     optimizer = module.configure_optimizers()
     mixed = torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     for step in range(STEPS + 1):

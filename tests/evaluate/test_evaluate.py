@@ -9,12 +9,14 @@ import pytest
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import evaluate, smoke
-from lim_gpu.evaluate.estimate import _slices, _threshold_share
+from lim_gpu.evaluate.estimate import _slices, _threshold_share, measure
 from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Reduce
 from lim_gpu.evaluate.smoke import smoke_grid
 from lim_gpu.evaluate.wolf2024 import PRETRAIN
 from lim_gpu.evaluate.work import Worker
+from lim_gpu.pretrain.config import resolve
 from lim_gpu.progress import Reporter
+from stores import make_store
 
 QUIET = Reporter(quiet=True)
 
@@ -129,6 +131,20 @@ def test_a_plan_takes_what_reductions_kept_once_they_have_run(output):
     for control in (CONTROL, EVERY):
         assert _slices(Reduce("procedural", control, 1), worker) == _slices(Reduce("procedural", "hash 6"), worker)
     assert _threshold_share(Reduce("PET-CT", "deepnet 0.1")) is None
+
+
+def test_a_step_is_measured_of_a_method_that_looks_at_the_store(tmp_path):
+    settings = {
+        "backbone": "resnet18",
+        "batch_size": 40,
+        "moco.size": 32,
+        "moco.mask_near_mm": 5,
+        "moco.mask_hash_bits": 6,
+    }
+    config = resolve("moco", overrides=settings)  # a batch of more slices than a volume has
+    seconds, size = measure(config, make_store(tmp_path), "cpu")
+    assert seconds > 0
+    assert size > 2**20
 
 
 def test_a_failing_job_is_reported_and_the_rest_goes_on(tmp_path):
