@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
 from collections import Counter
 from functools import partial
 
@@ -133,6 +134,18 @@ def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
     monkeypatch.setattr(sharing, "version", lambda name: "0.0.1")
     with pytest.raises(LimGpuError, match=r"has lim-gpu .*, 0\.0\.1 runs here"):
         list(run_batches(partial(clustered.squares, tmp_path), [1]))
+
+
+def test_a_sign_for_hosts_is_new_and_clears_what_a_killed_run_left(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".hosts.{ended.pid}.tmp").touch()
+    with sharing.sign_in(tmp_path) as sign:
+        assert list(tmp_path.iterdir()) == [sign]
+        sharing.check_seen([sign])
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(sharing.HostError, match="is not there"):
+        sharing.check_seen([sign])
 
 
 def test_signals_stay_with_who_had_them(connected):

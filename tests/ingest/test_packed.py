@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lim_gpu.ingest import assemble, pictures
+from lim_gpu.ingest import assemble, pictures, volume_plan
 from lim_gpu.ingest import scan as scan_module
 from lim_gpu.ingest.assemble import plan_volumes
 from lim_gpu.ingest.packed import Packed, PackedList
+from lim_gpu.ingest.pictures import picture_plans
 from lim_gpu.ingest.records import (
     Found,
     Frame,
@@ -113,6 +114,17 @@ def test_a_million_files_more_of_one_folder_take_less_than_100_mb_more(tmp_path,
         most.append(bytes_)
         assert [found.path for found in walked.files] == [f"{tmp_path}/{ROOT}.{i}.dcm" for i in range(last)]
     assert most[1] - most[0] < 100 * 3000
+
+
+def test_more_pictures_than_a_volume_may_have_are_refused_before_any_is_decoded(monkeypatch):
+    monkeypatch.setattr(volume_plan, "MAX_SLICES", 3)
+    files = [
+        Found(f"/in/{name}/{i}.png", f"in/{name}/{i}.png", i, 1, 1) for name in "ab" for i in range(3 + (name == "b"))
+    ]
+    plans, [(first, error)] = picture_plans([Picture(file, 8, 8, False, False) for file in files], None)
+    assert [plan.name for plan in plans] == ["in/a"]
+    assert first.path == "/in/b/0.png"
+    assert "at most 3 slices" in str(error)
 
 
 @pytest.mark.parametrize("content", [scanned, picture])
