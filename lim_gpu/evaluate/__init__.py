@@ -70,6 +70,8 @@ def evaluate(
         raise UsageError("nothing says on which data. Give --config grid.toml or --preset smoke")
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds {seeds} is no number of pre-trainings. Give 1 or more")
+    if minutes is not None and ray:
+        raise UsageError("`minutes` ends jobs that go one after another, and `ray` does them at once. Give one of them")
     cluster = Cluster.at(ray, cpus_per_task)
     part = Shard.asked(shard, ray=ray, plan=plan or dry_run)
     if cluster is None:
@@ -90,9 +92,11 @@ def evaluate(
     with locked(output, shared=part is not None):
         write_json(output / paper.options_file, options)
         if part is not None:
-            return _share(share_of(todo, part), part, worker, reporter)
-        do = partial(_do, clock=Clock(minutes)) if cluster is None else partial(_do_on_hosts, cluster=cluster)
-        failures = do(todo, worker, reporter)
+            return _share(share_of(todo, part), part, worker, reporter, Clock(minutes))
+        if cluster is None:
+            failures = _do(todo, worker, reporter, Clock(minutes))
+        else:
+            failures = _do_on_hosts(todo, worker, reporter, cluster)
         values, lines = paper.written(output, seed, failures)
     return Outcome(values, lines, bool(failures))
 
@@ -119,9 +123,9 @@ def _estimated(todo: Sequence[Job], paper: Paper, worker: JobWorker, *, timed: b
     return Outcome(values, lines + paper.plan_lines(), bool(values["refused"]))
 
 
-def _share(todo: Sequence[Job], shard: Shard, worker: JobWorker, reporter: Reporter) -> Outcome:
+def _share(todo: Sequence[Job], shard: Shard, worker: JobWorker, reporter: Reporter, clock: Clock) -> Outcome:
     """Do the jobs of a share."""
-    failures = _do(todo, worker, reporter)
+    failures = _do(todo, worker, reporter, clock)
     done = counted(len(todo) - len(failures), "job")
     line = f"shard {shard}: {done} -> {worker.output}. When all shards have ended, the same command without --shard"
     values = {"shard": str(shard), "jobs": [job.folder for job in todo], "failures": failures}
@@ -134,17 +138,16 @@ def _check_options(path: Path, options: dict[str, Any], overwrite: bool) -> None
         raise made_otherwise(path)
 
 
-def _do(
-    todo: Sequence[Job], worker: JobWorker, reporter: Reporter, clock: Clock | None = None
-) -> list[tuple[str, str]]:
+def _do(todo: Sequence[Job], worker: JobWorker, reporter: Reporter, clock: Clock) -> list[tuple[str, str]]:
     """Do the jobs in order, or on several GPUs at once; return those that could not be done, with the cause."""
     from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
 
     if len(gpus := gpus_of(worker.device)) > 1:
+        if clock.limited:
+            raise UsageError("`minutes` ends jobs that go one after another: on one device. Give --device cuda:0")
         failed = do_on_gpus(todo, worker.at("cuda"), gpus, reporter)
         return [(job.folder, failed[job]) for job in todo if job in failed]
     failed = {}
-    clock = clock or Clock(None)
     with reporter.track("evaluate", len(todo), "jobs") as advance:
         for number, job in enumerate(todo, 1):
             if clock.is_up(job):

@@ -15,6 +15,11 @@ class Clock:
         self._start = self._begun = time.monotonic()
         self._seed, self._longest = 0, 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is an end."""
+        return self._limit is not None
+
     def is_up(self, job: Job) -> bool:
         """Whether `job` begins a seed that would end too late, if it took as long as the longest before it."""
         seed = seed_of(job)

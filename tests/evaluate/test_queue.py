@@ -15,6 +15,7 @@ import pytest
 import gpu_jobs
 from lim_gpu.errors import UsageError
 from lim_gpu.evaluate import evaluate
+from lim_gpu.evaluate.clock import seed_of
 from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
 from lim_gpu.evaluate.grid import EVALUATIONS, Analysis, Grid, Pretrain, Reduce, Task, jobs
 from lim_gpu.evaluate.queue import share_of
@@ -136,3 +137,15 @@ def test_the_cpu_and_a_named_gpu_are_no_several(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5,6")
     assert gpus_of("cuda") == ["2", "GPU-5", "6"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-5,6"
+
+
+def test_minutes_are_kept_where_one_device_works_and_refused_elsewhere(tmp_path, noted, monkeypatch):
+    asked = {"smoke": True, "device": "cpu", "reporter": QUIET, "seeds": 3, "minutes": 0}
+    evaluate(["claim"], tmp_path / "shard", shard="1/1", **asked)
+    assert noted  # the first seed is always begun
+    assert {seed_of(job) for job in noted} == {0}
+    with pytest.raises(UsageError, match="`minutes` ends jobs that go one after another, and `ray` does them at once"):
+        evaluate(["claim"], tmp_path / "ray", ray="local", **asked)
+    monkeypatch.setattr("lim_gpu.evaluate.devices.gpus_of", lambda _device: ["0", "1"])
+    with pytest.raises(UsageError, match="Give --device cuda:0"):
+        evaluate(["claim"], tmp_path / "gpus", **asked)
