@@ -65,5 +65,5 @@ def test_dice_over_epochs_is_that_of_every_run_on_validation(tuned):
     np.testing.assert_array_equal(curves.histories(last, study, output), dice)
     assert part.values[-1]["val_dice"]["mean"] == pytest.approx(dice.mean(axis=0))
     panels = [axes for axes in part.figure.axes if axes.has_data()]
-    assert [axes.get_title() for axes in panels] == ["", "", "0.5 of the patients", "1 of the patients"]
+    assert [axes.get_title() for axes in panels] == ["", "", "0.25 of the patients", "0.5 of the patients"]
     np.testing.assert_allclose(panels[-1].lines[0].get_ydata(), dice.mean(axis=0))
