@@ -92,6 +92,8 @@ def _restored(module: Reconstruction, batch: SliceBatch, generator: torch.Genera
     output = module.restore(images, picks)[0].mean(1, keepdim=True)
     answers = {NETWORK: output, module.trivial: module.without_network(asked)}
     scores: Scores = {"mse": {who: (answer - target).square().mean((1, 2, 3)) for who, answer in answers.items()}}
+    clipped = {who: answer.clamp(0, 1) for who, answer in answers.items()}  # a tanh reaches to -1, and no image does
+    scores["clipped_mse"] = {who: (answer - target).square().mean((1, 2, 3)) for who, answer in clipped.items()}
     if module.config.method == "masked":
         scores["masked_mse"] = {who: masked_mse(answer, target, squares) for who, answer in answers.items()}
     scores["ssim"] = {who: ssim(a, target, data_range=1, size_average=False) for who, a in answers.items()}

@@ -60,7 +60,7 @@ def test_copying_the_slice_is_scored_as_by_hand(checkpoints, store, tmp_path):
     found = values["scores"]["mse"]["the slice itself"]
     assert (found["mean"], found["sd"]) == pytest.approx((np.mean(each), np.std(each, ddof=1)), rel=1e-4)
     assert values["slices"] == 9
-    assert set(values["scores"]) == {"mse", "ssim"}
+    assert set(values["scores"]) == {"mse", "clipped_mse", "ssim"}
 
 
 def test_the_median_is_scipys_and_no_network_sees_the_target(checkpoints, store, tmp_path):
@@ -69,7 +69,8 @@ def test_the_median_is_scipys_and_no_network_sees_the_target(checkpoints, store,
     clean = np.mean([np.square(ndimage.median_filter(v, (1, 5, 5)) - v).mean() for v in grey(store)])
     noisy = 0.5 * np.mean([0.5 * (np.square(v) + np.square(1 - v)).mean() for v in grey(store)])
     assert clean < values["scores"]["mse"]["5 x 5 median"]["mean"] < noisy
-    assert values["scores"]["mse"]["network"]["mean"] > 0
+    assert 0 < values["scores"]["clipped_mse"]["network"]["mean"] < values["scores"]["mse"]["network"]["mean"]
+    assert values["scores"]["clipped_mse"]["5 x 5 median"] == values["scores"]["mse"]["5 x 5 median"]
 
 
 @pytest.mark.parametrize(("name", "share"), [("epoch=1.ckpt", 0.1), ("last.ckpt", 0.3)])
