@@ -8,7 +8,7 @@ import pytest
 
 import clustered
 from lim_gpu.cluster import Cluster
-from lim_gpu.evaluate.grid import Grid, Task, jobs, needs
+from lim_gpu.evaluate.grid import Grid, Task, jobs
 from lim_gpu.evaluate.hosts import do_on_hosts
 from lim_gpu.progress import Reporter
 
@@ -22,7 +22,7 @@ def test_jobs_of_the_evaluations_come_after_what_they_need(connected, hosts, tmp
     failed = do_on_hosts(todo, lambda place: worker, tmp_path, "cpu", Cluster(hosts.address), Reporter())
     done = [job for job in todo if job not in failed]
     assert all(worker.file(job).read_text() == "" for job in done)
-    after = [job for job in todo if job.folder in failing or any(needed in failed for needed in needs(job))]
+    after = [job for job in todo if job.folder in failing or any(needed in failed for needed in job.needs)]
     assert set(failed) == set(after)
     assert all("is bad" in failed[job] or "which failed" in failed[job] for job in failed)
     assert len(done) == len(todo) - len(after) > 5

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from lim_gpu.errors import UsageError
-from lim_gpu.evaluate import PRETRAIN
 from lim_gpu.evaluate.equal import configured
 from lim_gpu.evaluate.grid import Finetune, Grid, Pretrain, Reduce, Task, jobs, pretrainings
 from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.strength import STRENGTH_PICTURE, strength_picture
 from lim_gpu.evaluate.table import cells, markdown, table
+from lim_gpu.evaluate.wolf2024 import PRETRAIN
 from lim_gpu.selection import FORMAT, VERSION
 
 GRID = Grid(
