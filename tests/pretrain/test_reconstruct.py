@@ -164,7 +164,11 @@ def test_denoising_beats_leaving_the_noise():
             {"backbone": "resnet50"},
             "masked trains an autoencoder, not resnet50. Give --backbone vqae",
         ),
-        ("spark", {"backbone": "vqae"}, "spark masks the four maps of a ResNet, not vqae. Give --backbone resnet18 or"),
+        (
+            "spark",
+            {"backbone": "vqae"},
+            "spark masks the four maps of torchvision's ResNets, not vqae. Give --backbone resnet18 or",
+        ),
         ("masked", {"reconstruct.size": 30}, "reconstruct.size 30 is no multiple of 4 from 16 on"),
         ("denoise", {"reconstruct.size": 12}, "reconstruct.size 12 is no multiple of 4 from 16 on"),
         ("masked", {"reconstruct.shares": "0.2,1"}, "shares 0.2,1: a square hides nothing, or all. Give shares"),
