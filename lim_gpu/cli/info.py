@@ -32,7 +32,7 @@ def describe(path: Path, verify: bool, reporter: Reporter, trust: bool = False) 
     if path.suffix in (".csv", ".json"):
         return _describe_selection(path)
     if not path.exists():
-        raise InputError(f"{path}: does not exist. Give a store, a selection, a checkpoint or a run")
+        raise InputError(f"{path}: does not exist. Give a store, a selection or a checkpoint")
     if path.suffix in SUFFIXES:
         return Outcome(*describe_checkpoint(path, trust=trust))
     raise InputError(f"{path}: unknown. Give a store, a selection (.csv) or a checkpoint ({', '.join(SUFFIXES)})")
@@ -150,6 +150,8 @@ def _describe_selection(path: Path) -> Outcome:
         f"{record['seconds']} s on {record['device']}",
         f"store {record['store']['path']} {record['store']['fingerprint']}",
     ]
+    if parent := record.get("parent"):
+        lines.append(f"edited from {parent['path']}: {parent['method']}")
     if "hosts" in record:
         lines.append(f"hosts: {hosts_in_words(record['hosts'])}")
     lines += few([_unit_line(unit) for unit in record["units"]], "units. --json lists all")

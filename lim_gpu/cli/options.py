@@ -253,7 +253,7 @@ def store_or_selections(paths: Sequence[Path]) -> tuple[list[Path], Path | None]
     """Selections among the arguments, and the store when the one argument is a folder."""
     folders = [path for path in paths if path.is_dir()]
     if folders and len(paths) > 1:
-        raise UsageError(f"{folders[0]}: stands beside others. Give one store, or selections alone")
+        raise UsageError(f"{folders[0]}: is a store, and stands beside others. Give one store, or selections alone")
     return ([], folders[0]) if folders else (list(paths), None)
 
 

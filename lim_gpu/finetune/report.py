@@ -30,7 +30,10 @@ def results_markdown(results: dict[str, Any]) -> str:
     lines += ["", *markdown_table(header, [score_row(results, name) for name in NAMES if name in results]), ""]
     lines += ["Mean and sd (ddof 1) over runs; Student's 95 % interval over test images (patients) and runs."]
     if "sensitivity" in results:
-        lines += ["Sensitivity and specificity: from Youden's threshold on, which was chosen on validation."]
+        lines += [
+            "Sensitivity and specificity: from Youden's threshold on, which was chosen on validation; "
+            "F1, accuracy and confusion: by the likelier class."
+        ]
     lines += ["", "## Runs", ""]
     header = ["run", "seed", "train / val / test", "initial weights", "best epoch", "val accuracy"]
     header += [NAMES[name] for name in MAIN]

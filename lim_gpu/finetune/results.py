@@ -154,7 +154,10 @@ def result_lines(results: dict[str, Any], output: Path, unchanged: bool) -> list
     what = results.get("f1_is", "Dice and IoU of an image.")
     done = f"{', '.join(results['start'])}: {runs} run{'s' if runs > 1 else ''}, {what} -> {output}"
     first = f"unchanged: {output}" if unchanged else done
-    return [first, *(f"{NAMES[name]:12s}{score_text(results[name])}" for name in NAMES if name in results)]
+    lines = [first, *(f"{NAMES[name]:12s}{score_text(results[name])}" for name in NAMES if name in results)]
+    if "sensitivity" in results:
+        lines.append("F1 and accuracy: by the likelier class; sensitivity and specificity: from Youden's threshold on")
+    return lines
 
 
 def positive_lines(request: Request, table: Table) -> list[str]:

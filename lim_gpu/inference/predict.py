@@ -64,7 +64,7 @@ def predict(
     counts = {name: int((found.values.argmax(axis=1) == place).sum()) for place, name in enumerate(classes)}
     record["predicted"] = counts
     write_json(made.paths[-1], record)  # last: it says that the other is whole
-    told = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    told = ", ".join(f"{count:,} of class {name}" for name, count in counts.items())
     return Outcome(record, [f"{counted(len(found.rows), 'image')}: {told} -> {output}"], bool(found.failures))
 
 

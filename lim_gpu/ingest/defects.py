@@ -10,7 +10,7 @@ from lim_gpu.store.header import VolumeHeader
 MARKS = {
     "no_position": "no slice has a position; in order of InstanceNumber",
     "no_affine": "no usable affine; axes as in a file without one",
-    "derived": "derived images",
+    "derived": "derived images: made from others, so perhaps resampled or filtered. Give the originals where there are",
     "burned_in": "text is burned into the pixels",
     "assumed_hu": "no rescale; stored values taken for HU",
     "not_hu": "RescaleType is not HU",

@@ -36,7 +36,8 @@ def rows_of(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
             reader = csv.DictReader(file, restval="", strict=True, skipinitialspace=spaced)
             named = reader.fieldnames = columns_of(reader.fieldnames or [])
             if absent := [column for column in columns if column not in named]:
-                first = f"Give {','.join(columns)} in its first line"
+                has = f", which has {','.join(named)}" if named else ""
+                first = f"Give {','.join(columns)} in its first line{has}"
                 raise InputError(f"{path}: has no column {', '.join(absent)}. {first}")
             for line, row in enumerate(reader, start=2):
                 _check(path, line, row, columns)

@@ -93,6 +93,7 @@ def leaks(
     groups       a table of groups instead of pairs (.csv), see `lim_gpu.leaks.clusters`
     keep         a list of the images to keep: all but those for which another of their group stands
     """
+    sources = _each_once(sources, reporter)
     outputs = _Outputs(output, groups, keep, write_split)
     _check(outputs, sources)
     paths = outputs.paths
@@ -116,6 +117,15 @@ def leaks(
     write_text(outputs.pairs, _csv(images.items, pairs))
     write_json(outputs.record, values)  # last: it says that the others are whole
     return _outcome(values, outputs)
+
+
+def _each_once(sources: Sequence[Path], reporter: Reporter) -> list[Path]:
+    """Without a source that stands there twice: each of its images would be a duplicate."""
+    found: dict[Path, Path] = {}
+    for source in sources:
+        if found.setdefault(source.resolve(), source) is not source:
+            reporter.warn(f"{source}: given twice, read once")
+    return list(found.values())
 
 
 def _outcome(values: dict[str, Any], outputs: _Outputs) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import UsageError, unknown
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -25,9 +25,8 @@ def build(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     """A dataclass of `values`, every one brought to the type of its field. Raises UsageError for unknown names too."""
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
-    if unknown := sorted(set(values) - set(known)):
-        near = ", ".join(prefix + name for name in known)
-        raise UsageError(f"setting {prefix}{unknown[0]} is unknown. Give one of {near}")
+    if wrong := sorted(set(values) - set(known)):
+        raise unknown("setting", prefix + wrong[0], [prefix + name for name in known])
     missing = [n for n, f in known.items() if n not in values and f.default is f.default_factory is MISSING]
     if missing:
         raise UsageError(f"setting {prefix}{missing[0]} is missing. Give it")

@@ -116,6 +116,8 @@ def volume_path(store: Path, key: str) -> Path:
 def read_index(store: Path) -> Index:
     """Parse store.json. Raises InputError for a folder that is missing, unfinished or something else."""
     path = store / "store.json"
+    if store.is_file():
+        raise InputError(f"{store}: is a file, no store. Give the folder that lim-gpu ingest wrote")
     if not store.is_dir():
         raise InputError(f"{store}: no such folder. Make a store with lim-gpu ingest SRC -o {store}")
     if not path.is_file():

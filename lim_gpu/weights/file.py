@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import pickletools
 import warnings
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 from lim_gpu.errors import InputError, unreadable
 
 SAVED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")  # how torch.save begins: a zip; pickles, before 1.6
+
+FIRST = 9  # bytes that tell
 
 
 class CheckpointFile:
@@ -54,6 +57,8 @@ class CheckpointFile:
 
         Raises InputError for a damaged file, and for one that would run code when it is not trusted: it names what.
         """
+        if os.fstat(self._file.fileno()).st_size >= FIRST:  # a shorter one was cut
+            self.check_kind()
         try:
             content = self._content()
         except Exception as error:  # a damaged file raises nearly anything: OSError, RuntimeError, EOFError, KeyError
@@ -67,7 +72,7 @@ class CheckpointFile:
         """Raise InputError for what neither torch.save nor safetensors wrote, by its first bytes. Loads no torch."""
         try:
             self._file.seek(0)
-            first = self._file.read(9)
+            first = self._file.read(FIRST)
         except OSError as error:
             raise unreadable(self.path, error) from None
         known = first[8:] == b"{" if self.path.suffix == ".safetensors" else first.startswith(SAVED)

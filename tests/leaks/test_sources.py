@@ -99,6 +99,13 @@ def test_a_picture_and_its_turned_twin_are_a_pair(tmp_path):
     assert leaks([tmp_path], tmp_path / "pairs.csv", RULE, reporter=QUIET).values["pairs"] == 1
 
 
+def test_a_source_that_is_given_twice_is_read_once(data_set, tmp_path, capsys):
+    once = leaks([data_set], tmp_path / "once.csv", RULE, reporter=QUIET)
+    twice = leaks([data_set, data_set / ".." / data_set.name], tmp_path / "twice.csv", RULE, reporter=Reporter())
+    assert "given twice, read once" in capsys.readouterr().err
+    assert (twice.values["images"], twice.values["pairs"]) == (once.values["images"], once.values["pairs"])
+
+
 def test_a_16_bit_picture_looks_the_same_to_every_stage(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()

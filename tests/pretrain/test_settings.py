@@ -42,7 +42,7 @@ def test_texts_become_what_values_are():
     ("values", "message"),
     [
         ({}, "setting count is missing"),
-        ({"count": 1, "size": 2}, "setting size is unknown. Give one of count, name, on"),
+        ({"count": 1, "size": 2}, "setting 'size' is unknown. Give one of count, name, on"),
         ({"count": True}, "count=True is not a whole number"),
         ({"count": 1.5}, "count=1.5 is not a whole number"),
         ({"count": float("inf")}, "count=inf is not a whole number"),
@@ -52,7 +52,10 @@ def test_texts_become_what_values_are():
         ({"count": 1, "pair": "1"}, "pair='1' is not 2 numbers"),
         ({"count": 1, "inner": 1}, "setting inner is a group. Set inner.NAME=VALUE"),
         ({"count": 1, "inner": {"share": "much"}}, "inner.share='much' is not a finite number"),
-        ({"count": 1, "inner": {"size": 1}}, "setting inner.size is unknown. Give one of inner.share"),
+        (
+            {"count": 1, "inner": {"size": 1}},
+            "setting 'inner.size' is unknown. Did you mean inner.share? Give one of inner.share",
+        ),
     ],
 )
 def test_what_is_of_another_type_is_named(values, message):

@@ -66,6 +66,14 @@ def mutate(path, change):
     (path / "store.json").write_text(json.dumps(values))
 
 
+def test_a_selection_given_as_a_store_is_no_folder_to_make(tmp_path):
+    (tmp_path / "hash.csv").write_text("volume,slice\n")
+    with pytest.raises(
+        InputError, match=r"hash\.csv: is a file, no store\. Give the folder that lim-gpu ingest wrote$"
+    ):
+        SliceStore(tmp_path / "hash.csv")
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -19,7 +19,7 @@ from lim_gpu.weights.load import load_backbone
 
 def test_another_kind_of_file_is_told_in_few_words(tmp_path):
     (tmp_path / "s.csv").write_text("volume,slice\n")
-    fails(tmp_path / "s.csv", "cannot be read as a checkpoint (not what torch.save wrote)")
+    fails(tmp_path / "s.csv", "is no checkpoint, which torch.save or safetensors writes. Give one")
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
