@@ -12,8 +12,8 @@ from lim_gpu.pretrain.config import resolve
     ("method", "overrides", "message"),
     [
         ("byol", {}, "method 'byol' is unknown. Give one of swav, moco, spark"),
-        ("swav", {"learning_rate": 1}, "learning_rate is unknown"),
-        ("swav", {"swav.k": 1}, "swav.k is unknown"),
+        ("swav", {"learning_rate": 1}, "setting 'learning_rate' is unknown"),
+        ("swav", {"swav.k": 1}, "setting 'swav.k' is unknown"),
         ("swav", {"moco.queue": 64}, "moco.queue belongs to another method"),
         ("swav", {"swav": "1"}, "swav is a group"),
         ("swav", {"preset": "x"}, "give --preset"),

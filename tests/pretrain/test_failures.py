@@ -87,7 +87,7 @@ def test_memory_that_ends_in_a_step_is_one_line(store, tmp_path, monkeypatch):
     [
         ({"batch_size": 36}, UsageError, "--batch-size 36 is more than the 35 slices"),
         ({"preset": "best"}, UsageError, "preset 'best' is unknown"),
-        ({"overrides": {"swav.k": 3}}, UsageError, "swav.k is unknown"),
+        ({"overrides": {"swav.k": 3}}, UsageError, "setting 'swav.k' is unknown"),
         ({"overrides": {"epochs": 3}}, UsageError, "epochs is given twice"),
         ({"checkpoint_every": 0}, UsageError, "--checkpoint-every 0 is too small"),
         ({"backbone": "vgg16"}, UsageError, "vgg16"),
