@@ -16,7 +16,7 @@ from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.paper import Failures, Paper, write_results
 from lim_gpu.evaluate.smoke import make_data, smoke_grid
 from lim_gpu.evaluate.table import caveats, found_analyses, markdown, table
-from lim_gpu.evaluate.work import Worker
+from lim_gpu.evaluate.work import Worker, with_absolute_paths
 from lim_gpu.progress import Reporter
 from lim_gpu.store.slices import SliceStore
 
@@ -40,6 +40,7 @@ class Wolf2024(Paper):
         grid = read_grid(config) if config is not None else smoke_grid(data)
         if seeds is not None:
             grid = replace(grid, seeds=seeds)
+        grid = with_absolute_paths(grid)  # jobs name them, and go to processes in other folders
         return cls(asked, replace(grid, pretrain=PRETRAIN | grid.pretrain, finetune=FINETUNE | grid.finetune))
 
     def make_data(self, folder: Path, seed: int, reporter: Reporter) -> None:
@@ -49,10 +50,10 @@ class Wolf2024(Paper):
     def check(self) -> None:
         """Raises InputError for data that are not there."""
         for task in self.grid.tasks:
-            if not task.data.exists():
-                raise InputError(
-                    f"{task.data}: does not exist, the data of task {task.name}. Correct its path in [tasks]"
-                )
+            for path, what in ((task.data, "data"), (task.groups, "groups")):
+                if path is not None and not path.exists():
+                    where = f"the {what} of task {task.name}. Correct its path in [tasks]"
+                    raise InputError(f"{path}: does not exist, {where}")
         for path in self.grid.stores.values() if self.asked != ("0",) else ():
             SliceStore(path)  # reads the index
 

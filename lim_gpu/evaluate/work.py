@@ -195,6 +195,9 @@ def with_absolute_paths(grid: Grid) -> Grid:
     return replace(
         grid,
         stores={name: path.absolute() for name, path in grid.stores.items()},
-        tasks=tuple(replace(task, data=task.data.absolute()) for task in grid.tasks),
+        tasks=tuple(
+            replace(task, data=task.data.absolute(), groups=task.groups and task.groups.absolute())
+            for task in grid.tasks
+        ),
         weights=grid.weights and grid.weights.absolute(),
     )

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import gpu_jobs
-from lim_gpu.errors import UsageError
+from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import evaluate
 from lim_gpu.evaluate.clock import seed_of
 from lim_gpu.evaluate.devices import do_on_gpus, gpus_of
-from lim_gpu.evaluate.grid import EVALUATIONS, Analysis, Grid, Pretrain, Reduce, Task, jobs
+from lim_gpu.evaluate.grid import EVALUATIONS, Analysis, Finetune, Grid, Pretrain, Reduce, Task, jobs
 from lim_gpu.evaluate.queue import share_of
+from lim_gpu.evaluate.wolf2024 import Wolf2024
 from lim_gpu.evaluate.work import Worker
 from lim_gpu.files import locked
 from lim_gpu.progress import Reporter
@@ -149,3 +150,14 @@ def test_minutes_are_kept_where_one_device_works_and_refused_elsewhere(tmp_path,
     monkeypatch.setattr("lim_gpu.evaluate.devices.gpus_of", lambda _device: ["0", "1"])
     with pytest.raises(UsageError, match="Give --device cuda:0"):
         evaluate(["claim"], tmp_path / "gpus", **asked)
+
+
+def test_jobs_go_to_processes_in_other_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.toml").write_text("[stores]\nS = 's'\n[tasks]\nA = { data = 'a', folds = 2, groups = 'g.csv' }\n")
+    paper = Wolf2024.of(("A",), Path("grid.toml"), Path("data"), None)
+    tasks = [job.task for job in paper.jobs() if isinstance(job, Finetune)]
+    assert {(task.data, task.groups) for task in tasks} == {(tmp_path / "a", tmp_path / "g.csv")}
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match=r"g\.csv: does not exist, the groups of task A\. Correct its path"):
+        paper.check()
