@@ -17,7 +17,7 @@ from lim_gpu.evaluate.smoke_study import make_study_data, smoke_study
 from lim_gpu.evaluate.study import HELD_OUT, NAMES, RUNS, TASK_OF, TRAIN, Study, Train, jobs
 from lim_gpu.evaluate.study_file import read_study
 from lim_gpu.evaluate.study_page import write_study
-from lim_gpu.evaluate.study_work import StudyWorker
+from lim_gpu.evaluate.study_work import StudyWorker, with_absolute_paths
 from lim_gpu.pretrain.pairs import paired
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import open_selected
@@ -43,6 +43,7 @@ class Tariq2024(Paper):
                 raise UsageError(f"{config}: evaluation {name} needs [{TASK_OF[name]}]. Give its data there")
         if "T2" in asked and HELD_OUT not in study.stores:
             raise UsageError(f"{config}: evaluation T2 scores slices of other patients. Give {HELD_OUT} in [stores]")
+        study = with_absolute_paths(study)  # jobs name checkpoints, and go to processes in other folders
         return cls(asked, study if seeds is None else replace(study, seeds=seeds))
 
     def make_data(self, folder: Path, seed: int, reporter: Reporter) -> None:
