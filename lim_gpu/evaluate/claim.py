@@ -16,6 +16,7 @@ import numpy as np
 
 from lim_gpu.evaluate.evidence import Difference, Seeds, detectable, difference, holm, seeds_needed, verdict
 from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Finetune, Grid, Pretrain, Reduce, Task, claim_arms
+from lim_gpu.evaluate.part import table_lines
 from lim_gpu.files import read_json
 from lim_gpu.finetune.results import read_finished
 from lim_gpu.progress import counted
@@ -169,12 +170,8 @@ def markdown(sections: Sequence[Section]) -> list[str]:
     for section in sections:
         lines += [f"**{section.sentence}**", ""]
         for head, *rows in section.tables:
-            lines += [_line(head), f"|{' --- |' * len(head)}", *map(_line, rows), ""]
+            lines += [*table_lines(head, rows), ""]
     return [*lines, f"![The difference of every seed]({PICTURE})", "", *(f"- {note}" for note in NOTES), ""]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 NOTES = (

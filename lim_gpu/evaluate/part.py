@@ -37,10 +37,15 @@ def markdown(parts: Sequence[Part], caveats: Sequence[str]) -> str:
         lines += [f"## {part.name}: {part.title}", ""]
         for title, (head, *rows) in part.tables.items():
             lines += [title, ""] if title else []
-            lines += [_line(head), f"|{' --- |' * len(head)}", *map(_line, rows), ""]
+            lines += [*table_lines(head, rows), ""]
         lines += [f"![{part.title}]({part.picture})", ""] if part.figure else []
         lines += [*(f"- {note}" for note in part.notes), ""] if part.notes else []
     return "\n".join([*lines, "## What to know", "", *(f"- {caveat}" for caveat in caveats), ""])
+
+
+def table_lines(head: Sequence[str], rows: Lines) -> list[str]:
+    """A table in Markdown."""
+    return [_line(head), f"|{' --- |' * len(head)}", *map(_line, rows)]
 
 
 def _line(cells: Sequence[str]) -> str:
