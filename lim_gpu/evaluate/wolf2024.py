@@ -52,8 +52,8 @@ class Wolf2024(Paper):
         for task in self.grid.tasks:
             for path, what in ((task.data, "data"), (task.groups, "groups")):
                 if path is not None and not path.exists():
-                    where = f"the {what} of task {task.name}. Correct its path in [tasks]"
-                    raise InputError(f"{path}: does not exist, {where}")
+                    whose = f"the {what} of task {task.name}"
+                    raise InputError(f"{path}: does not exist, {whose}. Correct its path in [tasks]")
         for path in self.grid.stores.values() if self.asked != ("0",) else ():
             SliceStore(path)  # reads the index
 
