@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("pydicom")
 
+from lim_gpu.ingest.header import required, whole
 from lim_gpu.ingest.hounsfield import rescale
-from lim_gpu.ingest.part10 import open_dicom, required, whole
+from lim_gpu.ingest.opening import open_dicom
 from lim_gpu.ingest.pixels import check_pixels, decode, open_pixels, pixel_format
 from lim_gpu.ingest.records import Decoded, Found, StoredPixels
 

@@ -149,11 +149,14 @@ def _kernel(device: str) -> str:
 def _decoders() -> Iterator[Check]:
     """One line for each compressed transfer syntax that cannot be decoded, or one that all can."""
     try:
-        from lim_gpu.ingest.pixels import PLUGINS, missing_decoder
+        import pydicom  # noqa: F401
+
+        from lim_gpu.ingest.pixels import missing_decoder
+        from lim_gpu.ingest.syntaxes import COMPRESSED
     except ModuleNotFoundError as error:
         yield Check("decoders", ABSENT, f"{error.name} is not installed, no DICOM is read", f"pip install {error.name}")
         return
-    missing = {syntax.name: remedy for syntax in PLUGINS if (remedy := missing_decoder(syntax, 16))}
+    missing = {how.name: remedy for uid, how in COMPRESSED.items() if (remedy := missing_decoder(uid, 16))}
     if not missing:
         yield Check("decoders", OK, "every supported transfer syntax")
     for name, remedy in missing.items():

@@ -10,23 +10,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeVar
 
-from pydicom.filereader import dcmread
-from pydicom.uid import MediaStorageDirectoryStorage
-
 from lim_gpu.ingest.geometry import normal, orthonormal
+from lim_gpu.ingest.header import Header, if_usable, number, numbers, required, text, texts, whole
 from lim_gpu.ingest.hounsfield import rescale
-from lim_gpu.ingest.part10 import (
-    DicomFile,
-    Header,
-    if_usable,
-    number,
-    numbers,
-    open_dicom,
-    required,
-    text,
-    texts,
-    whole,
-)
+from lim_gpu.ingest.opening import open_dicom
+from lim_gpu.ingest.part10 import DicomFile
 from lim_gpu.ingest.pixels import check_pixels, missing_decoder, pixel_format
 from lim_gpu.ingest.quiet import silence
 from lim_gpu.ingest.records import (
@@ -42,6 +30,7 @@ from lim_gpu.ingest.records import (
     StoredPixels,
 )
 from lim_gpu.ingest.splits import SPLITS, Split
+from lim_gpu.ingest.syntaxes import name_of
 from lim_gpu.store.file import MAX_SIDE, MAX_SLICES
 
 # Modalities whose objects are no images of a stack, whatever pixels they hold (PS3.3 C.7.3.1.1.1).
@@ -49,6 +38,7 @@ NOT_IMAGES = """
     ASMT AU DOC ECG EPS FID HD KER KO M3D PLAN PR REG RESP RTDOSE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV
     SEG SMR SR SRF TEXTUREMAP VF
 """
+DICOMDIR = "1.2.840.10008.1.3.10"  # class of a media directory
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame children
 # A projection or a picture of a screen is no slice, whatever plane it claims. Vendors say so in values 3 and on, as
 # words: DOSE_INFO, and neither LOWDOSE nor DOSE_RED; SSD, and not SSDE.
@@ -71,7 +61,7 @@ def read_instance(found: Found, modality: str, assume_hu: bool) -> Content:
     """
     try:
         with open_dicom(found.path) as file:
-            if file.media_class == MediaStorageDirectoryStorage:
+            if file.media_class == DICOMDIR:
                 return Counted("DICOMDIR")
             if kind := _not_wanted(file.header, modality):
                 return Counted(kind)
@@ -92,6 +82,8 @@ def lacks_part10_header(path: str) -> bool:
     It is not read all the same: what its transfer syntax is would be a guess.
     """
     silence()
+    from pydicom.filereader import dcmread
+
     try:
         dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
         return len(dataset) == 2
@@ -186,7 +178,7 @@ def _instance(file: DicomFile, found: Found, series: SeriesId, frames: int, mark
         pixels=StoredPixels(file.pixels.start, file.pixels.length, how),
         eight_bit=how.allocated == 8 and not how.signed and how.modality != "CT",
         derived="DERIVED" in texts(header, "ImageType")[:1],
-        syntax=file.syntax.name,
+        syntax=name_of(file.syntax),
         missing_decoder=missing_decoder(file.syntax, how.stored),
         number=if_usable(whole, header, "InstanceNumber"),
         marks=marks,

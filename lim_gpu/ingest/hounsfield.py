@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lim_gpu.ingest.part10 import DicomFile, Header, number, required, texts, whole
+from lim_gpu.ingest.header import Header, number, required, texts, whole
+from lim_gpu.ingest.part10 import DicomFile
 from lim_gpu.ingest.records import AIR, INT16, Rescale, SourceError, to_int16
 
 EXACT = 1 << 20  # slopes and intercepts below give whole numbers that float64 holds exactly, of 32 bits too

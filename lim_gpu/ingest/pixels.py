@@ -10,29 +10,12 @@ from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 
+from lim_gpu.ingest.elements import DEFLATED
+from lim_gpu.ingest.header import required, text, whole
 from lim_gpu.ingest.hounsfield import Ends, ends_of, hounsfield, is_padding, padding_ranges
-from lim_gpu.ingest.part10 import DicomFile, fragments, inflated, required, text, whole
+from lim_gpu.ingest.opening import inflated
+from lim_gpu.ingest.part10 import DicomFile, fragments
 from lim_gpu.ingest.records import (
     Decoded,
     Found,
@@ -43,56 +26,17 @@ from lim_gpu.ingest.records import (
     changed,
     to_int16,
 )
+from lim_gpu.ingest.syntaxes import COMPRESSED, LITTLE, NATIVE, name_of, plugins
 
-NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
-LITTLE = tuple(syntax for syntax in NATIVE if syntax != ExplicitVRBigEndian)  # as the store holds pixels
-# Plugins of pydicom 3 in order of preference. GDCM, with its history of memory faults, only where nothing else decodes.
-PLUGINS: dict[UID, tuple[str, ...]] = {
-    JPEGBaseline8Bit: ("pillow",),
-    JPEGExtended12Bit: ("pillow", "pylibjpeg"),
-    JPEGLossless: ("pylibjpeg", "gdcm"),
-    JPEGLosslessSV1: ("pylibjpeg", "gdcm"),
-    JPEGLSLossless: ("pyjpegls",),
-    JPEGLSNearLossless: ("pyjpegls",),
-    JPEG2000Lossless: ("pylibjpeg", "pillow"),
-    JPEG2000: ("pylibjpeg", "pillow"),
-    HTJ2KLossless: ("pylibjpeg",),
-    HTJ2KLosslessRPCL: ("pylibjpeg",),
-    HTJ2K: ("pylibjpeg",),
-    RLELossless: ("pydicom",),
-}
-REMEDIES: dict[UID, str] = {
-    JPEGExtended12Bit: "pip install pylibjpeg pylibjpeg-libjpeg (GPL-3)",
-    JPEGLossless: "pip install 'lim-gpu[codecs]'",
-    JPEGLosslessSV1: "pip install 'lim-gpu[codecs]'",
-    JPEGLSLossless: "pip install pyjpegls",
-    JPEGLSNearLossless: "pip install pyjpegls",
-    HTJ2KLossless: "pip install pylibjpeg pylibjpeg-openjpeg",
-    HTJ2KLosslessRPCL: "pip install pylibjpeg pylibjpeg-openjpeg",
-    HTJ2K: "pip install pylibjpeg pylibjpeg-openjpeg",
-}
-LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)  # or free to be so
 OVERSHOOT = 1 / 8  # of the range of values: the ringing of a wavelet at an edge stays below
 COLOUR = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
-def plugins(syntax: UID, bits_stored: int) -> list[str]:
-    """The pydicom plugins that decode a transfer syntax here, the preferred first ([""] for uncompressed data)."""
-    if syntax in NATIVE:
-        return [""]
-    wanted = PLUGINS.get(syntax, ())
-    if syntax == JPEGExtended12Bit and bits_stored > 8:
-        wanted = ("pylibjpeg",)  # Pillow has no 12-bit JPEG
-    available = get_decoder(syntax).available_plugins if wanted else ()
-    return [name for name in wanted if name in available]
-
-
-def missing_decoder(syntax: UID, bits_stored: int) -> str:
+def missing_decoder(syntax: str, bits_stored: int) -> str:
     """How to install what decodes `syntax`, "" where it is here. Raises `SourceError` for one that nothing decodes."""
-    if syntax not in NATIVE and syntax not in PLUGINS:
-        name = syntax.name if syntax.is_transfer_syntax else "unknown"
-        raise SourceError("unsupported transfer syntax", f"{name}. Convert it to an uncompressed one")
-    return "" if plugins(syntax, bits_stored) else REMEDIES.get(syntax, "pip install --upgrade lim-gpu")
+    if syntax not in NATIVE and syntax not in COMPRESSED:
+        raise SourceError("unsupported transfer syntax", f"{name_of(syntax)}. Convert it to an uncompressed one")
+    return "" if plugins(syntax, bits_stored) else COMPRESSED[syntax].remedy
 
 
 def check_pixels(file: DicomFile, rows: int, columns: int, frames: int) -> None:
@@ -143,7 +87,7 @@ def pixel_format(file: DicomFile, frames: int) -> PixelFormat:
     header = file.header
     modality = text(header, "Modality")
     return PixelFormat(
-        syntax=str(file.syntax),
+        syntax=file.syntax,
         frames=frames,
         rows=required(header, "Rows"),
         columns=required(header, "Columns"),
@@ -190,7 +134,7 @@ class OpenPixels:
     def _decoded_values(self, index: int) -> np.ndarray:
         """A frame as the first of pydicom's plugins decodes it that can; the error is that of the first."""
         errors: list[SourceError] = []
-        for name in plugins(UID(self.format.syntax), self.format.stored):
+        for name in plugins(self.format.syntax, self.format.stored):
             try:
                 return self._decoded_by(name, index)
             except SourceError as error:
@@ -198,7 +142,9 @@ class OpenPixels:
         raise errors[0] if errors else SourceError("pixels cannot be decoded", "no decoder")
 
     def _decoded_by(self, name: str, index: int) -> np.ndarray:
-        decoder, options = get_decoder(UID(self.format.syntax)), self._decode_options()
+        from pydicom.pixels.decoders.base import get_decoder
+
+        decoder, options = get_decoder(self.format.syntax), self._decode_options()
         self.stream.seek(self.place.start)
         try:
             values, _ = decoder.as_array(self.stream, index=index, raw=True, decoding_plugin=name, **options)
@@ -242,7 +188,7 @@ def open_pixels(found: Found, place: StoredPixels) -> Iterator[OpenPixels]:
         status = os.fstat(raw.fileno())
         if (status.st_size, status.st_mtime_ns) != (found.size, found.mtime_ns):
             raise changed()
-        deflated = place.format.syntax == DeflatedExplicitVRLittleEndian
+        deflated = place.format.syntax == DEFLATED
         yield OpenPixels(inflated(raw) if deflated else raw, place)
 
 
@@ -273,7 +219,7 @@ def used_bits(values: np.ndarray, ends: Ends, how: PixelFormat) -> np.ndarray:
     shift = values.dtype.itemsize * 8 - how.stored
     if shift == 0 or _within(ends, how.stored, signed):
         return values
-    if how.syntax not in LOSSY:
+    if how.syntax in NATIVE or not COMPRESSED[how.syntax].lossy:
         return np.right_shift(np.left_shift(values, shift), shift)
     if _within(ends, how.stored, signed, OVERSHOOT):
         return values

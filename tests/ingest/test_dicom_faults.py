@@ -25,7 +25,8 @@ from pydicom.uid import (
 from dicom_files import ct, enhanced, item, save, series, stored_slice
 from lim_gpu.ingest import ingest
 from lim_gpu.ingest.dicom import MOSAIC
-from lim_gpu.ingest.part10 import fragments, open_dicom
+from lim_gpu.ingest.opening import open_dicom
+from lim_gpu.ingest.part10 import fragments
 from lim_gpu.ingest.scan import scan_files, walk
 
 STORED = stored_slice(1)

@@ -15,8 +15,10 @@ from pydicom.uid import (
 )
 
 from dicom_files import ct, save, stored_slice
-from lim_gpu.ingest import part10
-from lim_gpu.ingest.part10 import KEYWORDS, open_dicom, texts
+from lim_gpu.ingest import opening
+from lim_gpu.ingest.elements import ELEMENTS
+from lim_gpu.ingest.header import texts
+from lim_gpu.ingest.opening import open_dicom
 from lim_gpu.ingest.records import SourceError
 
 SYNTAXES = [
@@ -30,7 +32,7 @@ SYNTAXES = [
 
 def seen(path):
     with open_dicom(str(path)) as file:
-        found = {name: texts(file.header, name) for name in KEYWORDS.split() if not name.endswith("Sequence")}
+        found = {name: texts(file.header, name) for name in ELEMENTS if not name.endswith("Sequence")}
         file.stream.seek(max(0, file.pixels.start))
         return file.syntax, file.media_class, file.pixels, found, file.stream.read()
 
@@ -38,11 +40,11 @@ def seen(path):
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:30])
 def test_the_head_may_end_anywhere(tmp_path, monkeypatch, syntax):
     path = save(ct(stored_slice(0)), tmp_path / "a.dcm", syntax)
-    monkeypatch.setattr(part10, "HEAD", 0)
+    monkeypatch.setattr(opening, "HEAD", 0)
     whole = seen(path)
     assert whole[3]["Rows"]
     for head in range(1, whole[2].start + 40):
-        monkeypatch.setattr(part10, "HEAD", head)
+        monkeypatch.setattr(opening, "HEAD", head)
         assert seen(path) == whole
 
 
@@ -53,7 +55,7 @@ def test_a_cut_file_is_told_as_from_the_whole(tmp_path, monkeypatch):
         path.write_bytes(data[:length])
         told = []
         for head in (0, 64 << 10):
-            monkeypatch.setattr(part10, "HEAD", head)
+            monkeypatch.setattr(opening, "HEAD", head)
             try:
                 told.append(seen(path))
             except SourceError as error:
