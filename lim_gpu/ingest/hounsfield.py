@@ -67,10 +67,10 @@ def _whole_hounsfield(
     scaled = [end * slope + intercept for end in ends]
     if min(scaled) < INT16.min or max(scaled) > INT16.max:
         return None
-    pixels = used.astype(np.int16)
+    words = used.view(np.int16) if used.itemsize == 2 and used.dtype.isnative else used.astype(np.int16)
     if slope != 1:
-        pixels *= np.array(slope).astype(np.int16)
-    pixels += np.array(intercept).astype(np.int16)
+        words = words * np.array(slope).astype(np.int16)
+    pixels = words + np.array(intercept).astype(np.int16)
     if padded.any():
         pixels[padded] = AIR
     return pixels, Counter()

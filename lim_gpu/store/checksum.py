@@ -31,7 +31,9 @@ def stored(pixels: NDArray[Any]) -> bytes:
     """
     data = pixels.reshape(-1).view(np.uint8)
     missing = -len(data) % (2 * ROW)  # zeros behind, each of which adds sum1 to sum2
-    words = (np.pad(data, (0, missing)) if missing else data).view(np.uint16).reshape(-1, ROW)
+    padded = np.pad(data, (0, missing)) if missing else data
+    # NumPy sums what it need not convert in half the time
+    words = padded.view(np.uint16).astype(np.uint32).reshape(-1, ROW)
     across, down = words.sum(axis=0, dtype=np.uint32), words.sum(axis=1, dtype=np.uint32).astype(np.int64)
     sum1 = int(down.sum())
     sum2 = int(across @ np.arange(ROW, 0, -1)) + ROW * int(down @ np.arange(len(down))[::-1]) - missing // 2 * sum1
