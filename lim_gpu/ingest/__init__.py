@@ -1,7 +1,9 @@
 """DICOM trees, NIfTI files and folders of PNG/JPEG into a store.
 
 scan        the sources walked, every header read in child processes (quiet: they say nothing of their own)
-dicom       one DICOM header to the frames it holds (part10: the file format; pixels: decoding and HU)
+dicom       one DICOM header to the frames it holds
+opening     a DICOM file (part10), its header by a walk where it is plain (elements), else by pydicom (parsed)
+pixels      decoding (syntaxes: by which plugin) and HU (hounsfield)
 nifti       one NIfTI file; pictures: PNG and JPEG
 packed      what waits among millions, compressed
 series      frames to volumes: grouped, ordered, duplicates resolved (geometry: where slices lie)
