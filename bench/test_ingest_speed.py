@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -20,8 +19,7 @@ import pydicom
 from bench.parts import Row
 from lim_gpu.store.slices import SliceStore
 
-SLICES, SIDE, ROUNDS = 200, 512, 3
-WORKERS = os.cpu_count() or 1
+SLICES, SERIES, SIDE, ROUNDS = 1000, 8, 512, 3
 # Waits for orphans as well, which are the fork server's: prctl(PR_SET_CHILD_SUBREAPER) makes them children of this.
 MEASURE = """
 import contextlib, ctypes, os, resource, subprocess, sys
@@ -33,7 +31,6 @@ with contextlib.suppress(ChildProcessError):
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime)
 """
-OURS = "import sys; from lim_gpu.ingest import ingest; ingest(sys.argv[1], sys.argv[2], workers=int(sys.argv[3]))"
 LOOP = """
 import pathlib, sys, numpy, pydicom
 files = [pydicom.dcmread(path) for path in pathlib.Path(sys.argv[1]).iterdir()]
@@ -45,7 +42,7 @@ numpy.save(sys.argv[2], numpy.stack(pixels).astype(numpy.int16))
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SLICES files of noise, HU = stored - 1024."""
+    """SLICES files of noise in SERIES series, HU = stored - 1024."""
     folder = tmp_path_factory.mktemp("dicom")
     template = pydicom.examples.ct
     rng = np.random.default_rng(0)
@@ -55,6 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         template.RescaleSlope, template.RescaleIntercept = 1, -1024
         template.PixelSpacing, template.ImagePositionPatient = [0.7, 0.7], [0, 0, i]
         template.ImageType, template.InstanceNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], i + 1
+        template.SeriesInstanceUID = f"1.2.4.{i % SERIES}"
         template.SOPInstanceUID = template.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{i + 1}"
         template.save_as(folder / f"{i}.dcm")
     return folder
@@ -71,15 +69,23 @@ def measured(command: list[str], folder: Path) -> tuple[float, float]:
 
 @pytest.mark.budget(60)
 def test_ingest(source: Path, tmp_path: Path, record: Callable[[Row], None]) -> None:
-    python, out = [sys.executable, "-c"], tmp_path / "out"
+    python, out, store = sys.executable, tmp_path / "out", tmp_path / "out" / "store"
     peers = {
-        "lim_gpu, ingest": [*python, OURS, str(source), str(out / "store"), str(WORKERS)],
-        "pydicom, loop": [*python, LOOP, str(source), str(out / "loop.npy")],
+        "lim_gpu, ingest": [
+            sys.executable,
+            "-m",
+            "lim_gpu",
+            "ingest",
+            str(source),
+            "-o",
+            str(out / "store"),
+            "--quiet",
+        ],
+        "pydicom, loop": [python, "-c", LOOP, str(source), str(out / "loop.npy")],
     }
     measured(peers["lim_gpu, ingest"], out)
-    with SliceStore(out / "store") as store:
-        (volume,) = store
-        pixels = volume.read()
+    with SliceStore(store) as opened:
+        pixels = np.concatenate([volume.read() for volume in opened])
     measured(peers["pydicom, loop"], out)
     assert sorted(map(bytes, np.load(out / "loop.npy"))) == sorted(map(bytes, pixels))
     _time(peers, out, record)
