@@ -3,13 +3,15 @@
 A slice shrinks to 9 x 8 by Pillow's Lanczos filter; a bit is set where a pixel is brighter than its left neighbour;
 rows go from top to bottom, the first bit is the most significant (Wolf et al. 2024, section 2.1).
 
-How it is fast. Pillow's filter is in whole numbers, so its sums may be taken in any order. A weight of 24 bits is split
-into 16 above and 8 below, which the multiply-add of pairs of 16-bit numbers takes 32 at a time.
+How it is fast. Pillow's filter is in whole numbers, so its sums may be taken in any order. A weight has more than the
+16 bits that a multiply-add of pairs of numbers takes; the few bits below those add less than a tenth of a grey level to
+a sum that is then rounded, and are summed where that could change it.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from lim_gpu.similarity.blocks import Threads
 from lim_gpu.similarity.lanczos import ACROSS, DOWN, PRECISION, lanczos_weights, rows_first
 
 BITS = (ACROSS - 1) * DOWN
+LANES = 32  # pixels that are multiplied at once: a window is a multiple of so many where the image has them
 
 
 def dhash(slices: NDArray[np.uint8], threads: int | None = None) -> NDArray[np.uint64]:
@@ -29,7 +32,7 @@ def dhash(slices: NDArray[np.uint8], threads: int | None = None) -> NDArray[np.u
     """
     _, height, width = slices.shape
     hashes = np.empty(len(slices), np.uint64)
-    filters = _halves(width, ACROSS), _halves(height, DOWN)
+    filters = _filter(width, ACROSS), _filter(height, DOWN)
     with Threads(threads) as pool:
         pool.run(_hash, np.arange(len(slices)), slices, *filters, rows_first(height, width), hashes)
     return hashes
@@ -41,14 +44,28 @@ def dhash_of(image: NDArray[np.uint8]) -> int:
     return int(np.packbits(small[:, 1:] > small[:, :-1]).view(">u8")[0])
 
 
-Filter = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int32], NDArray[np.int32]]
+class Filter(NamedTuple):
+    """Pillow's weights (outputs, size) of one direction, as high * 2^shift + low.
+
+    most: of each output, what `low` can add to its sum; first, last: the pixels that have any weight
+    """
+
+    high: NDArray[np.int16]
+    low: NDArray[np.int16]
+    shift: int
+    most: NDArray[np.int64]
+    first: NDArray[np.int32]
+    last: NDArray[np.int32]
 
 
 @lru_cache(maxsize=64)
-def _halves(size: int, outputs: int) -> Filter:
-    """Pillow's weights as 256 high + low, and the range of pixels that have any."""
+def _filter(size: int, outputs: int) -> Filter:
     weights, first, last = lanczos_weights(size, outputs, PRECISION)
-    return (weights >> 8).astype(np.int16), (weights & 255).astype(np.int16), first, last
+    shift = max(0, int(np.abs(weights).max()).bit_length() - 15)
+    high, low = weights >> shift, weights & (1 << shift) - 1
+    first, last = first // LANES * LANES, np.minimum(-(-last // LANES) * LANES, size)
+    most = 255 * low.sum(axis=1, dtype=np.int64)
+    return Filter(high.astype(np.int16), low.astype(np.int16), shift, most, first, last)
 
 
 @compiled()
@@ -68,19 +85,24 @@ def _hash(share, slices, across, down, rows_come_first, hashes):  # type: ignore
 @compiled()
 def _narrow(image, weights):  # type: ignore[no-untyped-def]
     """An image (H, W) as (H, outputs), each row resampled and rounded as Pillow does."""
-    high, low, first, last = weights
-    narrow = np.empty((image.shape[0], high.shape[0]), np.uint8)
+    narrow = np.empty((image.shape[0], weights.high.shape[0]), np.uint8)
     for row in range(image.shape[0]):
-        for k in range(high.shape[0]):
-            pixels = image[row, first[k] : last[k]]
-            own_high, own_low = high[k, first[k] : last[k]], low[k, first[k] : last[k]]
-            above, below = np.int32(0), np.int32(0)
-            for c in range(len(pixels)):  # cast each time: sums of 32 bits are taken 16 at a time
-                above = np.int32(above + np.int32(pixels[c]) * np.int32(own_high[c]))
-                below = np.int32(below + np.int32(pixels[c]) * np.int32(own_low[c]))
-            total = (np.int64(above) << 8) + below + (1 << (PRECISION - 1))
+        for k in range(weights.high.shape[0]):
+            first, last = weights.first[k], weights.last[k]
+            pixels = image[row, first:last]
+            total = (_dot(pixels, weights.high[k, first:last]) << weights.shift) + (1 << (PRECISION - 1))
+            if total >> PRECISION != (total + weights.most[k]) >> PRECISION:
+                total += _dot(pixels, weights.low[k, first:last])
             narrow[row, k] = min(max(total >> PRECISION, 0), 255)
     return narrow
+
+
+@compiled(inline="always")
+def _dot(pixels, weights):  # type: ignore[no-untyped-def]
+    total = np.int32(0)
+    for i in range(len(pixels)):
+        total = np.int32(total + np.int32(pixels[i]) * np.int32(weights[i]))  # cast, else sums have 64 bits
+    return np.int64(total)
 
 
 def hamming_matrix(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:

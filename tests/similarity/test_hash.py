@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hard_slices import STACKS, odd_sizes
-from lim_gpu.similarity.hash import dhash, dhash_of, hamming_matrix, matrix_of_hashes
+from lim_gpu.similarity.hash import _filter, dhash, dhash_of, hamming_matrix, matrix_of_hashes
+from lim_gpu.similarity.lanczos import ACROSS, DOWN, PRECISION, lanczos_weights
 
 
 def reference(slices):
@@ -40,6 +41,29 @@ def test_any_size_equals_imagehash(slices):
 @settings(deadline=None)
 @given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=20)))
 def test_tiny_slices_equal_imagehash(slices):
+    assert as_text(dhash(slices)) == reference(slices)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9, 63, 64, 100, 512, 1000, 2048, 4096])
+@pytest.mark.parametrize("outputs", [ACROSS, DOWN])
+def test_weights_are_taken_apart_without_loss_and_sums_have_room(size, outputs):
+    weights, first, last = lanczos_weights(size, outputs, PRECISION)
+    taken = _filter(size, outputs)
+    high, low = taken.high.astype(np.int64), taken.low.astype(np.int64)
+    np.testing.assert_array_equal((high << taken.shift) + low, weights)
+    assert (taken.first <= first).all()
+    assert (last <= taken.last).all()
+    assert 255 * np.abs(high).sum(axis=1).max() < 2**31
+    assert (low >= 0).all()
+    np.testing.assert_array_equal(taken.most, 255 * low.sum(axis=1))
+    assert taken.most.max() < 0.1 * 2**PRECISION  # of a grey level
+
+
+def test_single_bright_and_dark_pixels_equal_imagehash():
+    """Sums that lie close to where they are rounded."""
+    slices = np.full((60, 512, 300), 128, np.uint8)
+    places = np.random.default_rng(3).integers(0, slices[0].size, (60, 2000))
+    np.put_along_axis(slices.reshape(60, -1), places, (places % 251).astype(np.uint8), axis=1)
     assert as_text(dhash(slices)) == reference(slices)
 
 
