@@ -1,14 +1,17 @@
-"""What sharing costs: `reduce` over Ray on this machine against one process, in CPU seconds of all processes.
+"""What sharing costs: `reduce` over Ray on this machine against one process, in CPU seconds.
 
-Ray's own processes count too, its start does not.
+Of Ray all its processes count, its start aside; of one process that process alone, so that what Ray does meanwhile is
+no part of it. A run of few units and one of many tell what a unit costs, and what a run does beside its units.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from lim_gpu.cluster import LOCAL, connect
 from lim_gpu.store.slices import write_index
 
 ROUNDS = 3
+IDLE = 5.0  # seconds: what Ray does meanwhile
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -30,6 +34,9 @@ def ray() -> Iterator[str]:
     if find_spec("ray") is None:
         pytest.skip("Ray is not installed")
     with connect(LOCAL):
+        before = cpu_seconds()
+        time.sleep(IDLE)
+        print(f"\nRay, idle: {(cpu_seconds() - before) / IDLE:.3f} CPU s a second")
         yield LOCAL
 
 
@@ -58,30 +65,57 @@ def all_threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.budget(90)
+def write_store(folder: Path, n: int, few: int, many: int) -> dict[int, Path]:
+    """Stores of as many volumes of n slices, which share their files."""
+    volume = inputs.volume(n, "cpu").numpy()[:, ::2, ::2].astype("int16") * 8 - 1024
+    stores = {units: folder / str(units) for units in (few, many)}
+    entries = [write_pixels(stores[many] / "volumes", i, volume + i) for i in range(many)]
+    stores[few].mkdir()
+    (stores[few] / "volumes").symlink_to(stores[many] / "volumes")
+    for units, store in stores.items():
+        write_index(store, entries[:units], {}, {}, "bench")
+    return stores
+
+
+@pytest.mark.budget(120)
 @pytest.mark.parametrize(
-    ("method", "n", "units"), [("hash", 60, 60), ("hash", 240, 48), ("ssim", 60, 24), ("ssim", 240, 4)]
+    ("method", "n", "few", "many"),
+    [("hash", 60, 40, 160), ("hash", 240, 12, 48), ("ssim", 60, 8, 32), ("ssim", 240, 1, 5)],
 )
 def test_reduce(
-    method: str, n: int, units: int, ray: str, all_threads: int, tmp_path: Path, record: Callable[[Row], None]
+    method: str,
+    n: int,
+    few: int,
+    many: int,
+    ray: str,
+    all_threads: int,
+    tmp_path: Path,
+    record: Callable[[Row], None],
 ) -> None:
-    volume = inputs.volume(n, "cpu").numpy()[:, ::2, ::2].astype("int16") * 8 - 1024
-    folder = tmp_path / "slices"
-    write_index(folder, [write_pixels(folder / "volumes", i, volume + i) for i in range(units)], {}, {}, "bench")
-    peers: dict[str, dict[str, Any]] = {
-        "lim_gpu, one process": {},
-        "lim_gpu, Ray": {"ray": ray, "cpus_per_task": all_threads},
+    stores = write_store(tmp_path, n, few, many)
+    peers: dict[str, tuple[Callable[[], float], dict[str, Any]]] = {
+        "lim_gpu, one process": (time.process_time, {}),
+        "lim_gpu, Ray": (cpu_seconds, {"ray": ray, "cpus_per_task": all_threads}),
     }
-    seconds: dict[str, list[float]] = {peer: [] for peer in peers}
-    made = set()
+    seconds: dict[tuple[str, int], list[float]] = {}
     for number in range(1 + ROUNDS):  # in turns; the first loads what is compiled, in every process
-        for peer, how in peers.items():
-            output = tmp_path / f"{number}-{len(how)}" / "s.csv"  # hashes beside it would be borrowed
-            before = cpu_seconds()
-            lim_gpu.reduce(folder, method, keep=0.1, device="cpu", output=output, **how)
-            seconds[peer].append(cpu_seconds() - before)
-            made.add(output.read_bytes())
-    assert len(made) == 1
-    job = f"reduce, {method.upper()}, {n} slices of 256 x 256, CPU of all processes"
+        for units, store in stores.items():
+            made = set()
+            for peer, (clock, how) in peers.items():
+                output = tmp_path / f"{number}-{units}-{len(how)}" / "s.csv"  # hashes beside it would be borrowed
+                before, start = clock(), time.perf_counter()
+                lim_gpu.reduce(store, method, keep=0.1, device="cpu", output=output, **how)
+                seconds.setdefault((peer, units), []).append(clock() - before)
+                wall = time.perf_counter() - start
+                print(f"{peer}, {units} units: {seconds[peer, units][-1]:.2f} CPU s, {wall:.2f} s")
+                made.add(output.read_bytes())
+            assert len(made) == 1
+    what = f"reduce, {method.upper()}, {n} slices of 256 x 256, CPU of all processes"
     for peer in peers:
-        record(Row("peers", job, peer, "cpu", "unit", units, seconds[peer][1:]))
+        runs = zip(seconds[peer, few][1:], seconds[peer, many][1:], strict=True)
+        more = [whole - some for some, whole in runs]
+        record(Row("peers", what, peer, "cpu", "unit", many - few, more))
+        beside = [some - few * each / (many - few) for some, each in zip(seconds[peer, few][1:], more, strict=True)]
+        print(
+            f"{peer}: {1e3 * median(more) / (many - few):.1f} CPU ms a unit, {median(beside):.2f} CPU s a run beside it"
+        )

@@ -14,6 +14,8 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -85,14 +87,18 @@ def write_once(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value: Any, limit: int = JSON_LIMIT) -> None:
-    """Replace `path` by `value` as JSON that a person can read, in one step. ValueError for NaN and infinities.
+    """Replace `path` by `value` as JSON that a person can read, in one step; dataclasses in it become objects.
 
-    Raises LimGpuError for more than `limit` bytes, which `read_json` would not read back.
+    It is never held as a whole. Raises LimGpuError for more than `limit` bytes, which `read_json` would not read back,
+    and ValueError for NaN and infinities.
     """
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    if len(text) > limit:  # of ASCII alone
-        raise LimGpuError(f"{path}: would be {len(text) >> 20} MiB, of which {limit >> 20} are read. Split the store")
-    write_text(path, text)
+    pieces = json.JSONEncoder(indent=1, allow_nan=False, default=asdict).iterencode(value)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        written = 0
+        for piece in chain(pieces, "\n"):
+            written += file.write(piece)  # of ASCII alone
+            if written > limit:
+                raise LimGpuError(f"{path}: would be larger than the {limit >> 20} MiB that are read. Split the store")
 
 
 def temporary_of(path: Path) -> Path:
@@ -218,8 +224,11 @@ def made_otherwise(path: Path) -> UsageError:
     return UsageError(f"{path}: exists and was made otherwise. Give --overwrite, or another -o")
 
 
-def parse_json(text: str, path: Path) -> Any:
-    """Strict JSON: no NaN or Infinity, no number beyond float64, no duplicate key. `path` names it in errors."""
+def parse_json(text: str, path: Path, make: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Strict JSON: no NaN or Infinity, no number beyond float64, no duplicate key. `path` names it in errors.
+
+    make: what stands for an object in place of its dictionary, for inner objects first; may raise InputError.
+    """
 
     def refuse(token: str) -> NoReturn:
         raise ValueError(f"{token} is not a number")
@@ -228,19 +237,21 @@ def parse_json(text: str, path: Path) -> Any:
         value = float(token)
         return value if abs(value) != float("inf") else refuse(token)
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> Any:
         result = dict(pairs)
         if len(result) != len(pairs):
             raise ValueError("a key stands twice")
-        return result
+        return result if make is None else make(result)
 
     try:
         return json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=unique)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged or foreign JSON ({error}). Give another file, or make it again") from None
 
 
-def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
+def read_json(path: Path, limit: int = JSON_LIMIT, make: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """The value in a JSON file, by the rules of `parse_json`, at most `limit` bytes."""
     try:
         if path.stat().st_size > limit:
@@ -250,7 +261,7 @@ def read_json(path: Path, limit: int = JSON_LIMIT) -> Any:
         raise unreadable(path, error) from error
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file. Give another one") from None
-    return parse_json(text, path)
+    return parse_json(text, path, make)
 
 
 def sync(path: Path) -> None:

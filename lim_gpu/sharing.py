@@ -187,15 +187,20 @@ class Hosts:
         return int(min(node["Resources"].get(name, 0) // count for name, count in self._wanted.items()))
 
 
+@cache
+def own_version() -> str:
+    """Of this package, here: it is asked for with every batch, and parsing what pip left takes milliseconds."""
+    return version("lim-gpu")
+
+
 def _check_version(begun: Begun) -> None:
-    if begun.version != version("lim-gpu"):
-        own = version("lim-gpu")
+    if begun.version != (own := own_version()):
         raise LimGpuError(f"{begun.host}: has lim-gpu {begun.version}, {own} runs here. Install the same on every host")
 
 
 def this_host() -> Begun:
     """Where this is."""
-    return Begun(socket.gethostname(), version("lim-gpu"))
+    return Begun(socket.gethostname(), own_version())
 
 
 def work(function: Batched, batch: Sequence[Any]) -> Iterator[Any]:

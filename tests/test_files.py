@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,13 @@ from lim_gpu.files import (
 )
 from lim_gpu.temporary import temporary_folder
 from volumes import pixels, read_all
+
+
+@dataclass
+class Entry:
+    key: str
+    shape: tuple[int, ...]
+
 
 values = st.recursive(
     st.none()
@@ -70,11 +79,44 @@ def test_json_that_is_no_text_or_missing_is_refused(tmp_path):
 def test_json_that_could_not_be_read_back_is_an_error_when_it_is_written(tmp_path):
     write_json(tmp_path / "a.json", ["x" * 40], limit=100)
     for value in ["x" * 100, ["é" * 20]]:  # 6 bytes each
-        with pytest.raises(LimGpuError, match=r"b\.json: would be 0 MiB, of which 0 are read"):
+        with pytest.raises(LimGpuError, match=r"b\.json: would be larger than the 0 MiB that are read"):
             write_json(tmp_path / "b.json", value, limit=100)
     with pytest.raises(InputError, match=r"a\.json: larger than 0 MiB"):
         read_json(tmp_path / "a.json", limit=10)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_is_written_without_being_held(tmp_path):
+    """Objects of a class become dictionaries when their turn comes."""
+    many = [Entry("k" * 16, (i, 512, 512)) for i in range(20_000)]
+    tracemalloc.start()
+    try:
+        write_json(tmp_path / "a.json", {"many": many})
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < (tmp_path / "a.json").stat().st_size / 3
+    assert read_json(tmp_path / "a.json") == {
+        "many": [{"key": "k" * 16, "shape": [i, 512, 512]} for i in range(20_000)]
+    }
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "b.json", {"many": {1, 2}})
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_what_is_made_of_an_object_takes_its_place(tmp_path):
+    (tmp_path / "a.json").write_text('{"many": [{"a": 1}, {"a": 2}]}')
+
+    def make(values):
+        return values.get("a", values)
+
+    assert read_json(tmp_path / "a.json", make=make) == {"many": [1, 2]}
+
+    def refuse(values):
+        raise InputError("another text")
+
+    with pytest.raises(InputError, match="^another text$"):
+        read_json(tmp_path / "a.json", make=refuse)
 
 
 def test_a_failing_writer_leaves_the_old_file(tmp_path):

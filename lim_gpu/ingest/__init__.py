@@ -40,7 +40,7 @@ from lim_gpu.progress import Reporter
 from lim_gpu.shard import Shard
 from lim_gpu.sharing import sign_in
 from lim_gpu.store.private import private_key
-from lim_gpu.store.slices import Index, read_index, remove_unlisted, write_index
+from lim_gpu.store.slices import Index, check_count, read_index, remove_unlisted, write_index
 from lim_gpu.workers import Runner, run_in_children, start_server
 
 __all__ = ["Failure", "IngestReport", "ingest"]
@@ -129,6 +129,7 @@ def _ingest(
     where = [os.path.abspath(source) for source in sources]
     run = run_in_children if worked is None else partial(run_on_cluster, sees=where)
     planned = _read(sources, settings, reporter, run)
+    check_count(output, len(planned.volumes))
     report = IngestReport(output, counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
     report.hosts = worked
     if dry_run:

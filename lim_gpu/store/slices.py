@@ -10,19 +10,21 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.errors import InputError
+from lim_gpu.errors import InputError, LimGpuError
 from lim_gpu.files import LARGE_JSON, fingerprint, read_json, write_json
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.file import VolumeFile
 from lim_gpu.store.header import KEY
-from lim_gpu.store.volume import AGAIN, Volume, VolumeEntry
+from lim_gpu.store.volume import AGAIN, FIELDS, Volume, VolumeEntry
 from lim_gpu.strip import SHOWN, strip
 
 FORMAT, VERSION = "lim-gpu-store", 1
+MOST_VOLUMES = LARGE_JSON // 320  # of an index: bytes of an entry, without its name
 MOST_OPEN = 128  # files of a store: each takes a descriptor, of which many systems give 1,024, and a megabyte
 
 
@@ -65,7 +67,9 @@ class SliceStore:
             volume.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_volumes", "_recent")}
+        state = {
+            name: value for name, value in self.__dict__.items() if name not in ("_entries", "_volumes", "_recent")
+        }
         return state | {"found": {key: volume.found for key, volume in self._volumes.items() if volume.found}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,14 +77,13 @@ class SliceStore:
         self.__dict__.update(state)
         self._close_all()
         for key, percentiles in found.items():
-            self._volumes[key].found.update(percentiles)
+            self[key].found.update(percentiles)
 
     def _close_all(self) -> None:
         """Begin with every volume closed."""
         self._recent: OrderedDict[str, Volume] = OrderedDict()  # those open, the latest used last
-        self._volumes = {
-            entry.key: Volume(volume_path(self._folder, entry.key), entry, self._note_use) for entry in self.volumes
-        }
+        self._entries = {entry.key: entry for entry in self.volumes}
+        self._volumes: dict[str, Volume] = {}  # those that were asked for, of a million perhaps
 
     def _note_use(self, volume: Volume) -> None:
         self._recent.pop(volume.key, None)  # another thread may just have taken it out
@@ -92,10 +95,14 @@ class SliceStore:
         return len(self.volumes)
 
     def __iter__(self) -> Iterator[Volume]:
-        return iter(self._volumes.values())
+        return (self[entry.key] for entry in self.volumes)
 
     def __getitem__(self, which: str | int) -> Volume:
-        return self._volumes[which if isinstance(which, str) else self.volumes[operator.index(which)].key]
+        key = which if isinstance(which, str) else self.volumes[operator.index(which)].key
+        if (volume := self._volumes.get(key)) is None:
+            made = Volume(volume_path(self._folder, key), self._entries[key], self._note_use)
+            volume = self._volumes.setdefault(key, made)  # another thread may have been faster
+        return volume
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def read_index(store: Path) -> Index:
         raise InputError(
             f"{store}: holds no store.json: no store, or an unfinished one. Run lim-gpu ingest SRC -o slices"
         )
-    values = read_json(path, LARGE_JSON)
+    values = read_json(path, LARGE_JSON, partial(_entry_of, path))
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path}: not a store of lim-gpu. Give one that ingest made")
     if values.get("version") != VERSION:
@@ -134,10 +141,24 @@ def read_index(store: Path) -> Index:
         raise InputError(f"{path}: damaged. {AGAIN}")
     if any(type(count) is not int for count in values["skipped"].values()):
         raise InputError(f"{path}: a count is no number. {AGAIN}")
-    volumes = tuple(VolumeEntry.parse(entry, path) for entry in values["volumes"])
+    volumes = tuple(values["volumes"])
+    if not all(isinstance(entry, VolumeEntry) for entry in volumes):
+        raise InputError(f"{path}: an entry has other fields. {AGAIN}")
     if len({entry.key for entry in volumes}) != len(volumes):
         raise InputError(f"{path}: a volume stands twice. {AGAIN}")
     return Index(volumes, values["parameters"], values["skipped"], values["origin"])
+
+
+def _entry_of(path: Path, values: dict[str, Any]) -> Any:
+    """An entry at once, where that is what an object of the index holds: a million as dictionaries would take 1 GB."""
+    return VolumeEntry.parse(values, path) if values.keys() == FIELDS else values
+
+
+def check_count(store: Path, volumes: int) -> None:
+    """Raise LimGpuError for more volumes than an index holds, before they are made."""
+    if volumes > MOST_VOLUMES:
+        told = f"{volumes:,} volumes, and an index holds {MOST_VOLUMES:,}"
+        raise LimGpuError(f"{store}: {told}. Ingest parts of the sources into stores of their own")
 
 
 def write_index(
@@ -150,7 +171,7 @@ def write_index(
         "origin": origin,
         "parameters": parameters,
         "skipped": skipped,
-        "volumes": [asdict(entry) for entry in volumes],
+        "volumes": list(volumes),
     }
     write_json(store / "store.json", values, LARGE_JSON)
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from lim_gpu.strip import SHOWN, strip
 AGAIN = "Run lim-gpu ingest again"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VolumeEntry:
     """A volume as the index knows it. shape (n, H, W); digest: SHA-256 (hex) of the whole volume."""
 
@@ -48,12 +49,10 @@ class VolumeEntry:
         return cls(digest=digest, **values)
 
     @classmethod
-    def parse(cls, values: Any, path: Path) -> VolumeEntry:
-        """Raises InputError, naming `path`, for anything but an entry; a key can never lead out of the folder."""
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            raise InputError(f"{path}: an entry has other fields. {AGAIN}")
-        texts = all(isinstance(values[name], str) for name in names - {"shape"})
+    def parse(cls, values: dict[str, Any], path: Path) -> VolumeEntry:
+        """From its fields. Raises InputError, naming `path`, for an ill-formed one; no key leads out of the folder."""
+        shape = values["shape"]
+        texts = all(type(value) is str for name, value in values.items() if name != "shape")
         if (
             not texts
             or not KEY.match(values["key"])
@@ -61,12 +60,16 @@ class VolumeEntry:
             or values["dtype"] not in DTYPES
         ):
             raise InputError(f"{path}: an entry is ill-formed. {AGAIN}")
-        shape, limits = values["shape"], (MAX_SLICES, MAX_SIDE, MAX_SIDE)
-        if not isinstance(shape, list) or len(shape) != 3 or not all(type(i) is int for i in shape):
+        if type(shape) is not list or [*map(type, shape)] != [int, int, int]:
             raise InputError(f"{path}: an entry has no shape. {AGAIN}")
-        if not all(0 < length <= limit for length, limit in zip(shape, limits, strict=True)):
-            raise InputError(f"{path}: an entry has {shape[0]} slices of {shape[1]} x {shape[2]}. {AGAIN}")
-        return cls(**(values | {"shape": tuple(shape)}))
+        n, height, width = shape
+        if not (0 < n <= MAX_SLICES and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+            raise InputError(f"{path}: an entry has {n} slices of {height} x {width}. {AGAIN}")
+        often = {name: intern(values[name]) for name in ("patient", "dtype", "modality")}  # one copy for all
+        return cls(**(values | often | {"shape": (n, height, width)}))
+
+
+FIELDS = frozenset(field.name for field in fields(VolumeEntry))
 
 
 class Volume:

@@ -131,7 +131,7 @@ def test_no_host_with_room_is_said(connected, monkeypatch):
 
 
 def test_a_host_of_another_version_is_named(connected, monkeypatch, tmp_path):
-    monkeypatch.setattr(sharing, "version", lambda name: "0.0.1")
+    monkeypatch.setattr(sharing, "own_version", lambda: "0.0.1")
     with pytest.raises(LimGpuError, match=r"has lim-gpu .*, 0\.0\.1 runs here"):
         list(run_batches(partial(clustered.squares, tmp_path), [1]))
 

@@ -22,6 +22,7 @@ from dicom_files import ct, save, series, stored_slice
 from lim_gpu import files
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.ingest import convert_all, ingest
+from lim_gpu.store import slices as store_module
 from lim_gpu.store.private import read_sources
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import TaskResult
@@ -215,6 +216,17 @@ def test_a_full_disk_stops_cleanly(tmp_path, monkeypatch):
     assert not (store / "store.json").exists()
     monkeypatch.undo()
     assert ingest([sources], store, workers=1).reused == 3
+
+
+def test_more_volumes_than_an_index_holds_are_refused_before_one_is_made(tmp_path, monkeypatch):
+    sources = make_sources(tmp_path / "in")
+    monkeypatch.setattr(store_module, "MOST_VOLUMES", 5)
+    for dry_run in (True, False):
+        with pytest.raises(LimGpuError, match=r"store: 6 volumes, and an index holds 5\. Ingest parts of the sources"):
+            ingest(sources, tmp_path / "store", dry_run=dry_run)
+    assert not list((tmp_path / "store").glob("volumes/*"))
+    monkeypatch.setattr(store_module, "MOST_VOLUMES", 6)
+    assert ingest(sources, tmp_path / "store").written == 6
 
 
 def test_a_store_without_volumes_is_never_written(tmp_path):

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lim_gpu.errors import InputError
-from lim_gpu.files import JSON_LIMIT
+from lim_gpu.errors import InputError, LimGpuError
+from lim_gpu.files import JSON_LIMIT, LARGE_JSON
 from lim_gpu.store import slices as store_module
-from lim_gpu.store.slices import SliceStore, read_index, standing_volume, write_index
+from lim_gpu.store.file import MAX_SIDE, MAX_SLICES
+from lim_gpu.store.slices import MOST_VOLUMES, SliceStore, check_count, read_index, standing_volume, write_index
+from lim_gpu.store.volume import VolumeEntry
 from volumes import VOLUMES, forked, pixels, write_store
+
+ENTRY = ("f" * 16, "", (260, 512, 512), "int16", "CT", "d" * 64)  # all but the key
+LARGEST = ("f" * 16, "", (MAX_SLICES, MAX_SIDE, MAX_SIDE), "int16", "OTHER", "d" * 64)
 
 
 def test_volumes_come_in_the_order_of_the_index(path):
@@ -181,6 +187,29 @@ def test_an_index_beyond_the_limit_of_other_files_is_read(path):
     write_index(path, entries, {}, {}, "")
     assert (path / "store.json").stat().st_size > JSON_LIMIT
     assert SliceStore(path).volumes == tuple(entries)
+
+
+def test_an_index_takes_less_than_a_kilobyte_a_volume_to_open(tmp_path):
+    """Told of 4,000: tracemalloc's peak, the text of the file included."""
+    n = 4000
+    write_index(tmp_path, [VolumeEntry(f"{i:016x}", *ENTRY) for i in range(n)], {}, {}, "")
+    tracemalloc.start()
+    try:
+        store = SliceStore(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1000 * n
+    finally:
+        tracemalloc.stop()
+    assert len(store) == n
+    assert store[3].key == f"{3:016x}"
+
+
+def test_an_index_holds_as_many_entries_as_are_told_before_they_are_made(tmp_path):
+    """Of the largest volume, which takes the most digits."""
+    write_index(tmp_path, [VolumeEntry(f"{i:016x}", *LARGEST) for i in range(100)], {}, {}, "")
+    assert (tmp_path / "store.json").stat().st_size / 100 < LARGE_JSON / MOST_VOLUMES
+    check_count(tmp_path, MOST_VOLUMES)
+    with pytest.raises(LimGpuError, match="3,355,444 volumes, and an index holds 3,355,443. Ingest parts"):
+        check_count(tmp_path, MOST_VOLUMES + 1)
 
 
 def test_few_files_are_open_at_a_time_however_many_are_read(tmp_path, monkeypatch):
