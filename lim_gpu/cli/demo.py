@@ -10,8 +10,8 @@ from lim_gpu.errors import UsageError, unwritable
 from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
-from lim_gpu.labels.make import TABLE, make_labels
-from lim_gpu.phantom import DATA_SET, EMBOLI, NODULES, SCANS, write_angiograms, write_data_set
+from lim_gpu.labels.angiograms import make_angiograms
+from lim_gpu.phantom import DATA_SET, EMBOLI, write_data_set
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.matrix_verb import write_matrix
@@ -97,15 +97,10 @@ def run_demo(
 
 def _angiograms(folder: Path, seed: int, reporter: Reporter) -> list[str]:
     """A store of chests after contrast, and a table of labels of each finding; how they are learnt from."""
-    sources, store = folder / "angiogram-sources", folder / "angiograms"
-    reporter.note(f"making angiograms in {sources}")
-    write_angiograms(sources, seed)
-    ingest([sources / SCANS], store, keep_identifiers=True, overwrite=True, reporter=reporter)
-    for finding in (EMBOLI, NODULES):
-        make_labels("nifti", sources / finding, store, folder / finding, overwrite=True, reporter=reporter)
-    tables = [f"{finding:12s}{folder / finding / TABLE}" for finding in (EMBOLI, NODULES)]
-    call = f"lim-gpu finetune {store} --labels {folder / EMBOLI / TABLE} --window angio --folds 2 -o emboli-run"
-    return [f"{'angiograms':12s}{store}", *tables, f"{'try':12s}{call}"]
+    store, tables = make_angiograms(folder, seed, reporter)
+    call = f"lim-gpu finetune {store} --labels {tables[EMBOLI]} --window angio --folds 2 -o emboli-run"
+    places = {"angiograms": store} | tables | {"try": call}
+    return [f"{what:12s}{where}" for what, where in places.items()]
 
 
 @dataclass(frozen=True)

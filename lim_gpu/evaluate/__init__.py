@@ -119,7 +119,7 @@ def _asked(evaluations: Sequence[str]) -> tuple[type[Paper], tuple[str, ...]]:
 def _estimated(todo: Sequence[Job], paper: Paper, worker: JobWorker, *, timed: bool) -> Outcome:
     from lim_gpu.evaluate.estimate import estimate
 
-    values, lines = estimate(todo, worker, partial(paper.planned, worker=worker), timed=timed)
+    values, lines = estimate(todo, worker, partial(paper.planned, worker=worker), paper.networks, timed=timed)
     return Outcome(values, lines + paper.plan_lines(), bool(values["refused"]))
 
 

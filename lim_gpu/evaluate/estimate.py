@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lim_gpu.evaluate.disk import Networks, needed
 from lim_gpu.evaluate.equal import configured
 from lim_gpu.evaluate.grid import CONTROL, EVERY, PAPER_STORE, Pretrain, Reduce
 from lim_gpu.evaluate.job import Job, JobWorker
@@ -39,12 +40,17 @@ class Planned:
 
 
 def estimate(
-    todo: Sequence[Job], worker: JobWorker, planned: Callable[[Job], Planned | None], *, timed: bool
+    todo: Sequence[Job],
+    worker: JobWorker,
+    planned: Callable[[Job], Planned | None],
+    networks: Callable[[Job], Networks | None],
+    *,
+    timed: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """`values` for a program and `lines` for a person; nothing is written. refused: the jobs that cannot run.
 
-    planned: the training that a job is, if it is one and its data are there. timed: measure a training step of each
-    method, which needs torch, for hours and bytes.
+    planned: the training that a job is, if it is one and its data are there; networks: those of a fine-tuning. timed:
+    measure a training step of each method, which needs torch, for hours and bytes.
     """
     plans = [None if worker.done(job) else planned(job) for job in todo]
     rows: list[dict[str, Any]] = [
@@ -55,7 +61,10 @@ def estimate(
     totals: list[str] = []
     if timed:
         costs, totals = _costs(plans, rows, worker.device)
-        values |= costs
+        most, kept = needed(filter(None, (networks(job) for job in todo if not worker.done(job))))
+        values |= costs | {"network_bytes": most, "kept_network_bytes": kept}
+        if most:
+            totals.append(f"fine-tuning: {_gib(most)} of networks at a time; {_gib(kept)} stay, for analyses")
     done, kinds = sum(row["done"] for row in rows), Counter(type(job).__name__.lower() for job in todo)
     told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     if not any("steps" in row for row in rows):
@@ -109,8 +118,11 @@ def _costs(
         return values, []
     said = ", ".join(f"{method} {milliseconds:g} ms" for method, milliseconds in steps.items())
     place = f"{_hours(hours)} on {training_device(device)}, from steps measured there ({said})"
-    left_out = "fine-tuning, which keeps a network a run, and reducing are not counted"
-    return values, [f"pre-training: {place}, {disk / 2**30:.1f} GiB of checkpoints; {left_out}"]
+    return values, [f"pre-training: {place}, {_gib(disk)} of checkpoints; fine-tuning and reducing are not timed"]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _hours(hours: float) -> str:

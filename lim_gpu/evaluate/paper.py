@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lim_gpu.evaluate.disk import Networks
 from lim_gpu.evaluate.estimate import Planned
 from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.files import read_json, write_json, write_text
@@ -56,6 +57,10 @@ class Paper(ABC):
     @abstractmethod
     def planned(self, job: Job, worker: JobWorker) -> Planned | None:
         """The training that a job is, if it is one and its data are there."""
+
+    @abstractmethod
+    def networks(self, job: Job) -> Networks | None:
+        """What a job keeps on the disk if it is a fine-tuning."""
 
     @abstractmethod
     def written(self, output: Path, seed: int, failures: Failures) -> tuple[dict[str, Any], list[str]]:

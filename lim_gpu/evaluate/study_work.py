@@ -12,6 +12,7 @@ from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.evaluate.study import BASELINE, HELD_OUT, RUNS, SEGMENTATION, TRAIN, Score, Start, Study, Task, Train, Tune
 from lim_gpu.evaluate.study_file import INTENSITY, PROTOCOL
 from lim_gpu.evaluate.work import cost_of_training
+from lim_gpu.finetune.folder import drop_networks
 from lim_gpu.finetune.protocol import Protocol, protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
@@ -82,6 +83,7 @@ class StudyWorker(JobWorker):
         checkpoints = () if untrained else (self._checkpoint(job.start, job.seed),)
         asked = request(self.study, job, checkpoints, self.seed)
         outcome = finetune(asked, self.output / job.folder, self.device, self.reporter, overwrite=self.overwrite)
+        drop_networks(self.output / job.folder)
         return {"unchanged": outcome.values["unchanged"]}
 
 

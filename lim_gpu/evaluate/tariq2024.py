@@ -9,19 +9,22 @@ from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import attributes, curves, pretext
+from lim_gpu.evaluate.disk import Networks
 from lim_gpu.evaluate.estimate import Planned
 from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.evaluate.paper import Failures, Paper, write_results
 from lim_gpu.evaluate.part import Part, markdown
 from lim_gpu.evaluate.smoke_study import make_study_data, smoke_study
-from lim_gpu.evaluate.study import HELD_OUT, NAMES, RUNS, TASK_OF, TRAIN, Study, Train, jobs
+from lim_gpu.evaluate.study import HELD_OUT, NAMES, RUNS, TASK_OF, TRAIN, Study, Train, Tune, jobs
 from lim_gpu.evaluate.study_file import read_study
 from lim_gpu.evaluate.study_page import write_study
-from lim_gpu.evaluate.study_work import StudyWorker, with_absolute_paths
+from lim_gpu.evaluate.study_work import StudyWorker, request, with_absolute_paths
+from lim_gpu.finetune.splits import DEFAULT_RUNS
 from lim_gpu.pretrain.pairs import paired
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import open_selected
 from lim_gpu.store.slices import SliceStore
+from lim_gpu.weights.load import told_beside
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,16 @@ class Tariq2024(Paper):
         with open_selected(store) as slices:
             pairs = paired(slices, config.reconstruct.max_mm) if config.method == "next-slice" else slices
             return Planned(config, store, len(pairs), options.get("checkpoint_every", 50))
+
+    def networks(self, job: Job) -> Networks | None:
+        """Of the backbone that was trained, or of the one that begins untrained. No later step needs one."""
+        if not isinstance(job, Tune):
+            return None
+        asked, start = request(self.study, job, (), 0), job.start
+        backbone = self.study.trained(start.run)[0].backbone if start.run else asked.backbone
+        if start.file is not None:
+            backbone = told_beside(start.file).get("backbone")
+        return Networks(backbone, asked.folds or asked.runs or DEFAULT_RUNS, segments=asked.segments)
 
     def written(self, output: Path, seed: int, failures: Failures) -> tuple[dict[str, Any], list[str]]:
         """Write pretext.html, .md and .json, and a picture of each evaluation that has one."""

@@ -9,8 +9,10 @@ from typing import Any
 from lim_gpu.errors import InputError
 from lim_gpu.evaluate import claim
 from lim_gpu.evaluate.config import read_grid
+from lim_gpu.evaluate.disk import Networks, kept
+from lim_gpu.evaluate.equal import options_of
 from lim_gpu.evaluate.estimate import Planned, planned
-from lim_gpu.evaluate.grid import CLAIM, EVALUATIONS, Grid, jobs
+from lim_gpu.evaluate.grid import CLAIM, EVALUATIONS, Finetune, Grid, jobs
 from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.evaluate.page import write_evaluation
 from lim_gpu.evaluate.paper import Failures, Paper, write_results
@@ -73,6 +75,14 @@ class Wolf2024(Paper):
         """A pre-training, of as many slices as its selection keeps."""
         assert isinstance(worker, Worker)
         return planned(job, worker)
+
+    def networks(self, job: Job) -> Networks | None:
+        """Of the backbone that was pre-trained, or of the one that begins untrained."""
+        if not isinstance(job, Finetune):
+            return None
+        options = options_of(self.grid.pretrain, job.pretrain.method)[0] if job.pretrain else self.grid.finetune
+        runs = job.task.folds or self.grid.finetune["runs"]
+        return Networks(options.get("backbone"), runs, kept(job, self.grid))
 
     def plan_lines(self) -> list[str]:
         """What so many seeds can show."""

@@ -10,11 +10,13 @@ from typing import Any
 
 from lim_gpu.analyse import analyse
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.evaluate import disk
 from lim_gpu.evaluate.control import as_many_at_random, as_many_evenly
 from lim_gpu.evaluate.equal import configured
 from lim_gpu.evaluate.grid import CONTROL, EVERY, Analysis, Finetune, Grid, Pretrain, Reduce
 from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.files import locked, read_json
+from lim_gpu.finetune.folder import drop_networks
 from lim_gpu.finetune.protocol import protocol
 from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.run import finetune
@@ -129,6 +131,7 @@ class Worker(JobWorker):
             **request,
         )
         outcome = finetune(asked, self.output / job.folder, self.device, self.reporter, overwrite=self.overwrite)
+        drop_networks(self.output / job.folder, disk.kept(job, self.grid))
         return {"auc": outcome.values["auc"]["mean"], "unchanged": outcome.values["unchanged"]}
 
     def _analyse(self, job: Analysis) -> dict[str, Any]:
@@ -138,7 +141,7 @@ class Worker(JobWorker):
         if isinstance(job.second, Finetune):
             found = sorted((second / "runs").rglob("*.ckpt"))
             if not found:
-                raise InputError(f"{second}: holds no fine-tuned network. Run it again with --overwrite")
+                raise InputError(f"{second}: holds no fine-tuned network. Remove this folder, and run again")
             last = found[0]
         else:
             last = second / "last.ckpt"

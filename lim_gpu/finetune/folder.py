@@ -105,6 +105,14 @@ class RunFolder:
         return record
 
 
+def drop_networks(path: Path, keep: int = 0) -> None:
+    """Remove the networks of a finished folder `path`, whose scores need none, but those of its first `keep` runs."""
+    for checkpoint in path.glob("runs/*/candidate-*/best.ckpt"):
+        if int(checkpoint.parts[-3]) >= keep:
+            checkpoint.unlink()
+            sidecar(checkpoint).unlink(missing_ok=True)
+
+
 def predictions_path(path: Path, run: int) -> Path:
     """Where the predictions of a run on its test part lie, below the folder `path`."""
     return path / "runs" / str(run) / "test.json"

@@ -83,8 +83,8 @@ def _write(paths: list[Path], images: Images, found: Applied) -> None:
 
 def _write_parquet(path: Path, mode: int, images: Images, found: Applied) -> None:
     """A column for each name of an image, and `features`, a list of float32 of fixed length."""
-    import pyarrow  # type: ignore[import-not-found, unused-ignore]
-    from pyarrow.parquet import write_table  # type: ignore[import-not-found, unused-ignore]
+    import pyarrow
+    from pyarrow.parquet import write_table
 
     columns = {name: list(values) for name, values in zip(images.columns, zip(*found.rows, strict=True), strict=True)}
     flat = pyarrow.array(found.values.ravel())

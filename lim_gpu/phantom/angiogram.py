@@ -202,7 +202,8 @@ def _clots(arteries: Sequence[Tube], count: int, least: float, rng: np.random.Ge
 def _nodule(least: float, rng: np.random.Generator) -> list[Tube]:
     """A lump of three lobes, of a radius of at least `least` mm."""
     (centre,) = _in_lung(int(rng.choice((-1, 1))), 1, rng, margin=1.3)
-    radius = rng.uniform(max(NODULE[0], least), NODULE[1])
+    low, high = NODULE
+    radius = rng.uniform(max(low, least), max(high, least))
     ways = rng.normal(size=(3, 3))
     ways *= 0.45 * radius / np.linalg.norm(ways, axis=1, keepdims=True)
     return [Tube(centre, centre + way, 0.8 * radius, 0.6 * radius) for way in ways]

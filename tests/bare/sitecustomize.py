@@ -5,7 +5,7 @@ from importlib.machinery import PathFinder
 
 HIDDEN = frozenset(
     "_gdcm cucim fused_ssim gdcm hdf5plugin hypothesis imagededup imagehash jpeg_ls kornia libjpeg lightly medmnist "
-    "monai nibabel openjpeg playwright pydicom pylibjpeg pytorch_grad_cam pytorch_msssim wandb".split()
+    "monai nibabel openjpeg playwright pyarrow pydicom pylibjpeg pytorch_grad_cam pytorch_msssim wandb".split()
 )
 
 

@@ -38,7 +38,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 
 
 def test_angiograms_come_with_labels_that_finetune_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr("lim_gpu.cli.demo.write_angiograms", partial(write_angiograms, shape=(32, 64, 64)))
+    monkeypatch.setattr("lim_gpu.labels.angiograms.write_angiograms", partial(write_angiograms, shape=(32, 64, 64)))
     lines = _angiograms(tmp_path, 0, Reporter(quiet=True))
     for finding in ("emboli", "nodules"):
         table = read_labels(tmp_path / finding / "labels.csv", tmp_path / "angiograms", None, Reporter(quiet=True))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lim_gpu.evaluate.smoke_study import make_patients, smoke_study
+from lim_gpu.evaluate.smoke_study import make_labelled, smoke_study
 from lim_gpu.evaluate.study import SEGMENTATION, Study, jobs
 from lim_gpu.evaluate.study_work import StudyWorker
 from lim_gpu.progress import Reporter
@@ -16,7 +16,7 @@ from lim_gpu.progress import Reporter
 def tuned(tmp_path_factory):
     """The study, and the output of all its jobs of T3, T5 and T6."""
     folder = tmp_path_factory.mktemp("study")
-    make_patients(folder / "data", 0, Reporter(quiet=True))
+    make_labelled(folder / "data", 0, Reporter(quiet=True))
     whole = smoke_study(folder / "data")
     tasks = {name: _short(name, task) for name, task in whole.tasks.items()}
     study = Study({}, tasks=tasks, baseline={"backbone": "vqae-small", "init": "calibrated"})

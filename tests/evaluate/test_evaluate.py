@@ -10,7 +10,7 @@ import pytest
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import evaluate, smoke
 from lim_gpu.evaluate.estimate import _slices, _threshold_share, measure
-from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Reduce
+from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Reduce, analyses
 from lim_gpu.evaluate.smoke import smoke_grid
 from lim_gpu.evaluate.wolf2024 import PRETRAIN
 from lim_gpu.evaluate.work import Worker
@@ -42,6 +42,8 @@ def test_a_part_of_the_smoke_grid(run):
     assert not any(row["done"] for row in plan.values["jobs"])
     assert plan.values["pretrain_hours"] > 0
     assert plan.values["bytes"] > 2**20
+    assert plan.values["network_bytes"] == 2 * plan.values["kept_network_bytes"] > 2**16  # two runs; all slices' first
+    assert any("of networks at a time" in line for line in plan.lines)
     assert not result.skipped
     rows = result.values["tables"]["A"]
     assert [(row["reduction"], row["budget"]) for row in rows] == [
@@ -59,6 +61,15 @@ def test_a_part_of_the_smoke_grid(run):
     assert "no number here means anything" in text
     assert "| procedural all, swav |" in text
     assert json.loads((output / "evaluation.json").read_text())["failures"] == []
+
+
+def test_of_fine_tuned_networks_the_one_stays_that_an_analysis_looks_at(output):
+    tuned = output / "finetune/procedural/all/swav/planted"
+    assert list(output.glob("finetune/**/*.ckpt")) == [tuned / "runs/0/candidate-0/best.ckpt"]
+    worker = Worker(smoke_grid(output / "data"), output, "cpu", 0, QUIET)
+    analysis = next(one for one in analyses(worker.grid) if one.kind == "tsne")
+    worker.do(analysis)
+    assert (output / analysis.folder / "tsne.png").exists()
 
 
 def test_a_second_run_does_nothing_again(output):

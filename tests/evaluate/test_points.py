@@ -86,7 +86,7 @@ def test_what_is_asked_of_a_fine_tuning(tuned, tmp_path):
     assert asked.protocol.head_epochs == asked.protocol.epochs == 2
     assert (asked.target, asked.seed, asked.checkpoints, asked.backbone, asked.init) == ("sex", 3, given, None, None)
     assert not asked.protocol.flip
-    asked = request(study, Tune("classification", BASELINE, "spot", 0.5), (), 0)
+    asked = request(study, Tune("classification", BASELINE, fraction=0.5), (), 0)
     assert (asked.backbone, asked.init, asked.fraction, asked.choose) == ("vqae-small", "calibrated", 0.5, "auc")
     assert request(study, Tune("segmentation", RANDOM), (), 0).segments
     longer = replace(study.tasks["attributes"], options={**study.tasks["attributes"].options, "runs": DEFAULT_RUNS})

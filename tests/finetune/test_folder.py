@@ -7,7 +7,8 @@ import json
 import pytest
 
 from lim_gpu.errors import UsageError
-from lim_gpu.finetune.folder import OWN, RunFolder, predictions_path
+from lim_gpu.finetune.folder import OWN, RunFolder, drop_networks, predictions_path
+from lim_gpu.weights.load import sidecar
 
 
 @pytest.fixture
@@ -83,3 +84,16 @@ def test_weights_that_were_not_chosen_go_with_their_json(folder):
     folder.drop_checkpoint(0, 0)
     assert [one.name for one in path.parent.iterdir()] == ["training.json"]
     folder.drop_checkpoint(0, 1)  # gone before: a run that goes on
+
+
+@pytest.mark.parametrize("keep", [0, 1, 10])
+def test_networks_of_the_first_runs_stay(folder, keep):
+    paths = [folder.checkpoint(run, 0) for run in range(11)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        sidecar(path).write_text("{}")
+    drop_networks(folder.path, keep)
+    stays = [run < keep for run in range(11)]
+    assert [path.exists() for path in paths] == [sidecar(path).exists() for path in paths] == stays
+    assert folder.training(0, 0).exists()

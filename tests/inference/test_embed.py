@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import lim_gpu
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.inference.embed import embed
 from lim_gpu.intensity import Intensity
@@ -98,4 +99,27 @@ def test_parquet_holds_names_and_features(store_path, pretrained, tmp_path):
     embed(store_path, checkpoint, tmp_path / "g.parquet", **how)
     table = parquet.read_table(tmp_path / "g.parquet")
     np.testing.assert_array_equal(np.array(table["features"].to_pylist(), np.float32), np.load(tmp_path / "f.npy"))
-    assert table.column_names == ["volume", "slice", "z_mm", "features"]
+    assert [f"{field.name} {field.type}" for field in table.schema] == [
+        "volume string",
+        "slice int64",
+        "z_mm double",
+        "features fixed_size_list<element: float>[512]",
+    ]
+    assert embed(store_path, checkpoint, tmp_path / "g.parquet", **how).values["unchanged"]
+
+
+def test_parquet_joins_a_selection_in_pandas(store_path, pretrained, tmp_path):
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    checkpoint, _network = pretrained()
+    embed(store_path, checkpoint, tmp_path / "f.parquet", device="cpu", reporter=QUIET)
+    with SliceStore(store_path) as store:
+        kept = lim_gpu.reduce(store, "every-n", keep=0.25, output=tmp_path / "selection.csv").kept()
+    features = pandas.read_parquet(tmp_path / "f.parquet")
+    selection = pandas.read_csv(tmp_path / "selection.csv", dtype={"volume": str})  # a key may look like a number
+    joined = features.merge(selection, on=["volume", "slice"], validate="one_to_one")
+    assert len(joined) == 74
+    chosen = joined[joined.kept == 1]
+    assert list(zip(chosen.volume, chosen.slice, strict=True)) == kept
+    assert np.stack(chosen.features).dtype == np.float32
+    np.testing.assert_array_equal(joined.z_mm_x, joined.z_mm_y)

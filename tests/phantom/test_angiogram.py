@@ -48,6 +48,11 @@ def test_nodules_are_soft_lumps_in_the_lung(chest):
         assert np.median(chest.hu[around]) < LUNG + 100
 
 
+def test_in_coarse_voxels_findings_are_as_wide_as_they_show():
+    coarse = angiogram(6, 48, 48, seed=1)  # slices lie 40 mm apart, and a nodule of a usual size would be on none
+    assert set(np.unique(coarse.nodules)) == {0, 1, 2}
+
+
 def test_no_finding_is_asked_for_and_none_is_there():
     plain = angiogram(12, 64, 64, seed=5, emboli=0, nodules=0)
     assert not plain.emboli.any()
