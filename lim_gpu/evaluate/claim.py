@@ -16,6 +16,7 @@ import numpy as np
 
 from lim_gpu.evaluate.evidence import Difference, Seeds, detectable, difference, holm, seeds_needed, verdict
 from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Finetune, Grid, Pretrain, Reduce, Task, claim_arms
+from lim_gpu.evaluate.negatives import NEGATIVES
 from lim_gpu.evaluate.part import table_lines
 from lim_gpu.files import read_json
 from lim_gpu.finetune.results import read_finished
@@ -72,14 +73,14 @@ class Row:
 
 def title(arm: Pretrain) -> str:
     """What an arm was pre-trained on, and for how long."""
-    hidden = ", negatives of the volume hidden" if arm.hidden else ""
+    negatives = f", {NEGATIVES[arm.negatives].title}" if arm.negatives else ""
     budget = {"both": "", "steps": STEPS, "epochs": EPOCHS}[arm.budget]
-    return TITLES[arm.reduce.name] + hidden + budget
+    return TITLES[arm.reduce.name] + negatives + budget
 
 
 def comparisons(arms: Sequence[Pretrain]) -> list[Comparison]:
-    """Those of the arms of one seed: HASH-6 with every other at equal steps and at equal epochs; hiding negatives."""
-    whole = next(title(arm) for arm in arms if arm.reduce.name == "all" and not arm.hidden)
+    """Those of the arms of one seed: HASH-6 with every other at equal steps and at equal epochs; NEGATIVES with all."""
+    whole = next(title(arm) for arm in arms if arm.reduce.name == "all" and not arm.negatives)
     found = []
     for budget in ("steps", "epochs"):
         own = [arm for arm in arms if arm.budget == budget]
@@ -89,7 +90,7 @@ def comparisons(arms: Sequence[Pretrain]) -> list[Comparison]:
         others = [title(arm) for arm in own if arm.reduce.name != "hash 6"]
         found += [Comparison(chosen, others[0], budget == "steps"), Comparison(chosen, whole, budget == "steps")]
         found += [Comparison(chosen, other) for other in others[1:]]
-    return found + [Comparison(title(arm), whole) for arm in arms if arm.hidden]
+    return found + [Comparison(title(arm), whole) for arm in arms if arm.negatives]
 
 
 def seeds_done(grid: Grid, output: Path) -> int:

@@ -60,16 +60,17 @@ def test_arms_are_compared_at_equal_steps_and_at_equal_epochs_and_two_decide():
         "all",
         *(f"{name}, equal {budget}" for budget in ("steps", "epochs") for name in ("hash 6", "random", "every-n")),
         "all, negatives of the volume hidden",
+        "all, alike negatives hidden",
+        "all, alike negatives softened",
     ]
     found = claim.comparisons(arms)
     assert [one.title for one in found if one.primary] == [
         "hash 6 less random, equal steps",
         "hash 6 less all, equal steps",
     ]
-    assert found[-1].title == "all, negatives of the volume hidden less all"
-    assert len(found) == 7
-    assert len({arm.folder for arm in arms}) == 8
-    assert not any(arm.hidden for arm in claim_arms(replace(GRID, method="swav")))
+    assert [one.title for one in found[6:]] == [f"{claim.title(arm)} less all" for arm in arms[7:]]
+    assert len({arm.folder for arm in arms}) == 10
+    assert not any(arm.negatives for arm in claim_arms(replace(GRID, method="swav")))
 
 
 def test_chance_chooses_anew_with_every_seed_and_nothing_else_does():
@@ -85,7 +86,7 @@ def test_jobs_go_seed_by_seed_behind_what_all_need():
     assert seeds == sorted(seeds)
     order = {job: place for place, job in enumerate(todo)}
     assert order[Reduce("S", "hash 6")] < min(order[Reduce("S", CONTROL)], order[Reduce("S", EVERY)])
-    assert sum(isinstance(job, Pretrain) for job in todo) == 8 * 3
+    assert sum(isinstance(job, Pretrain) for job in todo) == 10 * 3
 
 
 def test_a_gain_over_both_is_shown(tmp_path):
