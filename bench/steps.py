@@ -10,11 +10,12 @@ not count. Of compiling the CPU seconds of everything that it starts.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,15 +29,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import inputs
-from bench.step_parts import milliseconds
+from bench.step_parts import ROUNDS, milliseconds
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.callbacks import Recorder
 from lim_gpu.pretrain.config import PretrainConfig, resolve
+from lim_gpu.pretrain.datamodule import Epochs
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.method import Pretraining, step_generator
 from lim_gpu.pretrain.optimizers import build_optimizer
 from lim_gpu.pretrain.plan import Plan
-from lim_gpu.pretrain.resident import SliceBatch
+from lim_gpu.pretrain.resident import ResidentSlices, SliceBatch
 from lim_gpu.pretrain.training import build_method, build_trainer
 from lim_gpu.progress import Reporter
 from lim_gpu.weights.backbone import features, network
@@ -111,24 +113,29 @@ def configured(method: str, **overrides: Any) -> PretrainConfig:
     return resolve(method, overrides=own | {"backbone": "resnet18", "batch_size": BATCH, "epochs": 1} | overrides)
 
 
-def of(config: PretrainConfig) -> tuple[Plan, Pretraining, SliceBatch]:
-    """A method with a batch that comes again and again."""
+def of(config: PretrainConfig) -> tuple[Plan, Pretraining, Epochs]:
+    """A method with its slices."""
     plan = Plan(config, Path("slices"), None, Intensity(), STEPS * BATCH, 1, {})
-    ids = torch.arange(BATCH)
-    batch = SliceBatch(inputs.volume(BATCH, "cpu"), torch.full((BATCH, 2), inputs.SIZE), ids, ids)
-    return plan, build_method(plan, CPU), batch
+    return plan, build_method(plan, CPU), Epochs(slices(), BATCH, config.seed)
+
+
+@cache
+def slices() -> ResidentSlices:
+    """Those of an epoch."""
+    sizes = torch.full((STEPS * BATCH, 2), inputs.SIZE)
+    return ResidentSlices(inputs.volume(len(sizes), "cpu"), sizes, torch.zeros(len(sizes), dtype=torch.int64))
 
 
 def trained(config: PretrainConfig, ready: list[Tensor] | None) -> float:
     """Milliseconds of a step of the product, on `ready` views or with its own."""
-    plan, module, batch = of(config)
+    plan, module, epochs = of(config)
     if ready is not None:
         module.views = lambda batch, generator: ready  # type: ignore[method-assign]
     clock = Clock()
     with TemporaryDirectory() as folder:
         recorder = Recorder(plan, RunFolder(Path(folder)), Reporter(quiet=True), [], None, 1)
         trainer = build_trainer(plan, CPU, "32-true", [recorder, clock])
-        trainer.fit(module, train_dataloaders=[batch] * STEPS)
+        trainer.fit(module, train_dataloaders=epochs)
         recorder.close()
     return clock.milliseconds
 
@@ -148,16 +155,17 @@ def plain(kind: type[nn.Module], config: PretrainConfig, views: list[Tensor]) ->
 
 
 def compare_products() -> None:
-    """A row a method: plain torch, the product on the same views, and the product."""
+    """A row a method: plain torch, the product on the same views, and the product; in turns."""
     kinds: dict[str, tuple[type[nn.Module], PretrainConfig]] = {
         "SwAV": (PlainSwAV, configured("swav")),
         "MoCo": (PlainMoCo, configured("moco")),
         "MoCo, one group of batch norm": (PlainMoCo, configured("moco", **{"moco.bn_groups": 1})),
     }
     for name, (kind, config) in kinds.items():
-        _, module, batch = of(config)
-        views = module.views(batch, step_generator(0, 0, 0))
-        alone, ready, whole = plain(kind, config, views), trained(config, views), trained(config, None)
+        _, module, epochs = of(config)
+        views = module.views(next(iter(epochs)), step_generator(0, 0, 0))
+        ways = (partial(plain, kind, config, views), partial(trained, config, views), partial(trained, config, None))
+        alone, ready, whole = map(min, zip(*([way() for way in ways] for _ in range(ROUNDS)), strict=True))
         print(
             f"{name}: plain {alone:.0f} ms; ours, ready views {ready:.0f} ms, {alone / ready:.0%}; with views "
             f"{whole:.0f} ms, {alone / whole:.0%}",
@@ -177,7 +185,8 @@ def compare_compiled() -> None:
 
 def stepped(config: PretrainConfig) -> tuple[float, Tensor, float]:
     """Milliseconds of forward and backward, a later loss, and CPU seconds of the first step, compiling included."""
-    _, module, batch = of(config)
+    _, module, epochs = of(config)
+    batch = next(iter(epochs))
     views = module.views(batch, step_generator(0, 0, 0))
     step: Callable[[], Tensor] = partial(_loss, module, views, batch)
     start = sum(os.times()[:4])
@@ -195,4 +204,5 @@ def _loss(module: Pretraining, views: list[Tensor], batch: SliceBatch) -> Tensor
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     (compare_compiled if sys.argv[1:] == ["compiled"] else compare_products)()

@@ -115,13 +115,32 @@ def test_no_gain_is_not_shown(tmp_path, skills, said):
 
 def test_only_whole_seeds_count(tmp_path):
     made(tmp_path, lambda arm: 0.5, seeds=3)
-    last = replace(claim_arms(GRID)[-1], seed=2)
-    (tmp_path / Finetune(last, GRID.tasks[0]).folder / "results.json").unlink()
-    assert claim.seeds_done(GRID, tmp_path) == 2
+    arms = claim_arms(GRID)
+    unfinished(tmp_path, arms[6], seed=2)
+    assert claim.seeds_done(GRID, tmp_path, arms) == 2
     assert claim.told(GRID, tmp_path, 0).values["seeds"] == 2
     none = claim.told(GRID, tmp_path / "none", 0)
     assert none.sections == []
     assert "No seed is whole yet." in claim.markdown(none.sections)
+
+
+def unfinished(output: Path, arm: Pretrain, seed: int) -> None:
+    (output / Finetune(arm.seeded(seed), GRID.tasks[0]).folder / "results.json").unlink()
+
+
+def test_negatives_that_are_not_tried_yet_leave_the_verdict_its_seeds(tmp_path):
+    made(tmp_path, lambda arm: 0.5, seeds=3)
+    *_, hidden, softened = claim_arms(GRID)
+    unfinished(tmp_path, hidden, seed=2)
+    for seed in range(3):
+        unfinished(tmp_path, softened, seed)
+    told = claim.told(GRID, tmp_path, 0)
+    assert told.values["seeds"] == 3
+    assert [len(row["seeds"]) for row in told.values["rows"]] == [3] * 7 + [2]
+    arms, compared = told.sections[0].tables
+    assert compared[-1][0] == "all, alike negatives hidden less all (2 seeds)"
+    assert arms[-1][0] == "all, alike negatives hidden"
+    assert arms[-1][3].endswith(" (2 seeds)")
 
 
 def test_the_page_and_the_picture(tmp_path):
