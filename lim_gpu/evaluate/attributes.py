@@ -19,7 +19,7 @@ CHANCE = 0.5
 FEW = 20  # test patients of whom an interval by resampling says little
 NOTES = (
     "frozen: a linear layer on features that stay as they are; random: the same network, trained from random weights "
-    "end to end, as the paper's; random, frozen: features that nothing was learnt for",
+    "end to end, as the paper's; random, frozen: calibrated features that nothing was learnt for",
     "may be concluded: that an attribute can be read linearly from features, in these data, by so much, with this "
     "interval; intervals are not corrected for the number of starts and attributes",
     "may not: that a diagnosis made from the features uses it; that features from which it cannot be read linearly do "

@@ -16,6 +16,7 @@ import numpy as np
 
 from lim_gpu.evaluate.evidence import Difference, Seeds, detectable, difference, holm, seeds_needed, verdict
 from lim_gpu.evaluate.grid import CONTROL, EVERY, UNTRAINED, Finetune, Grid, Pretrain, Reduce, Task, claim_arms
+from lim_gpu.evaluate.negatives import NEGATIVES
 from lim_gpu.evaluate.part import table_lines
 from lim_gpu.files import read_json
 from lim_gpu.finetune.results import read_finished
@@ -72,14 +73,14 @@ class Row:
 
 def title(arm: Pretrain) -> str:
     """What an arm was pre-trained on, and for how long."""
-    hidden = ", negatives of the volume hidden" if arm.hidden else ""
+    negatives = f", {NEGATIVES[arm.negatives].title}" if arm.negatives else ""
     budget = {"both": "", "steps": STEPS, "epochs": EPOCHS}[arm.budget]
-    return TITLES[arm.reduce.name] + hidden + budget
+    return TITLES[arm.reduce.name] + negatives + budget
 
 
 def comparisons(arms: Sequence[Pretrain]) -> list[Comparison]:
-    """Those of the arms of one seed: HASH-6 with every other at equal steps and at equal epochs; hiding negatives."""
-    whole = next(title(arm) for arm in arms if arm.reduce.name == "all" and not arm.hidden)
+    """Those of the arms of one seed: HASH-6 with every other at equal steps and at equal epochs; NEGATIVES with all."""
+    whole = next(title(arm) for arm in arms if arm.reduce.name == "all" and not arm.negatives)
     found = []
     for budget in ("steps", "epochs"):
         own = [arm for arm in arms if arm.budget == budget]
@@ -89,35 +90,38 @@ def comparisons(arms: Sequence[Pretrain]) -> list[Comparison]:
         others = [title(arm) for arm in own if arm.reduce.name != "hash 6"]
         found += [Comparison(chosen, others[0], budget == "steps"), Comparison(chosen, whole, budget == "steps")]
         found += [Comparison(chosen, other) for other in others[1:]]
-    return found + [Comparison(title(arm), whole) for arm in arms if arm.hidden]
+    return found + [Comparison(title(arm), whole) for arm in arms if arm.negatives]
 
 
-def seeds_done(grid: Grid, output: Path) -> int:
-    """Seeds, from the first on, of which everything is done."""
+def seeds_done(grid: Grid, output: Path, arms: Sequence[Pretrain]) -> int:
+    """Seeds, from the first on, of which all tasks of these arms are done."""
     wanted = [
-        [
-            output / Finetune(arm.seeded(seed), task).folder / "results.json"
-            for arm in claim_arms(grid)
-            for task in grid.tasks
-        ]
+        [output / Finetune(arm.seeded(seed), task).folder / "results.json" for arm in arms for task in grid.tasks]
         for seed in range(grid.seeds)
     ]
     whole = [all(path.exists() for path in paths) for paths in wanted]
     return whole.index(False) if False in whole else grid.seeds
 
 
+def whole_seeds(grid: Grid, output: Path) -> int:
+    """Seeds of which everything is done but, perhaps, arms of NEGATIVES, which decide nothing."""
+    return seeds_done(grid, output, [arm for arm in claim_arms(grid) if not arm.negatives])
+
+
 def compared(grid: Grid, output: Path, seed: int) -> list[Row]:
-    """Every comparison of every task over the seeds that are done. seed: of the draws of test patients."""
-    arms, number = claim_arms(grid), seeds_done(grid, output)
-    if not number:
-        return []
+    """Every comparison of every task over the seeds that are whole, and have both of its arms.
+
+    seed: of the draws of test patients.
+    """
+    arms, whole = {title(arm): arm for arm in claim_arms(grid)}, whole_seeds(grid, output)
     found: list[tuple[str, Comparison, Difference]] = []
-    for task in grid.tasks:
-        sides = {title(arm): _predictions(arm, task, number, output) for arm in arms}
-        positive = _positive(arms[0], task, output)
-        found += [
-            (task.name, one, difference(sides[one.arm], sides[one.other], positive, seed)) for one in comparisons(arms)
-        ]
+    for task in grid.tasks if whole else ():
+        positive = _positive(arms["all"], task, output)
+        for one in comparisons(list(arms.values())):
+            pair = arms[one.arm], arms[one.other]
+            if number := min(whole, seeds_done(grid, output, pair)):
+                arm, other = (_predictions(side, task, number, output) for side in pair)
+                found.append((task.name, one, difference(arm, other, positive, seed)))
     primary = [told.p for _, one, told in found if one.primary]
     adjusted = iter(holm(primary))
     return [Row(task, one, told, next(adjusted) if one.primary else None) for task, one, told in found]
@@ -158,7 +162,7 @@ class Section:
 def _section(task: Task, rows: Sequence[Row], grid: Grid, output: Path) -> Section:
     seeds = len(rows[0].found.seeds)
     arms = [("pre-trained on", "slices", "steps", "AUC, mean ± sd over seeds"), *_arm_rows(grid, task, output, seeds)]
-    compared = [("AUC of", "mean", "95 %", "p", "p by Holm", "less is more"), *map(_cells, rows)]
+    compared = [("AUC of", "mean", "95 %", "p", "p by Holm", "less is more"), *(_cells(row, seeds) for row in rows)]
     return Section(sentence(rows, _budget(grid, output, seeds)), (arms, compared))
 
 
@@ -190,11 +194,14 @@ def _budget(grid: Grid, output: Path, seeds: int) -> str:
 def _arm_rows(grid: Grid, task: Task, output: Path, seeds: int) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for arm in claim_arms(grid):
-        own = [arm.seeded(seed) for seed in range(seeds)]
+        number = min(seeds, seeds_done(grid, output, [arm]))
+        if not number:
+            continue
+        own = [arm.seeded(seed) for seed in range(number)]
         means = [read_json(output / Finetune(one, task).folder / "results.json")["auc"]["mean"] for one in own]
         kept = read_json(output / Reduce(arm.reduce.store, arm.reduce.name).folder / "job.json").get("kept", 0)
         steps = read_json(output / arm.folder / "job.json").get("steps", 0)
-        found.append((title(arm), f"{kept:,}", f"{steps:,}", _mean(means)))
+        found.append((title(arm), f"{kept:,}", f"{steps:,}", _mean(means) + _fewer(number, seeds)))
     for init in UNTRAINED:
         path = output / Finetune(None, task, init).folder / "results.json"
         if path.exists():
@@ -207,12 +214,17 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}{sd}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _fewer(seeds: int, whole: int) -> str:
+    return f" ({counted(seeds, 'seed')})" if seeds < whole else ""
+
+
+def _cells(row: Row, seeds: int) -> tuple[str, ...]:
     interval = row.found.interval
     spread = "" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
     adjusted = "" if row.adjusted is None else f"{row.adjusted:.3f}"
     said = f"**{row.verdict}**" if row.comparison.primary else ""
-    return row.comparison.title, f"{row.found.mean:+.3f}", spread, f"{row.found.p:.3f}", adjusted, said
+    title = row.comparison.title + _fewer(len(row.found.seeds), seeds)
+    return title, f"{row.found.mean:+.3f}", spread, f"{row.found.p:.3f}", adjusted, said
 
 
 def draw(rows: Sequence[Row]) -> Any:
@@ -251,7 +263,7 @@ def told(grid: Grid, output: Path, seed: int) -> Told:
     rows = compared(grid, output, seed)
     own = {task: [row for row in rows if row.task == task.name] for task in grid.tasks} if rows else {}
     sections = [_section(task, of_task, grid, output) for task, of_task in own.items()]
-    values = {"seeds": seeds_done(grid, output), "rows": [row.values() for row in rows]}
+    values = {"seeds": whole_seeds(grid, output), "rows": [row.values() for row in rows]}
     return Told(sections, values | {"sentences": [one.sentence for one in sections]}, draw(rows) if rows else None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lim_gpu.evaluate.grid import Grid, Pretrain
+from lim_gpu.evaluate.negatives import NEGATIVES
 from lim_gpu.pretrain.config import PretrainConfig, resolve
 from lim_gpu.pretrain.presets import SECTIONS
 
@@ -34,8 +35,8 @@ def configured(
         if config.queued and config.queue_length(kept(REFERENCE)):
             section = SECTIONS[job.method]
             overrides |= {f"{section}.queue": config.queue_length(kept(REFERENCE)), f"{section}.queue_share": 0.0}
-    if job.hidden:
-        overrides["moco.mask_same_volume"] = True
+    if job.negatives:
+        overrides |= NEGATIVES[job.negatives].settings
     if job.strength != 1:
         overrides["strength"] = job.strength
     every = options.setdefault("checkpoint_every", CHECKPOINT_EVERY)

@@ -12,6 +12,7 @@ from typing import Any
 
 from lim_gpu.errors import UsageError
 from lim_gpu.evaluate.job import Job
+from lim_gpu.evaluate.negatives import NEGATIVES
 from lim_gpu.pretrain.strength import SCALED
 
 CLAIM = "claim"  # is less more?
@@ -103,7 +104,7 @@ class Pretrain(Job):
 
     budget  "epochs", "steps", or "both": ALL, with which others are compared at equal steps as well
     seed    counts from that of the evaluation
-    hidden  of moco: no slice of the query's volume is a negative
+    negatives  of moco: which of NEGATIVES are hidden or count less; "": all count
     strength  factor of the augmentation
     """
 
@@ -111,14 +112,14 @@ class Pretrain(Job):
     method: str
     budget: str = "epochs"
     seed: int = 0
-    hidden: bool = False
+    negatives: str = ""
     strength: float = 1.0
 
     @property
     def folder(self) -> str:
         """Where it stands, below the output."""
         last = f"{self.method}-equal-steps" if self.budget == "steps" else self.method
-        last = f"{last}-volume-hidden" if self.hidden else last
+        last = f"{last}-{self.negatives}" if self.negatives else last
         last = f"{last}-strength-{self.strength:g}" if self.strength != 1 else last
         last = f"{last}-seed-{self.seed}" if self.seed else last
         return f"pretrain/{replace(self.reduce, seed=0).folder.removeprefix('reduce/')}/{last}"
@@ -223,13 +224,14 @@ def pretrainings(evaluation: str, grid: Grid) -> list[Pretrain]:
 def claim_arms(grid: Grid) -> list[Pretrain]:
     """What the claim compares, with the first seed: of one store, at equal steps and at equal epochs.
 
-    Of moco also all slices with those of the query's volume hidden: were false negatives the harm that many slices do,
-    hiding them would gain as much as reducing.
+    Of moco also all slices with NEGATIVES: were false negatives the harm that many slices do, hiding them would gain as
+    much as reducing.
     """
     whole, *others = (Reduce(grid.one_store, name) for name in reductions(CLAIM, weights=False))
     arms = [Pretrain(whole, grid.method, "both")]
     arms += [Pretrain(one, grid.method, budget) for budget in ("steps", "epochs") for one in others]
-    return arms + ([Pretrain(whole, grid.method, "both", hidden=True)] if grid.method == "moco" else [])
+    hiding = NEGATIVES if grid.method == "moco" else ()
+    return arms + [Pretrain(whole, grid.method, "both", negatives=name) for name in hiding]
 
 
 def strength_arms(grid: Grid) -> list[Pretrain]:

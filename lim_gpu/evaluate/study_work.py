@@ -98,6 +98,8 @@ def request(study: Study, job: Tune, checkpoints: tuple[Path, ...], seed: int) -
         options = {"backbone": study.trained("masked")[0].backbone} | options
     if job.frozen:
         options["head_epochs"] = options.get("epochs", Protocol.epochs)
+        if not checkpoints:  # the fair control: every trained network's batch norm has seen images
+            options["init"] = "calibrated"
     changes = {name: options.pop(name) for name in PROTOCOL if name in options}
     intensity = Intensity.parse(**{name: options.pop(name) for name in INTENSITY if name in options})
     return Request(

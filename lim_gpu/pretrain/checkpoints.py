@@ -129,7 +129,7 @@ def load_state(path: Path, plan: Plan) -> dict[str, Any]:
     # A kill between the two renames leaves the sidecar of the save before; then its checksum is of another file.
     if known.get("global_step") == step and known.get("sha256") != file_sha256(path):
         raise InputError(f"{path}: damaged, its SHA-256 is another than {sidecar(path).name} says. {AGAIN}")
-    if record.get("fingerprint") != plan.fingerprint:
+    if not plan.is_of(record):
         raise InputError(f"{path}: is of another run than config.json. {AGAIN}")
     return dict(state)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from lim_gpu.errors import InputError, UsageError, unwritable
 from lim_gpu.files import parse_json, read_json, write_json, write_text
+from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.weights.load import sidecar
 
@@ -48,7 +49,7 @@ class RunFolder:
         record = self.record()
         if not any(self.path.glob("*.ckpt")):
             return "nothing"
-        if record["fingerprint"] != plan.fingerprint:
+        if not plan.is_of(record):
             if overwrite:
                 return "nothing"
             raise UsageError(
@@ -137,13 +138,21 @@ class RunFolder:
 
 def _difference(record: dict[str, Any], plan: Plan) -> str:
     """The first setting in which a standing run differs, as a user would name it."""
-    before, now = _flat(record["config"] | record["data"]), _flat(plan.config.to_dict() | plan.data)
+    before, now = _flat(_known(record["config"]) | record["data"]), _flat(plan.config.to_dict() | plan.data)
     for name in [*now, *before]:
         if before.get(name) != now.get(name):
             if name in plan.data or name.startswith("intensity"):
                 return f"another {name}"
             return f"{name} {before.get(name)}, not {now.get(name)}"
     return "by another version of this program"
+
+
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+    """With the settings that came later at their defaults; as it is where a newer version made it."""
+    try:
+        return PretrainConfig.from_dict(config).to_dict()
+    except UsageError:
+        return config
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

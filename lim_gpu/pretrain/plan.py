@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ class Plan:
     def fingerprint(self) -> str:
         """Of the data, the configuration and the algorithm: equal for runs that are the same run."""
         return fingerprint([ALGORITHM, self.config.to_dict(), self.data])
+
+    def is_of(self, record: Mapping[str, Any]) -> bool:
+        """Whether the run that recorded its "config" and "fingerprint" is this one, made by an older version too.
+
+        A setting that came later leaves at its default what was done without it, or else ALGORITHM rises with it.
+        """
+        try:
+            known = PretrainConfig.from_dict(record.get("config", {}))
+        except UsageError:  # a newer version's
+            return False
+        made = fingerprint([ALGORITHM, record["config"], self.data])
+        return known == self.config and record.get("fingerprint") == made
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

@@ -60,16 +60,17 @@ def test_arms_are_compared_at_equal_steps_and_at_equal_epochs_and_two_decide():
         "all",
         *(f"{name}, equal {budget}" for budget in ("steps", "epochs") for name in ("hash 6", "random", "every-n")),
         "all, negatives of the volume hidden",
+        "all, alike negatives hidden",
+        "all, alike negatives softened",
     ]
     found = claim.comparisons(arms)
     assert [one.title for one in found if one.primary] == [
         "hash 6 less random, equal steps",
         "hash 6 less all, equal steps",
     ]
-    assert found[-1].title == "all, negatives of the volume hidden less all"
-    assert len(found) == 7
-    assert len({arm.folder for arm in arms}) == 8
-    assert not any(arm.hidden for arm in claim_arms(replace(GRID, method="swav")))
+    assert [one.title for one in found[6:]] == [f"{claim.title(arm)} less all" for arm in arms[7:]]
+    assert len({arm.folder for arm in arms}) == 10
+    assert not any(arm.negatives for arm in claim_arms(replace(GRID, method="swav")))
 
 
 def test_chance_chooses_anew_with_every_seed_and_nothing_else_does():
@@ -85,7 +86,7 @@ def test_jobs_go_seed_by_seed_behind_what_all_need():
     assert seeds == sorted(seeds)
     order = {job: place for place, job in enumerate(todo)}
     assert order[Reduce("S", "hash 6")] < min(order[Reduce("S", CONTROL)], order[Reduce("S", EVERY)])
-    assert sum(isinstance(job, Pretrain) for job in todo) == 8 * 3
+    assert sum(isinstance(job, Pretrain) for job in todo) == 10 * 3
 
 
 def test_a_gain_over_both_is_shown(tmp_path):
@@ -114,13 +115,32 @@ def test_no_gain_is_not_shown(tmp_path, skills, said):
 
 def test_only_whole_seeds_count(tmp_path):
     made(tmp_path, lambda arm: 0.5, seeds=3)
-    last = replace(claim_arms(GRID)[-1], seed=2)
-    (tmp_path / Finetune(last, GRID.tasks[0]).folder / "results.json").unlink()
-    assert claim.seeds_done(GRID, tmp_path) == 2
+    arms = claim_arms(GRID)
+    unfinished(tmp_path, arms[6], seed=2)
+    assert claim.seeds_done(GRID, tmp_path, arms) == 2
     assert claim.told(GRID, tmp_path, 0).values["seeds"] == 2
     none = claim.told(GRID, tmp_path / "none", 0)
     assert none.sections == []
     assert "No seed is whole yet." in claim.markdown(none.sections)
+
+
+def unfinished(output: Path, arm: Pretrain, seed: int) -> None:
+    (output / Finetune(arm.seeded(seed), GRID.tasks[0]).folder / "results.json").unlink()
+
+
+def test_negatives_that_are_not_tried_yet_leave_the_verdict_its_seeds(tmp_path):
+    made(tmp_path, lambda arm: 0.5, seeds=3)
+    *_, hidden, softened = claim_arms(GRID)
+    unfinished(tmp_path, hidden, seed=2)
+    for seed in range(3):
+        unfinished(tmp_path, softened, seed)
+    told = claim.told(GRID, tmp_path, 0)
+    assert told.values["seeds"] == 3
+    assert [len(row["seeds"]) for row in told.values["rows"]] == [3] * 7 + [2]
+    arms, compared = told.sections[0].tables
+    assert compared[-1][0] == "all, alike negatives hidden less all (2 seeds)"
+    assert arms[-1][0] == "all, alike negatives hidden"
+    assert arms[-1][3].endswith(" (2 seeds)")
 
 
 def test_the_page_and_the_picture(tmp_path):

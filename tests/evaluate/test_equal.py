@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 import lim_gpu
 from lim_gpu.evaluate.control import as_many_at_random
-from lim_gpu.evaluate.equal import configured, equal_steps
+from lim_gpu.evaluate.equal import REFERENCE, configured, equal_steps
 from lim_gpu.evaluate.grid import Finetune, Grid, Pretrain, Reduce, Task, seeded
+from lim_gpu.evaluate.negatives import NEGATIVES
 from lim_gpu.evaluate.table import cells, table
 from lim_gpu.evaluate.wolf2024 import PRETRAIN
 from lim_gpu.pretrain.config import resolve
@@ -52,6 +54,20 @@ def test_the_numbers_of_lidc():
     assert (config.swav.queue_from_step, config.swav.freeze_iterations) == (28_650, 1910)
     config, _, _ = made("recommended", "moco", "all", "both")
     assert config.queue_length(SLICES["all"]) == 5632
+
+
+def test_arms_of_hidden_negatives_differ_from_all_in_nothing_else():
+    whole = Pretrain(Reduce("LIDC", "all"), "moco", "both")
+    arms = [configured(grid("recommended"), one, 0, SLICES.__getitem__)[0] for one in hiding(whole)]
+    found = [(one.moco.mask_same_volume, one.moco.mask_hash_bits, one.moco.soft_hash_bits) for one in arms]
+    assert found == [(False, None, 0.0), (True, None, 0.0), (False, 6, 0.0), (False, None, 6.0)]
+    assert f"hash {arms[2].moco.mask_hash_bits}" == REFERENCE  # what one arm drops, the other hides
+    free = {"mask_same_volume": False, "mask_hash_bits": None, "soft_hash_bits": 0.0}
+    assert len({replace(one, moco=replace(one.moco, **free)) for one in arms}) == 1
+
+
+def hiding(whole: Pretrain) -> list[Pretrain]:
+    return [whole, *(replace(whole, negatives=name) for name in NEGATIVES)]
 
 
 def test_at_equal_epochs_presets_stay_as_they_are():

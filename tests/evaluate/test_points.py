@@ -89,5 +89,7 @@ def test_what_is_asked_of_a_fine_tuning(tuned, tmp_path):
     asked = request(study, Tune("classification", BASELINE, fraction=0.5), (), 0)
     assert (asked.backbone, asked.init, asked.fraction, asked.choose) == ("vqae-small", "calibrated", 0.5, "auc")
     assert request(study, Tune("segmentation", RANDOM), (), 0).segments
+    starts = [request(study, Tune("attributes", RANDOM, "age", frozen=frozen), (), 0).init for frozen in (False, True)]
+    assert starts == [None, "calibrated"]
     longer = replace(study.tasks["attributes"], options={**study.tasks["attributes"].options, "runs": DEFAULT_RUNS})
     assert request(replace(study, tasks={"attributes": longer}), Tune("attributes", RANDOM, "age"), (), 0).runs == 5

@@ -6,10 +6,11 @@ import pytest
 
 import lim_gpu
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.monitor import warnings_of
-from lim_gpu.pretrain.plan import duration, make_plan
+from lim_gpu.pretrain.plan import ALGORITHM, duration, make_plan
 from lim_gpu.selection.selected import open_selected
 from lim_gpu.store.slices import SliceStore
 from volumes import pixels, write_store
@@ -59,6 +60,21 @@ def test_the_fingerprint_follows_all_that_changes_the_result(store, selection):
     ]
     assert len(set(prints)) == len(prints)
     assert plan_of(store).fingerprint == prints[0]
+
+
+def test_a_run_of_a_version_that_knew_less_is_this_one_where_that_changes_nothing(store, selection):
+    plan = plan_of(store, method="moco")
+    older = plan.config.to_dict()
+    del older["moco"]["soft_hash_bits"], older["strength"]
+    record = {"config": older, "fingerprint": fingerprint([ALGORITHM, older, plan.data])}
+    assert plan.is_of(record)
+    assert plan.is_of({"config": plan.config.to_dict(), "fingerprint": plan.fingerprint})
+    for other in (plan_of(store, method="moco", **{"moco.soft_hash_bits": 6}), plan_of(store, selection, "moco")):
+        assert not other.is_of(record)
+    assert not plan.is_of(record | {"fingerprint": fingerprint([ALGORITHM - 1, older, plan.data])})
+    newer = plan.config.to_dict() | {"dreams": 1}
+    assert not plan.is_of({"config": newer, "fingerprint": fingerprint([ALGORITHM, newer, plan.data])})
+    assert not plan.is_of({})
 
 
 def test_a_batch_larger_than_the_set(store, selection):

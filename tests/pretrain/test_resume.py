@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lim_gpu.errors import InputError, UsageError
+from lim_gpu.files import fingerprint
 from lim_gpu.pretrain.callbacks import Recorder
+from lim_gpu.pretrain.plan import ALGORITHM
 from lim_gpu.pretrain.run import pretrain
 from pretrainings import STEPS, TOTAL, arguments, killed, losses, rows
 
@@ -47,6 +49,23 @@ def test_the_others_repeat_themselves_to_the_bit_after_three_kills(finished, sto
         assert killed(preloaded, store, run, method, where, step, resume=bool(resume)) == -signal.SIGKILL
     pretrain(store, method, output=run, resume=True, **arguments(method, checkpoint_every=1))
     assert losses(run) == losses(finished / method)
+
+
+def test_a_run_of_a_version_that_knew_less_goes_on(finished, store, tmp_path, preloaded):
+    run = tmp_path / "run"
+    killed(preloaded, store, run, "swav", "batch", 6)
+    record = json.loads((run / "config.json").read_text())
+    del record["config"]["strength"]
+    record["fingerprint"] = fingerprint([ALGORITHM, record["config"], record["data"]])
+    (run / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"made otherwise \(strength 1.0, not 0.5\)"):
+        pretrain(store, "swav", output=run, resume=True, **arguments("swav", overrides={"strength": 0.5}))
+    state = torch.load(run / "last.ckpt")
+    state["lim_gpu"] |= {name: record[name] for name in ("config", "fingerprint")}
+    torch.save(state, run / "last.ckpt")
+    (run / "last.ckpt.json").unlink()  # its checksum is that of the file before
+    pretrain(store, "swav", output=run, resume=True, **arguments("swav"))
+    assert losses(run) == losses(finished / "swav")
 
 
 def test_what_looks_alike_is_looked_up_again_and_recorded(store, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.pretrain.presets import METHODS
 from lim_gpu.pretrain.run import pretrain
-from lim_gpu.pretrain.training import build_trainer
+from lim_gpu.pretrain.training import build_method, build_trainer
 from pretrainings import arguments, rows
 
 
@@ -31,6 +31,15 @@ def test_no_step_sends_the_queue_of_the_first_process_to_the_others(monkeypatch)
     trainer = build_trainer(plan, torch.device("cpu"), "32-true", [])
     assert trainer.world_size == 2
     assert trainer.strategy._ddp_kwargs["broadcast_buffers"] is False
+
+
+@pytest.mark.parametrize("method", ["swav", "moco", "spark"])
+def test_on_a_gpu_weights_are_laid_out_as_its_convolutions_read_them(method):
+    plan = Plan(resolve(method, overrides={"backbone": "resnet18"}), Path("slices"), None, Intensity(), 2000, 4, {})
+    for place, layout in (("cuda", torch.channels_last), ("cpu", torch.contiguous_format)):
+        weights = [p for p in build_method(plan, torch.device(place)).parameters() if p.ndim == 4]
+        assert len(weights) >= 20
+        assert all(weight.is_contiguous(memory_format=layout) for weight in weights)
 
 
 @pytest.mark.parametrize("stream", [False, True])
