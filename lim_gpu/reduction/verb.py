@@ -10,6 +10,7 @@ from lim_gpu.cluster import Cluster
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
+from lim_gpu.outputs import check_file, check_folder
 from lim_gpu.progress import Outcome, Reporter, counted, hosts_in_words
 from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.auto_threshold import with_threshold
@@ -64,6 +65,7 @@ def reduce_verb(
         check_gpu(device)  # before all else: what was asked for and is not there
     with SliceStore(store_path) as store:
         check_units(store, request)
+        check_file(targets.csv)  # before a threshold is looked for
         if dry_run:
             return _planned(store, request, targets, unknown=automatic)
         rule = None
@@ -120,9 +122,12 @@ def _check_targets(store: SliceStore, standing: Selection | None, targets: Targe
     for path in (targets.store, targets.private_list):
         if path is not None and path.resolve() in own:
             raise UsageError(f"{path}: is another output or input of this command. Choose another name")
+    if targets.store is not None:
+        check_folder(targets.store)
     if targets.store is not None and (targets.store / "store.json").exists() and not (standing or targets.overwrite):
         raise UsageError(f"{targets.store}: holds a store. Give --overwrite, or another --write")
     if targets.private_list is not None:
+        check_file(targets.private_list, replaced=standing is None)
         read_sources(store.path, store.volumes[0].key)  # the private folder must be there
         _check_private_list(store, standing, targets.private_list, targets.overwrite)
 

@@ -26,7 +26,9 @@ def test_of_a_budget_and_a_threshold_it_says_which_decided(store, tmp_path, budg
     by_budget = sum(both[key] == kept for key, kept in alone.items())
     assert 0 < by_budget < len(both)  # else it tells nothing
     name, value = f"--{next(iter(budget))}".replace("_", "-"), next(iter(budget.values()))
-    told = f"{name} {value} decided in {by_budget} volume{'s' * (by_budget > 1)}, --threshold 3 in {len(both) - by_budget}"
+    told = (
+        f"{name} {value} decided in {by_budget} volume{'s' * (by_budget > 1)}, --threshold 3 in {len(both) - by_budget}"
+    )
     for _again in range(2):  # made, and unchanged
         assert said(store, tmp_path / "s.csv", threshold=3, **budget)[1] == told
 
