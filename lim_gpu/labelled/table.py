@@ -207,9 +207,9 @@ def _read_folders(folder: Path) -> Table:
 def _refuse_scan(path: Path, data: Path) -> None:
     """Raise InputError for a DICOM or NIfTI file, with the way to train on it."""
     if _is_scan(path):
-        way = f"Run lim-gpu ingest {data} -o slices, then lim-gpu finetune slices --labels TABLE"
-        named = "a CSV of sop_uid,label or volume,slice,label"
-        raise InputError(f"{path}: is no picture but a scan. {way}, {named}")
+        way = f"lim-gpu ingest {data} -o slices, then lim-gpu finetune slices --labels TABLE"
+        columns = "sop_uid,label or volume,slice,label"
+        raise InputError(f"{path}: is no picture but a scan. Run {way}, a CSV of {columns}")
 
 
 def _is_scan(path: Path) -> bool:
