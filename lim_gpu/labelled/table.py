@@ -199,7 +199,7 @@ def _read_folders(folder: Path) -> Table:
                 labels.append(label)
                 parts.append(split.get(part, ""))
     if not files:
-        for path in folder.rglob("*"):
+        for path in sorted(folder.rglob("*")):
             _refuse_scan(path, folder)
     return assemble(folder, files, labels, None, parts if split else None)
 
