@@ -61,8 +61,11 @@ def unreadable(path: object, error: OSError) -> InputError:
 
 def unwritable(path: object, error: OSError) -> LimGpuError:
     """The error for a file that the system does not take, with what may help."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    remedy = "Free some space" if full else "Change its permissions, or choose another place"
+    remedy = "Change its permissions, or choose another place"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "Free some space"
+    elif error.errno == errno.ENOTDIR:
+        remedy = "Choose another place"
     return LimGpuError(f"{path}: cannot be written: {error.strerror or error}. {remedy}")
 
 

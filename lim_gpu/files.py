@@ -12,14 +12,14 @@ import re
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from lim_gpu.errors import InputError, LimGpuError, UsageError, unreadable, unwritable
+from lim_gpu.errors import InputError, LimGpuError, unreadable, unwritable
 from lim_gpu.temporary import here, is_temporary, runs
 
 # .NAME.HOST.PID.TOKEN.tmp; .NAME.PID.tmp of earlier versions
@@ -198,30 +198,6 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from None
-
-
-def standing_record(json_path: Path, asked: str, outputs: Sequence[Path], overwrite: bool) -> dict[str, Any] | None:
-    """The JSON of outputs that stand, all of them, and were made of the same; its `fingerprint` tells.
-
-    None where nothing stands, or what stands may be replaced. Raises UsageError for other outputs without `overwrite`.
-    """
-    standing = [path for path in outputs if path.exists()]
-    if not standing:
-        return None
-    try:
-        record = read_json(json_path)
-    except InputError:
-        record = None
-    if len(standing) == len(outputs) and isinstance(record, dict) and record.get("fingerprint") == asked:
-        return record
-    if not overwrite:
-        raise made_otherwise(standing[0])
-    return None
-
-
-def made_otherwise(path: Path) -> UsageError:
-    """What to raise where another output stands at `path`."""
-    return UsageError(f"{path}: exists and was made otherwise. Give --overwrite, or another -o")
 
 
 def parse_json(text: str, path: Path, make: Callable[[dict[str, Any]], Any] | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 Advance = Callable[[int], None]
 MOST_LINES = 3  # of one kind of error
 MOST_SHOWN = 40  # of a list
+SILENCE = 20  # seconds until the first line about work in a log; later a tenth of what has passed, at most LONGEST
+LONGEST = 600
 _interruptions: list[BaseException] = []
 
 
@@ -51,6 +54,51 @@ def few(lines: Sequence[str], rest: str) -> list[str]:
     return [*lines[:MOST_SHOWN], *([f"... and {more:,} more {rest}"] if more > 0 else [])]
 
 
+class _Log:
+    """Tells `say` how far work is, from a thread of its own: one step of it may take long."""
+
+    def __init__(self, say: Callable[[str], None], description: str, total: int | None, unit: str) -> None:
+        self._say, self._description, self._total, self._unit = say, description, total, unit
+        self._done, self._lock, self._over = 0, threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+
+    def __enter__(self) -> _Log:
+        self._start = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def advance(self, count: int) -> None:
+        """Count what is done, and stop interrupted work."""
+        _stop_if_interrupted()
+        with self._lock:
+            self._done += count
+
+    def _tell(self) -> None:
+        wait: float = SILENCE
+        while not self._over.wait(wait):
+            passed = time.monotonic() - self._start
+            self._say(self.line(passed))
+            wait = min(max(SILENCE, passed / 10), LONGEST)
+
+    def line(self, passed: float) -> str:
+        """After `passed` seconds."""
+        if self._total is None:
+            return f"{self._description}: {in_words(passed)} so far"
+        left = f", about {in_words(passed * (self._total / self._done - 1))} left" if self._done else ""
+        return f"{self._description}: {self._done:,} of {self._total:,} {self._unit} in {in_words(passed)}{left}"
+
+
+def in_words(seconds: float) -> str:
+    """A time in the unit that suits it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a stage: `values` for a program, `lines` for a person.
@@ -66,7 +114,8 @@ class Outcome:
 class Reporter:
     """Writes to stderr. `quiet` hides notes, warnings and bars, never errors.
 
-    Bars show rate and time left, and appear only where stderr is a terminal.
+    Bars show rate and time left, and appear only where stderr is a terminal; elsewhere long work says a line now and
+    then.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -94,10 +143,20 @@ class Reporter:
             self.error(f"... and {len(texts) - MOST_LINES} more {rest}")
 
     @contextmanager
-    def track(self, description: str, total: int, unit: str) -> Iterator[Advance]:
+    def wait(self, description: str) -> Iterator[None]:
+        """Show that work goes on whose parts cannot be counted."""
+        with self.track(description, None, "steps"):
+            yield
+
+    @contextmanager
+    def track(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
         """A progress bar over `total` units; yields the function that advances it and stops interrupted work."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet:
             yield lambda _count: _stop_if_interrupted()
+            return
+        if not sys.stderr.isatty():
+            with _Log(self.note, description, total, unit) as log:
+                yield log.advance
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -27,7 +27,7 @@ FLOORS = (  # from the top of the house to its ground; rooms of one floor do not
     "store pruning network",
     "labelled similarity phantom",
     "intensity cluster weights",
-    "sharing",
+    "sharing outputs",
     "files workers augment cuda pictures shard",
     "errors progress compiled spread natural strip temporary",
 )

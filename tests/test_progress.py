@@ -30,6 +30,26 @@ def test_no_bar_where_stderr_is_no_terminal(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_log_hears_of_long_work(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SILENCE", 1e-3)
+    said, reporter = threading.Event(), Reporter()
+    monkeypatch.setattr(reporter, "note", lambda line: said.set() if line.startswith("x: 3 of 12 files in 0 s") else 0)
+    with reporter.track("x", 12, "files") as advance:
+        advance(1)
+        advance(2)
+        assert said.wait(60)  # it comes while nothing advances
+    assert capsys.readouterr() == ("", "")
+
+
+def test_times_are_told_in_the_unit_that_suits_them():
+    assert [progress.in_words(s) for s in (0.4, 119, 120, 7199, 7200)] == ["0 s", "119 s", "2 min", "120 min", "2.0 h"]
+    log = progress._Log(print, "compare", 12, "volumes")
+    assert log.line(600) == "compare: 0 of 12 volumes in 10 min"
+    log.advance(4)
+    assert log.line(600) == "compare: 4 of 12 volumes in 10 min, about 20 min left"
+    assert progress._Log(print, "doctor", None, "").line(30) == "doctor: 30 s so far"
+
+
 def test_an_interruption_ends_the_main_thread_alone(monkeypatch):
     monkeypatch.setattr(progress, "_interruptions", [KeyboardInterrupt()])
     with Reporter().track("x", 3, "files") as advance:

@@ -14,8 +14,9 @@ import numpy as np
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
-from lim_gpu.files import fingerprint, replacing, standing_record, write_json
+from lim_gpu.files import fingerprint, replacing, write_json
 from lim_gpu.labelled.table import read_table
+from lim_gpu.outputs import check_file, standing_record
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.spread import spread_evenly
 from lim_gpu.weights.file import CheckpointFile
@@ -70,6 +71,7 @@ def analyse(
     if kind == "probe" and part == "train":
         raise UsageError("a probe learns from train. Give --part val, test or all")
     check_gpu(device)
+    check_file(output)
     options = [part, images, size, layers, threshold, shown, seed, version("lim-gpu")]
     with ExitStack() as opened:
         files = [opened.enter_context(CheckpointFile(path, trust=trust)) for path in (first, second)]
@@ -92,15 +94,18 @@ def analyse(
     ]
     about: dict[str, Any] = {"analysis": kind, "checkpoints": checkpoints, "data": str(data), "part": part}
     about |= {"images": len(probe.labels), "size": size, "fingerprint": asked}
-    if kind == "cka":
-        result = _cka(networks, probe, batch_size, layers)
-    elif kind == "probe":
-        learnt = None if part == "all" else load_probe(data, "train", images, size, place, reporter)
-        result = _probe(networks, learnt, probe, batch_size, seed, (_title(first), _title(second)))
-    elif kind == "tsne":
-        result = _tsne(networks, probe, batch_size, seed, (_title(first), _title(second)))
-    else:
-        result = _gradcam(networks, probe, batch_size, threshold, shown)
+    titles = (_title(first), _title(second))
+    learns = kind == "probe" and part != "all"
+    learnt = load_probe(data, "train", images, size, place, reporter) if learns else None
+    with reporter.wait(f"analyse {kind}"):
+        if kind == "cka":
+            result = _cka(networks, probe, batch_size, layers)
+        elif kind == "probe":
+            result = _probe(networks, learnt, probe, batch_size, seed, titles)
+        elif kind == "tsne":
+            result = _tsne(networks, probe, batch_size, seed, titles)
+        else:
+            result = _gradcam(networks, probe, batch_size, threshold, shown)
     return write_result(output, about, result)
 
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from lim_gpu.analyse import write_result
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import fingerprint, standing_record
+from lim_gpu.files import fingerprint
 from lim_gpu.intensity import Intensity
+from lim_gpu.outputs import check_file, standing_record
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.pairs import PairedSlices, paired
 from lim_gpu.pretrain.presets import RECONSTRUCTIONS, TURNS
@@ -52,6 +53,7 @@ def pretext(
     output = output or Path("pretext.png")
     if output.suffix != ".png":
         raise UsageError(f"{output}: give a name that ends in .png")
+    check_file(output)
     if dry_run:
         line = f"plan: pretext task of {checkpoint} on {store} -> {output}"
         return Outcome({"dry_run": True, "output": str(output)}, [line])

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -190,5 +191,16 @@ def _fail_otherwise(error: Exception) -> int:
 
 def _usage_text(error: click.ClickException) -> str:
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "lim-gpu"
-    text = error.format_message().removesuffix(".")
+    text = (_with_nearest(error) or error.format_message()).removesuffix(".")
     return f"{text}{'' if text.endswith(('?', '?)')) else '.'} See {path} --help"
+
+
+def _with_nearest(error: click.ClickException) -> str:
+    """An unknown option or command with those like it, the nearest first: click sorts them; "" where it has none.
+
+    Of options the dashes do not count, by which --seed is like --keeep.
+    """
+    by_name = {name.lstrip("-"): name for name in getattr(error, "possibilities", None) or ()}
+    asked = str(getattr(error, "option_name", "") or getattr(error, "command_name", ""))
+    near = [by_name[name] for name in get_close_matches(asked.lstrip("-"), by_name)]
+    return f"{error.message.removesuffix('.')}. Did you mean {' or '.join(near)}?" if near else ""

@@ -11,6 +11,7 @@ from lim_gpu.files import replacing
 from lim_gpu.ingest import ingest
 from lim_gpu.intensity import Intensity
 from lim_gpu.labels.angiograms import make_angiograms
+from lim_gpu.outputs import check_folder
 from lim_gpu.phantom import DATA_SET, EMBOLI, write_data_set
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.criterion import Criterion
@@ -52,6 +53,7 @@ def run_demo(
     Raises UsageError for a folder that holds anything but an earlier demo, unless `overwrite`, LimGpuError for one that
     cannot be made.
     """
+    check_folder(folder)
     foreign = folder.exists() and {path.name for path in folder.iterdir()} - {"sources"}
     if foreign and not (folder / "sources" / "phantom.json").exists() and not overwrite:
         raise UsageError(f"{folder}: holds other files. Choose a new -o, or give --overwrite")

@@ -12,6 +12,7 @@ from lim_gpu.ingest.defects import of_header
 from lim_gpu.progress import Outcome, Reporter, counted, few, hosts_in_words
 from lim_gpu.report.shown import in_a_word
 from lim_gpu.selection import Selection
+from lim_gpu.store.private import sources_folder
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume, VolumeEntry
 from lim_gpu.weights.describe import describe_checkpoint
@@ -59,6 +60,7 @@ def _store_values(store: SliceStore, geometries: Sequence[dict[str, Any]]) -> di
         "slices": sum(entry.shape[0] for entry in store.volumes),
         "skipped": store.skipped,
         "parameters": store.parameters,
+        "sources": str(sources) if (sources := sources_folder(store.path)) else None,
     }
 
 
@@ -85,6 +87,8 @@ def _store_lines(store: SliceStore, geometries: Sequence[dict[str, Any]]) -> lis
         f"fingerprint {store.fingerprint}",
         *"\n".join(few(told, "volumes. --json lists all")).splitlines(),
     ]
+    if sources := sources_folder(store.path):
+        lines.append(f"source files of the slices: {sources}/KEY.jsonl, private; lim-gpu apply brings them")
     if store.skipped:
         lines.append("left out at ingest: " + ", ".join(f"{n} {what}" for what, n in store.skipped.items()))
     return lines

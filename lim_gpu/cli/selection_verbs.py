@@ -152,7 +152,8 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     """
     from lim_gpu.reduction.matrix_verb import similarity_verb
 
-    run.done(similarity_verb(store, volume, criterion_of(options), output, device=run.device, **options))
+    how: dict[str, Any] = {"device": run.device, "reporter": run.reporter}
+    run.done(similarity_verb(store, volume, criterion_of(options), output, **how, **options))
 
 
 @click.command(short_help="Selections or a run as one offline page with pictures.")

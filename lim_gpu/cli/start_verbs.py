@@ -54,7 +54,8 @@ def doctor(run: Run, ray: str | None) -> None:
     """
     from lim_gpu.cli.doctor import BROKEN, examine, examine_hosts, gpu_usable
 
-    checks = examine(run.device)
+    with run.reporter.wait("doctor"):
+        checks = examine(run.device)
     wanted = run.device.startswith("cuda") or any(check.state == BROKEN for check in checks)
     code = NoGpuError.exit_code if wanted and not gpu_usable(checks) else 0
     if ray is not None:

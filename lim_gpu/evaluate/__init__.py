@@ -19,7 +19,8 @@ from lim_gpu.evaluate.paper import Paper
 from lim_gpu.evaluate.queue import share_of
 from lim_gpu.evaluate.tariq2024 import Tariq2024
 from lim_gpu.evaluate.wolf2024 import Wolf2024
-from lim_gpu.files import locked, made_otherwise, read_json, write_json
+from lim_gpu.files import locked, read_json, write_json
+from lim_gpu.outputs import check_folder, made_otherwise
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.shard import Shard
 
@@ -72,6 +73,7 @@ def evaluate(
         raise UsageError(f"--seeds {seeds} is no number of pre-trainings. Give 1 or more")
     if minutes is not None and ray:
         raise UsageError("`minutes` ends jobs that go one after another, and `ray` does them at once. Give one of them")
+    check_folder(output)
     cluster = Cluster.at(ray, cpus_per_task)
     part = Shard.asked(shard, ray=ray, plan=plan or dry_run)
     if cluster is None:

@@ -46,8 +46,6 @@ class RunFolder:
         """
         if not self.path.exists():
             return False
-        if not self.path.is_dir():
-            raise UsageError(f"{self.path}: is a file. Give another -o")
         if not [path for path in self.path.iterdir() if path.name != ".lock"]:
             return False
         if not self.config.exists():

@@ -21,11 +21,12 @@ GRID = np.linspace(0, 1, 201)  # false positive rates at which curves of several
 def results_markdown(results: dict[str, Any]) -> str:
     """results.md: scores, runs, classes, candidates."""
     title = f"# Fine-tuning: {', '.join(results['start'])}"
-    lines = [
-        title,
-        "",
-        f"{results['images']:,} images of {len(results['classes'])} classes. {results['auc_is']} {results['f1_is']}",
-    ]
+    classes = results["classes"]
+    about = f"{results['images']:,} images of {len(classes)} classes. {results['auc_is']} {results['f1_is']}"
+    if results.get("positive"):
+        other = next(name for name in classes if name != results["positive"])
+        about += f" Positive is {results['positive']}; `--positive {other}` gives the scores of the other."
+    lines = [title, "", about]
     header = ["score", "mean", "sd", "95 % interval", "runs"]
     lines += ["", *markdown_table(header, [score_row(results, name) for name in NAMES if name in results]), ""]
     lines += ["Mean and sd (ddof 1) over runs; Student's 95 % interval over test images (patients) and runs."]

@@ -165,8 +165,9 @@ def positive_lines(request: Request, table: Table) -> list[str]:
     if len(table.classes) != 2:
         return []
     place = request.positive_in(table)
-    told = "" if request.positive is not None else f" (--positive {table.classes[1 - place]} for the other)"
-    return [f"AUC, F1 and ROC are of class {table.classes[place]}{told}"]
+    other = f", the second by name (--positive {table.classes[1 - place]} for the other)"
+    told = other if request.positive is None else ""
+    return [f"positive, whose AUC, F1, sensitivity and ROC these are: class {table.classes[place]}{told}"]
 
 
 def comparison_lines(compared: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from lim_gpu.finetune.request import Request
 from lim_gpu.finetune.results import compare, comparison_lines, positive_lines, read_finished, result_lines, sizes
 from lim_gpu.finetune.splits import splits_of
 from lim_gpu.labelled.table import Table
+from lim_gpu.outputs import check_folder
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.weights.file import CheckpointFile
 
@@ -42,6 +43,7 @@ def finetune(
     if output.resolve().is_relative_to(request.data.resolve()):
         raise UsageError(f"{output}: is inside the data, which it would become a part of. Give another -o")
     check_gpu(device)
+    check_folder(output)
     table = read_data(request, reporter)
     request.positive_in(table)
     with ExitStack() as opened:

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.files import fingerprint, standing_record
+from lim_gpu.files import fingerprint
 from lim_gpu.inference.images import Images, planned
 from lim_gpu.intensity import Intensity
+from lim_gpu.outputs import check_file, standing_record
 from lim_gpu.progress import Outcome, counted
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import told_beside
@@ -31,7 +32,9 @@ class Made:
     def of(
         cls, what: str, data: Path, checkpoint: Path, paths: Sequence[Path], intensity: Intensity | None, trust: bool
     ) -> Made:
-        """Reads the checkpoint for its digest. Raises InputError where it cannot be read."""
+        """Reads the checkpoint for its digest. Raises InputError where it cannot be read, else as `check_file`."""
+        for path in paths:
+            check_file(path)
         with CheckpointFile(checkpoint, trust=trust) as file:
             return cls(what, data, checkpoint, paths, intensity, file.sha256)
 

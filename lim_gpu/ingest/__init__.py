@@ -29,7 +29,7 @@ from lim_gpu.ingest.assemble import Planned, plan_volumes
 from lim_gpu.ingest.convert_all import store_volumes
 from lim_gpu.ingest.failures import Failure
 from lim_gpu.ingest.records import Frame
-from lim_gpu.ingest.report import IngestReport
+from lim_gpu.ingest.report import IngestReport, passed_by
 from lim_gpu.ingest.scan import CHUNK, MEMORY, SECONDS, read_headers, walk
 from lim_gpu.ingest.series import FrameId, frame_id
 from lim_gpu.ingest.settings import Settings, default_workers
@@ -131,7 +131,7 @@ def _ingest(
     planned = _read(sources, settings, reporter, run)
     check_count(output, len(planned.volumes))
     report = IngestReport(output, counted=dict(planned.counted), failures=planned.failures, dry_run=dry_run)
-    report.hosts = worked
+    report.hosts, report.examples = worked, planned.examples
     if dry_run:
         _preview(planned.volumes, report)
         return report
@@ -161,11 +161,12 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
         planned.volumes, thick = of_thin_slices(planned.volumes, settings.max_thickness, reporter)
         planned.counted.update(thick)
     planned.counted += walked.counted
+    planned.examples |= walked.examples
     planned.failures[:0] = walked.failures
     for failure in planned.failures:
         reporter.error(failure)
     if not planned.volumes:
-        counts = [f"{count} {kind}" for kind, count in sorted(planned.counted.items())]
+        counts = passed_by(planned.counted, planned.examples)
         counts += [f"{len(planned.failures)} failed"] if planned.failures else []
         places = ", ".join(str(source) for source in sources)
         others = "Give DICOM, NIfTI, PNG or JPEG files, or another --modality"

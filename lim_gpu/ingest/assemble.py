@@ -33,10 +33,11 @@ Digests = Callable[[Sequence[Frame]], Mapping[FrameId, str]]
 
 @dataclass
 class Planned:
-    """The volumes to make, what was counted, and what failed so far."""
+    """The volumes to make, what was counted, with a path of each kind, and what failed so far."""
 
     volumes: list[VolumePlan] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
     def fail(self, found: Found, error: object) -> None:
@@ -54,6 +55,7 @@ def plan_volumes(scanned: Iterable[Scanned], settings: Settings, digests: Digest
         content = file.content
         if isinstance(content, Counted):
             planned.counted[content.kind] += 1
+            planned.examples.setdefault(content.kind, file.found.path)
         elif isinstance(content, SourceError):
             planned.fail(file.found, content)
         elif isinstance(content, BrokenInstance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,19 @@ SINGLE = (
 )
 
 
+def passed_by(counted: Mapping[str, int], examples: Mapping[str, str]) -> list[str]:
+    """What is no input, by kind, with the path of one where that is known."""
+    texts = []
+    for kind, count in sorted(counted.items()):
+        example = f"{': ' if count == 1 else ' such as '}{examples[kind]}" if kind in examples else ""
+        texts.append(f"{count} {kind}{example}")
+    return texts
+
+
 @dataclass
 class IngestReport:
-    """`written` and `reused` are volumes; `slices` are those of both. `counted`: files that are no input, by kind.
+    """`written` and `reused` are volumes; `slices` are those of both. `counted`: files that are no input, by kind, of
+    which `examples` has a path each, for the user alone: no store knows it.
 
     `failures` did not reach the store, whole or in part; `defects` are (volume, what is wrong with it), `planned` the
     volumes of a dry run as (source, (slices, rows, columns)). `single`: volumes of one slice. `hosts`: how many each
@@ -32,6 +43,7 @@ class IngestReport:
     single: int = 0
     failures: list[Failure] = field(default_factory=list)
     counted: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     defects: list[tuple[str, str]] = field(default_factory=list)
     planned: list[tuple[str, tuple[int, int, int]]] = field(default_factory=list)
     unchanged: bool = False
@@ -56,6 +68,7 @@ class IngestReport:
             "dry_run": self.dry_run,
             "failures": [{"path": failure.path, "cause": failure.cause} for failure in self.failures],
             "counted": self.counted,
+            "examples": self.examples,
             "defects": [{"volume": volume, "defect": text} for volume, text in self.defects],
             "planned": [{"source": source, "shape": list(shape)} for source, shape in self.planned],
         }
@@ -79,7 +92,7 @@ class IngestReport:
         if self.single >= MANY and 2 * self.single > self.slices:
             lines.append(f"{self.single} volumes have one slice. {SINGLE}")
         if self.counted:
-            lines.append("passed by: " + ", ".join(f"{count} {kind}" for kind, count in sorted(self.counted.items())))
+            lines.append("passed by: " + ", ".join(passed_by(self.counted, self.examples)))
         if self.failures:
             lines.append(f"failed: {len(self.failures)}")
         return lines

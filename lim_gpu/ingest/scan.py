@@ -41,6 +41,7 @@ class Walk:
     files: PackedList[Found] = field(default_factory=lambda: PackedList(CHUNK))
     count: int = 0  # of the files
     counted: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # a path of each kind
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -107,6 +108,7 @@ def _is_passed_by(entry: os.DirEntry[str], result: Walk) -> bool:
     kind = _passed_by(entry)
     if kind:
         result.counted[kind] += 1
+        result.examples.setdefault(kind, entry.path)
     return bool(kind)
 
 

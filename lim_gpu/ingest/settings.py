@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import UsageError
+from lim_gpu.outputs import check_folder
 from lim_gpu.store.file import COMPRESSIONS
 
 MODALITIES = ("CT", "MR", "PT", "any")
@@ -43,8 +44,7 @@ class Settings:
             re.compile(self.patient_pattern or "")
         except re.error as error:
             raise UsageError(f"--patient-pattern {self.patient_pattern!r}: {error}. Correct it") from None
-        if self.store.exists() and not self.store.is_dir():
-            raise UsageError(f"{self.store}: is a file. Choose another -o")
+        check_folder(self.store)
         names = {path.name for path in self.store.iterdir()} if self.store.exists() else set()
         if names and not names & {"store.json", "volumes", ".lock"}:
             raise UsageError(f"{self.store}: holds other files. Choose another -o")

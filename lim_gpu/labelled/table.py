@@ -17,6 +17,7 @@ from lim_gpu.files import file_sha256, fingerprint
 from lim_gpu.labelled.listed import LISTS, read_list
 from lim_gpu.labelled.parts import PARTS, folder_parts, part_of, patient_column, pictures_below, visible_folders
 from lim_gpu.natural import natural_key
+from lim_gpu.pictures import ENDINGS
 
 ONE_CLASS = "image"  # of which all images are that have masks
 
@@ -172,6 +173,7 @@ def _read_csv(folder: Path, path: Path, divided: bool, masks: bool) -> Table:
         if not (folder / row["file"]).is_file():
             where = f"{folder}, to which paths are relative"
             raise InputError(f"{path}: line {line}: there is no file {row['file']} in {where}. Correct the line")
+        _refuse_scan(folder / row["file"], folder)
         if masks and not (folder / row["mask"]).is_file():
             raise InputError(f"{path}: line {line}: there is no mask {row['mask']} in {folder}. Correct the line")
     labels = [ONE_CLASS if masks else row["label"] for row in rows]
@@ -196,7 +198,25 @@ def _read_folders(folder: Path) -> Table:
                 files.append(str(path.relative_to(folder)))
                 labels.append(label)
                 parts.append(split.get(part, ""))
+    if not files:
+        for path in sorted(folder.rglob("*")):
+            _refuse_scan(path, folder)
     return assemble(folder, files, labels, None, parts if split else None)
+
+
+def _refuse_scan(path: Path, data: Path) -> None:
+    """Raise InputError for a DICOM or NIfTI file, with the way to train on it."""
+    if _is_scan(path):
+        way = f"lim-gpu ingest {data} -o slices, then lim-gpu finetune slices --labels TABLE"
+        columns = "sop_uid,label or volume,slice,label"
+        raise InputError(f"{path}: is no picture but a scan. Run {way}, a CSV of {columns}")
+
+
+def _is_scan(path: Path) -> bool:
+    if path.suffix.lower() in ENDINGS or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return path.name.lower().endswith((".dcm", ".nii", ".nii.gz")) or file.read(132)[128:] == b"DICM"
 
 
 def open_npz(path: Path) -> Any:

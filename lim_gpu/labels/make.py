@@ -17,22 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, LimGpuError, UsageError, unknown
-from lim_gpu.files import (
-    csv_text,
-    file_sha256,
-    fingerprint,
-    locked,
-    remove_stale,
-    standing_record,
-    write_json,
-    write_text,
-)
+from lim_gpu.files import csv_text, file_sha256, fingerprint, locked, remove_stale, write_json, write_text
 from lim_gpu.ingest.records import Found
 from lim_gpu.ingest.scan import MEMORY, walk
 from lim_gpu.ingest.settings import default_workers
 from lim_gpu.labels import attributes, dicom_seg, label_maps, lidc
 from lim_gpu.labels.masks import Marked, MaskFolder, mask_name
 from lim_gpu.labels.origins import Origins, Place
+from lim_gpu.outputs import check_folder, standing_record
 from lim_gpu.progress import Advance, Outcome, Reporter, counted
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.workers import run_in_children
@@ -99,14 +91,13 @@ def _check(kind: str, store: Path, output: Path, patients: Path | None) -> None:
         raise unknown("the kind of labels", kind, KINDS)
     if patients is not None and kind != "attributes":
         raise UsageError(f"`patients` belongs to attributes, not to {kind}. Leave it out")
+    check_folder(output)
     if output.resolve().is_relative_to(store.resolve()):
         raise UsageError(f"{output}: is inside the store, which holds no labels. Give another -o")
 
 
 def _check_free(output: Path) -> None:
     """Raise UsageError where a table would be written among other files."""
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: is a file. Give another -o")
     inside = {path.name for path in output.iterdir()} if output.exists() else set()
     if others := sorted(name for name in inside - {TABLE, RECORD, "masks"} if not name.startswith(".")):
         raise UsageError(f"{output}: holds other files ({others[0]}). Give another -o")

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import csv_text, fingerprint, standing_record, write_json, write_text
+from lim_gpu.files import csv_text, fingerprint, write_json, write_text
 from lim_gpu.labelled.listed import read_list
 from lim_gpu.leaks.clusters import clusters_csv, find_clusters, keep_list
 from lim_gpu.leaks.images import Images, Item, identity, larger_pictures, read_images
 from lim_gpu.leaks.rejected import check_rejected, names_of, read_rejected
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
+from lim_gpu.outputs import check_file, standing_record
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.report.page import write_page
 from lim_gpu.strip import image_uri
@@ -109,7 +110,8 @@ def leaks(
     images = Images.joined([read_images(source, patients, reporter) for source in sources])
     if reject:
         check_rejected(reject, rejected, images, rule, across)
-    pairs = [pair for pair in find_pairs(images, rule, across) if names_of(pair, images.items) not in rejected]
+    with reporter.wait(f"compare {counted(len(images.items), 'image')}"):
+        pairs = [pair for pair in find_pairs(images, rule, across) if names_of(pair, images.items) not in rejected]
     found = _consequences(images, pairs)
     values = _values(sources, rule, across, found, {"fingerprint": asked, "rejected": len(rejected)})
     _write_lists(outputs, sources[0], found)
@@ -171,6 +173,8 @@ def _check(outputs: _Outputs, sources: Sequence[Path]) -> None:
         raise UsageError(f"{outputs.pairs}: give a name that ends in .csv")
     if outputs.split is not None and outputs.split.resolve() == _list_of(sources[0]).resolve():
         raise UsageError(f"{outputs.split}: is the list that is read. Choose another --write-split")
+    for path in outputs.paths:
+        check_file(path)
     if len({path.resolve() for path in outputs.paths}) < len(outputs.paths):
         raise UsageError("two outputs have one name. Give each its own")
 

@@ -153,7 +153,8 @@ def _decoded(items: list[Item], source: Path, reporter: Reporter) -> Images:
     _say_failures(failures, source, reporter)
     good = [(item, answer) for item, answer in zip(items, flat, strict=True) if not isinstance(answer, str)]
     if not good:
-        raise InputError(f"{source}: holds no PNG or JPEG file that can be read. Give another source")
+        made = "of DICOM and NIfTI the store that lim-gpu ingest makes"
+        raise InputError(f"{source}: holds no PNG or JPEG file that can be read. Give another source, {made}")
     return Images(
         [item for item, _ in good],
         np.array([answer[0] for _, answer in good], dtype=np.uint64),

@@ -12,6 +12,7 @@ from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, LimGpuError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
+from lim_gpu.outputs import check_folder
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.monitor import warnings_of
@@ -100,6 +101,7 @@ def pretrain(
 
 
 def _run(request: Request, reporter: Reporter) -> Outcome:
+    check_folder(request.output)
     folder = RunFolder(request.output)
     with open_selected(request.store, request.selection) as chosen:
         slices = paired(chosen, request.config.reconstruct.max_mm) if request.config.method == "next-slice" else chosen

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lim_gpu.errors import UsageError
 from lim_gpu.files import fingerprint
+from lim_gpu.outputs import check_file
 from lim_gpu.progress import Outcome, counted
 from lim_gpu.reduction.choice import nearest_by_position, nearest_by_similarity
 from lim_gpu.reduction.measure import find_measure
@@ -72,6 +73,7 @@ def select_verb(
     parent = Selection.load(path)
     if csv_path.resolve() == selection_paths(path)[0].resolve():
         raise UsageError(f"{csv_path}: is the selection that is corrected. Give another -o")
+    check_file(csv_path)
     wanted = read_edits(parent, add, drop, edits)
     with SliceStore(store or parent.store_path) as opened:
         parent.check_store(opened)

@@ -10,8 +10,9 @@ import numpy as np
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, write_json
-from lim_gpu.progress import Outcome
+from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.outputs import check_file, made_otherwise
+from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.reduction.criterion import Criterion
 from lim_gpu.reduction.request import SIMILARITIES
 from lim_gpu.store.slices import SliceStore
@@ -30,6 +31,7 @@ def similarity_verb(
     device: str,
     dry_run: bool,
     overwrite: bool,
+    reporter: Reporter,
 ) -> Outcome:
     """Compute the matrix of one volume and write it as .npy or draw it as .png, where it does not stand already."""
     method = criterion.method
@@ -52,7 +54,8 @@ def similarity_verb(
         if dry_run:
             line = f"plan: {method}, {n} x {n} slices of {height} x {width} -> {output}"
             return Outcome(record | {"dry_run": True}, [line])
-        matrix = write_matrix(store, key, criterion, device, keep, output)
+        with reporter.wait(f"{method} of {counted(n, 'slice')}"):
+            matrix = write_matrix(store, key, criterion, device, keep, output)
         write_json(_sidecar(output), {"sha256": file_sha256(output), "record": record})
     low, high = float(matrix.min()), float(matrix.max())
     return Outcome(record, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
@@ -65,17 +68,15 @@ def _sidecar(output: Path) -> Path:
 
 def _standing_matrix(output: Path, record: dict[str, Any], overwrite: bool) -> bool:
     """Whether `output` is whole and was made so. UsageError when it is something else and may not be replaced."""
-    if not output.exists():
-        return False
     try:
-        beside = read_json(_sidecar(output))
-        digest = file_sha256(output)
-        if beside == {"sha256": digest, "record": json.loads(json.dumps(record))}:
+        beside = read_json(_sidecar(output)) if output.exists() else None
+        if beside is not None and beside == {"sha256": file_sha256(output), "record": json.loads(json.dumps(record))}:
             return True
     except InputError:
         pass
-    if not overwrite:
+    if output.exists() and not overwrite:
         raise made_otherwise(output)
+    check_file(output, replaced=True)
     return False
 
 

@@ -19,6 +19,7 @@ from lim_gpu.cluster import Cluster
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.files import locked, remove_stale
 from lim_gpu.intensity import Intensity
+from lim_gpu.outputs import check_file
 from lim_gpu.progress import Reporter, counted
 from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.auto_threshold import with_threshold
@@ -107,6 +108,8 @@ def reduce(
         raise UsageError("`shard` leaves its results beside `output`. Give that, too")
     with nullcontext(store) if isinstance(store, SliceStore) else SliceStore(store) as opened:
         check_units(opened, request)
+        if output is not None:
+            check_file(selection_paths(output)[0])  # before a threshold is looked for
         if automatic:
             request, threshold_rule = with_threshold(opened, request, device, reporter)
         if output is None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lim_gpu.cluster import Cluster
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import UsageError
 from lim_gpu.files import write_text
+from lim_gpu.outputs import check_file, check_folder
 from lim_gpu.progress import Outcome, Reporter, counted, hosts_in_words
+from lim_gpu.pruning.ranking import count_to_keep
 from lim_gpu.reduction.auto_threshold import with_threshold
 from lim_gpu.reduction.copy import write_selected
 from lim_gpu.reduction.plan import make_plan
-from lim_gpu.reduction.request import SIMILARITIES, Request
+from lim_gpu.reduction.request import PAPER_HASH_THRESHOLD, SIMILARITIES, Request
 from lim_gpu.reduction.run import check_units, parts_folder, standing_selection, write_selection
 from lim_gpu.reduction.shards import reduce_shard
 from lim_gpu.reduction.unit import units_of
@@ -62,6 +65,7 @@ def reduce_verb(
         check_gpu(device)  # before all else: what was asked for and is not there
     with SliceStore(store_path) as store:
         check_units(store, request)
+        check_file(targets.csv)  # before a threshold is looked for
         if dry_run:
             return _planned(store, request, targets, unknown=automatic)
         rule = None
@@ -118,9 +122,12 @@ def _check_targets(store: SliceStore, standing: Selection | None, targets: Targe
     for path in (targets.store, targets.private_list):
         if path is not None and path.resolve() in own:
             raise UsageError(f"{path}: is another output or input of this command. Choose another name")
+    if targets.store is not None:
+        check_folder(targets.store)
     if targets.store is not None and (targets.store / "store.json").exists() and not (standing or targets.overwrite):
         raise UsageError(f"{targets.store}: holds a store. Give --overwrite, or another --write")
     if targets.private_list is not None:
+        check_file(targets.private_list, replaced=standing is None)
         read_sources(store.path, store.volumes[0].key)  # the private folder must be there
         _check_private_list(store, standing, targets.private_list, targets.overwrite)
 
@@ -145,6 +152,7 @@ def _summary(selection: Selection, targets: Targets) -> list[str]:
         f"({100 * counts['kept'] / counts['slices']:.1f} %) in {counted(counts['volumes'], 'volume')}, "
         f"{seconds:.1f} s on {record['device']} -> {targets.csv}"
     ]
+    lines += _decided(record)
     if counts["failed_volumes"]:
         lines.append(f"left out: {counted(counts['failed_volumes'], 'volume')} that cannot be read")
     if "hosts" in record:
@@ -154,3 +162,20 @@ def _summary(selection: Selection, targets: Targets) -> list[str]:
     if targets.private_list is not None:
         lines.append(f"source files of the kept slices listed in {targets.private_list} (private)")
     return lines
+
+
+def _decided(record: dict[str, Any]) -> list[str]:
+    """Which of a budget and a threshold stopped, where both were given; the threshold of HASH where none had to be."""
+    asked = record["parameters"]
+    threshold, budget = asked.get("threshold"), (asked.get("keep"), asked.get("keep_count"))
+    if threshold is None:
+        return []
+    if budget == (None, None):
+        found = record.get("threshold_rule") is not None
+        default = record["method"] == "hash" and threshold == PAPER_HASH_THRESHOLD and not found
+        return [f"--threshold {threshold:g} bits, the default of hash, decided"] if default else []
+    by_budget = sum(unit["kept"] <= count_to_keep(unit["slices"], *budget) for unit in record["units"])
+    noun = {"dataset": "data set"}.get(asked["scope"], asked["scope"])
+    given = f"--keep {budget[0]:g}" if budget[0] is not None else f"--keep-count {budget[1]}"
+    rest = len(record["units"]) - by_budget
+    return [f"{given} decided in {counted(by_budget, noun)}, --threshold {threshold:g} in {rest:,}"]

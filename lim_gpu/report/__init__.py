@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from lim_gpu.errors import UsageError
-from lim_gpu.files import file_sha256, fingerprint, made_otherwise
+from lim_gpu.files import file_sha256, fingerprint
+from lim_gpu.outputs import check_file, made_otherwise
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.parts import result_names
 from lim_gpu.reduction.run import parts_folder
@@ -44,6 +45,8 @@ def write_report(
     unchanged = output.exists() and page_is_made_of(output, asked)
     if output.exists() and not unchanged and not overwrite:
         raise made_otherwise(output)
+    if not unchanged:
+        check_file(output, replaced=True)
     if not unchanged and not dry_run:
         _write(paths, bool(folders), output, store, window, asked, reporter or Reporter(quiet=True))
     state = "unchanged:" if unchanged else "plan: ->" if dry_run else "->"

@@ -23,8 +23,9 @@ import numpy as np
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import csv_text, fingerprint, replacing, standing_record, write_json, write_text
+from lim_gpu.files import csv_text, fingerprint, replacing, write_json, write_text
 from lim_gpu.intensity import Intensity
+from lim_gpu.outputs import check_file, standing_record
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.pruning.rules import every_n, random_choice, to_numpy
 from lim_gpu.reduction.criterion import Criterion, weights_identity
@@ -32,6 +33,7 @@ from lim_gpu.reduction.engine import StoredMatrix
 from lim_gpu.reduction.pieces import UnreadableVolumeError
 from lim_gpu.reduction.request import BASELINES, SIMILARITIES, Request
 from lim_gpu.reduction.run import standing_selection, write_selection
+from lim_gpu.report.compare_picture import comparison_picture
 from lim_gpu.report.compare_table import table
 from lim_gpu.report.compared import FIGURES, Compared, Kept, overlap
 from lim_gpu.selection import Selection
@@ -73,6 +75,7 @@ def compare(
     asked = [(method, rule) for method in methods for rule in rules or ("greedy",)]
     requests = {_name(*one): _request(*one, keep, threshold, weights, seed) for one in asked}
     check_gpu(device)
+    check_file(output)
     loaded = {path.stem: Selection.load(path) for path in selections}
     if len(loaded) != len(selections):
         raise UsageError("two selections have one name. Rename one")
@@ -111,7 +114,7 @@ def _made_of(
 def _write(paths: Sequence[Path], values: dict[str, Any], compared: list[Compared], metrics: Sequence[str]) -> None:
     csv_path, json_path, picture = paths
     with replacing(picture) as temporary:
-        _picture(compared, metrics).savefig(temporary, format="png", dpi=110)
+        comparison_picture(compared, metrics).savefig(temporary, format="png", dpi=110)
     write_text(csv_path, _csv(values))
     write_json(json_path, values)  # last: it says that the others are whole
 
@@ -240,32 +243,3 @@ def _csv(values: dict[str, Any]) -> str:
     pairs = zip(values["rows"], values["overlap"], strict=True)
     rows = ([*row.values(), *overlap] for row, overlap in pairs)  # None is written as nothing
     return csv_text([*values["rows"][0], *(f"overlap_{name}" for name in names)], rows)
-
-
-def _picture(compared: list[Compared], metrics: Sequence[str]) -> Any:
-    """Overlap on the left; for each metric the kept pairs' mean against the coverage of every selection."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    colours = matplotlib.colormaps["tab20" if len(compared) > 10 else "tab10"].colors  # type: ignore[attr-defined]
-    figure = Figure(figsize=(4.6 * (1 + len(metrics)), 4.4 + 0.2 * len(compared)), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(metrics))
-    shares = np.array([[overlap(a.kept, b.kept) for b in compared] for a in compared])
-    names = [one.name for one in compared]
-    first.imshow(shares, cmap="Greens", vmin=0, vmax=1)
-    for (i, j), share in np.ndenumerate(shares):
-        first.text(j, i, f"{100 * share:.0f}", ha="center", va="center", color="white" if share > 0.6 else "black")
-    first.set(title="kept slices shared, %", xticks=range(len(names)), yticks=range(len(names)))
-    first.set_xticklabels(names, rotation=40, ha="right")
-    first.set_yticklabels(names)
-    for axes, metric in zip(others, metrics, strict=True):
-        for place, one in enumerate(compared):
-            if metric in one.mean and metric in one.coverage:
-                marker = "s" if one.seconds is None else "o"  # a baseline
-                at = (np.mean(one.mean[metric]), np.mean(one.coverage[metric]))
-                axes.plot(*at, marker, color=colours[place % len(colours)], markersize=9, label=one.name)
-        axes.set(title=metric.upper(), xlabel="kept slices: mean similarity (less is better)")
-        axes.set_ylabel("worst covered dropped slice (more is better)")
-        axes.locator_params(nbins=5)
-    figure.legend(*others[0].get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False)
-    return figure

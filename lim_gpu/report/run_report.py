@@ -82,4 +82,13 @@ def _scores(folder: Path) -> dict[str, Any]:
         if score := results.get(name):
             rows.append((name.upper(), score["mean"], score["sd"], score["runs"]))
     pictures = [(what, folder / file) for what, file in PICTURES.items() if (folder / file).is_file()]
-    return {"name": str(folder.name), "rows": rows, "pictures": [(what, file_uri(path)) for what, path in pictures]}
+    shown = [(what, file_uri(path)) for what, path in pictures]
+    return {"name": str(folder.name), "positive": _positive(results), "rows": rows, "pictures": shown}
+
+
+def _positive(results: dict[str, Any]) -> str:
+    """Which class scores are of, and how those of the other come; "" where there are not two."""
+    if not (positive := results.get("positive")):
+        return ""
+    other = next(name for name in results["classes"] if name != positive)
+    return f"positive: {positive} (finetune --positive {other} for the other)"

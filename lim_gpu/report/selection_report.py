@@ -57,7 +57,7 @@ def write_selection_report(
     with open_store(first, store_path) as store:
         keys = _common_keys(shown)
         details = _some_in_full(store, keys, shown, intensity, reporter)
-        rows = [in_a_row(store[key], shown) for key in keys]
+        rows = _all_in_a_row(store, keys, shown, reporter)
     values = {
         "title": first.title if len(shown) == 1 else f"{len(shown)} selections of one store",
         "selections": [_summary(one) for one in shown],
@@ -94,6 +94,17 @@ def _some_in_full(
             details.append(in_full(store, keys[place], shown, intensity))
             advance(1)
     return details
+
+
+def _all_in_a_row(
+    store: SliceStore, keys: Sequence[str], shown: Sequence[Shown], reporter: Reporter
+) -> list[dict[str, Any]]:
+    rows = []
+    with reporter.track("report, a row each", len(keys), "volumes") as advance:
+        for key in keys:
+            rows.append(in_a_row(store[key], shown))
+            advance(1)
+    return rows
 
 
 def _editable(shown: Sequence[Shown], keys: Sequence[str]) -> dict[str, Any]:

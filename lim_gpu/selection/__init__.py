@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import LARGE_JSON, made_otherwise, read_json, replacing, write_json
+from lim_gpu.files import LARGE_JSON, read_json, replacing, write_json
+from lim_gpu.outputs import check_file, made_otherwise
 from lim_gpu.selection.volume import COLUMNS
 from lim_gpu.selection.volume import VolumeSelection as VolumeSelection
 from lim_gpu.spread import spread_evenly
@@ -206,16 +207,14 @@ def standing(path: Path, made_of: str, overwrite: bool) -> Selection | None:
     Raises UsageError when something else stands there and `overwrite` is not given.
     """
     csv_path, json_path = selection_paths(path)
-    if not csv_path.exists() and not json_path.exists():
-        return None
     try:
-        if read_record(json_path).get("fingerprint") == made_of:
+        if json_path.exists() and read_record(json_path).get("fingerprint") == made_of:
             return Selection.load(csv_path)
     except InputError:
-        if not csv_path.exists():  # the JSON is renamed first: a run was interrupted between the two
-            return None
-    if not overwrite:
+        overwrite |= not csv_path.exists()  # the JSON is renamed first: a run was interrupted between the two
+    if not overwrite and (csv_path.exists() or json_path.exists()):
         raise made_otherwise(csv_path)
+    check_file(csv_path, replaced=True)
     return None
 
 

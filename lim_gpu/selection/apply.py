@@ -22,6 +22,7 @@ import numpy as np
 from lim_gpu.errors import UsageError, unknown
 from lim_gpu.files import csv_text, fingerprint, locked, read_json, remove_stale, replacing, write_json, write_text
 from lim_gpu.intensity import Intensity
+from lim_gpu.outputs import check_folder
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.selection.files import source_rows
 from lim_gpu.selection.written import write_nifti, write_png
@@ -103,8 +104,7 @@ def _intensity(selection: Selection) -> Intensity:
 
 def _standing(folder: Path, asked: str, overwrite: bool) -> bool:
     """Whether `folder` was begun by the same call. UsageError when it holds anything else that must stay."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file. Give another folder")
+    check_folder(folder, holds=", whose files.csv is the list")
     inside = {path.name for path in folder.iterdir()} - {".lock"} if folder.exists() else set()
     if not inside:
         return False

@@ -43,6 +43,12 @@ def private_key(store: Path) -> bytes:
     return key
 
 
+def sources_folder(store: Path) -> Path | None:
+    """Where a file a volume, KEY.jsonl, names the source of every slice; None where that does not lie beside."""
+    folder = _private_path(store) / "sources"
+    return folder if folder.is_dir() else None
+
+
 def write_sources(store: Path, key: str, rows: Sequence[dict[str, Any]]) -> None:
     """Remember privately where each slice of volume `key` came from: path, sop_uid, frame."""
     folder = private_folder(store) / "sources"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from lim_gpu.errors import InputError
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import as_text, match, of_timm, own_name, told_beside, vote
 from lim_gpu.weights.names import is_timm
+
+COLUMNS = 80  # of a terminal
 
 
 def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], list[str]]:
@@ -36,7 +39,7 @@ def describe_checkpoint(path: Path, *, trust: bool = False) -> tuple[dict[str, A
         lines.append(str(error).removeprefix(f"{path}: "))
     training = _training_state(content)
     values |= training
-    lines += [f"{key} {as_text(value)}" for key, value in training.items()]
+    lines += [line for key, value in training.items() for line in _told(key, value)]
     return values, lines
 
 
@@ -45,7 +48,19 @@ def _own_lines(path: Path, record: dict[str, Any]) -> list[str]:
     head = " ".join(str(told.pop(key)) for key in ("method", "backbone") if key in told)
     place = ", ".join(f"{key} {told.pop(key)}" for key in ("epoch", "global_step") if key in told)
     lines = [f"checkpoint {path}: " + ", ".join(text for text in (head, place) if text)]
-    return lines + [f"{key} {as_text(value)}" for key, value in told.items()]
+    return lines + [line for key, value in told.items() for line in _told(key, value)]
+
+
+def _told(key: str, value: Any, indent: str = "") -> list[str]:
+    """Lines of at most 80 columns, where words allow it; what is too long for one has a line for each mapping in it."""
+    whole = f"{indent}{key} {as_text(value)}"
+    if len(whole) <= COLUMNS:
+        return [whole]
+    inner = {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
+    flat = {k: v for k, v in value.items() if k not in inner} if inner else value
+    below = f"{indent}  "
+    lines = wrap(f"{indent}{key} {as_text(flat)}", COLUMNS, subsequent_indent=below, break_long_words=False)
+    return lines + [line for k, v in inner.items() for line in _told(k, v, below)]
 
 
 def _training_state(content: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lim_gpu.errors import InputError, UsageError
-from lim_gpu.files import file_sha256, made_otherwise, read_json, replacing, write_json
+from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.outputs import check_file, made_otherwise
 from lim_gpu.progress import Outcome
 from lim_gpu.weights.file import CheckpointFile
 from lim_gpu.weights.load import VERSION, WEIGHTS_FORMAT, Backbone, as_text, find_backbone, sidecar, told_beside
@@ -94,16 +95,15 @@ def _export_record(path: Path, backbone: Backbone, written: str) -> dict[str, An
 
 def _standing_export(output: Path, digest: str, overwrite: bool) -> dict[str, Any] | None:
     """The record of what stands at `output` when it is whole and of this checkpoint; UsageError for anything else."""
-    if not output.exists():
-        return None
     try:
-        record = read_json(sidecar(output))
+        record = read_json(sidecar(output)) if output.exists() else {}
         if record["checkpoint"]["sha256"] == digest and record["sha256"] == file_sha256(output):
             return dict(record)
     except (InputError, KeyError, TypeError):
         pass
-    if not overwrite:
+    if output.exists() and not overwrite:
         raise made_otherwise(output)
+    check_file(output, replaced=True)
     return None
 
 

@@ -85,6 +85,9 @@ def light(tmp_path_factory):
     before = sorted(folder.rglob("*"))
     runs = {f"{verb} {device}": [verb, *map(str, arguments), "--dry-run", "--device", device]
             for verb, arguments in verbs.items() for device in ("cpu", "cuda")}  # fmt: skip
+    nowhere = {verb: [str(a).replace(str(folder / "new"), str(folder / "first.csv" / "new")) for a in arguments]
+               for verb, arguments in verbs.items()}  # fmt: skip
+    runs |= {f"{verb} nowhere": [verb, *arguments, "--dry-run"] for verb, arguments in nowhere.items()}
     runs |= {f"{verb} --help": [verb, "--help"] for verb in cli.commands}
     runs["info"] = ["info", str(folder / "slices")]
     done = subprocess.run(
@@ -152,6 +155,14 @@ def test_a_dry_run_loads_nothing_heavy_and_writes_nothing(light, verb, device):
     code, asked, said = light[f"{verb} {device}"]
     assert asked == []
     assert code in ({0} if device == "cpu" else {0, 4}), said
+
+
+@pytest.mark.parametrize("verb", WRITING)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(light, verb):
+    code, _asked, said = light[f"{verb} nowhere"]
+    assert code == 3, said
+    assert "first.csv/new" in said
+    assert "cannot be written: " in said
 
 
 @pytest.mark.parametrize("what", [*(f"{verb} --help" for verb in cli.commands), "info"])

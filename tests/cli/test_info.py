@@ -35,6 +35,17 @@ def test_a_store_is_described_and_verified(store_path):
     assert not description.skipped
 
 
+def test_the_private_list_of_the_sources_is_pointed_to(store_path, tmp_path):
+    description = describe(store_path, False, QUIET)
+    folder = store_path.parent / "slices.private" / "sources"
+    assert description.values["sources"] == str(folder)
+    assert description.lines[-1].startswith(f"source files of the slices: {folder}/KEY.jsonl, private")
+    assert (folder / f"{description.values['volumes'][0]['key']}.jsonl").is_file()
+    alone = describe(write_store(tmp_path / "slices", [pixels(1, 4, 4)]), False, QUIET)
+    assert alone.values["sources"] is None
+    assert "source files" not in alone.lines[-1]
+
+
 def test_geometry_and_defects_stand_beside_each_volume(tmp_path):
     voxels = phantom("chest", 5, 24, 20, seed=0).astype(np.float32)
     voxels[0] = 1e6  # a fifth of the pixels does not fit

@@ -43,6 +43,7 @@ def test_unknown_names(folder, tmp_path):
     fails(lim_gpu("reduce", "--method", "hsah", "--keep", "0.1", cwd=folder), 2, "hsah", "Did you mean hash?", "ssim")
     fails(lim_gpu("ingest", folder / "sources", tmp_path / "s2"), 3, f"Did you mean -o {tmp_path / 's2'}?")
     fails(lim_gpu("prune"), 2, "prune")
+    fails(lim_gpu("reduce", "--rite", "x"), 2, "Did you mean --write or --overwrite?")  # the nearest first
     fails(lim_gpu("reduce", tmp_path, "--method", "hash"), 3, str(tmp_path))
     fails(lim_gpu("reduce", tmp_path / "none", "--method", "hash"), 3, "none")
     fails(lim_gpu("info", tmp_path / "none.csv"), 3, "none")

@@ -68,10 +68,7 @@ def test_what_is_no_run_stays(tmp_path, name, text, message):
         RunFolder(tmp_path, {}, "data").standing(overwrite=True)
 
 
-def test_a_file_is_no_folder_and_an_empty_folder_is_free(tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(UsageError, match="is a file"):
-        RunFolder(tmp_path / "run", {}, "data").standing(overwrite=True)
+def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / ".lock").touch()
     assert RunFolder(tmp_path / "empty", {}, "data").standing(overwrite=False) is False

@@ -42,8 +42,9 @@ def test_a_damaged_part_of_a_finished_run_is_one_line(make_folder, two_classes, 
 def test_people_are_told_which_class_the_scores_are_of(tmp_path):
     table = Table(tmp_path, ("a", "b"), np.array([0, 1]), ("ill", "well"))
     asked = request(tmp_path)
-    assert positive_lines(asked, table) == ["AUC, F1 and ROC are of class well (--positive ill for the other)"]
-    assert positive_lines(request(tmp_path, positive="ill"), table) == ["AUC, F1 and ROC are of class ill"]
+    told = "positive, whose AUC, F1, sensitivity and ROC these are: class"
+    assert positive_lines(asked, table) == [f"{told} well, the second by name (--positive ill for the other)"]
+    assert positive_lines(request(tmp_path, positive="ill"), table) == [f"{told} ill"]
     score = {"mean": 0.5, "sd": None, "interval": None}
     results = {"runs": [{}], "start": ["random"], "f1_is": "F1 of class well."} | dict.fromkeys(
         ("auc", "f1", "acc"), score

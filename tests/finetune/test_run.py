@@ -50,6 +50,7 @@ def test_it_learns_and_every_file_says_so(make_folder, two_classes, tmp_path):
     text = (tmp_path / "run/results.md").read_text()
     assert f"{results['auc']['mean']:.4f}" in text
     assert "disc (positive)" in text
+    assert "Positive is disc; `--positive none` gives the scores of the other." in text
     with Image.open(tmp_path / "run/roc.png") as picture:
         assert min(picture.size) > 300
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20

@@ -212,6 +212,7 @@ def test_what_is_no_input_is_counted_by_kind(tree, name):
     _, report = tree
     kind = COUNTED[name][1]
     assert report.counted[kind] == sum(kind == other for _, other in COUNTED.values())
+    assert COUNTED[Path(report.examples[kind]).name][1] == kind
 
 
 def scan_one(path, **options):

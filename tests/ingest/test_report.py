@@ -25,5 +25,15 @@ def test_a_dry_run_lists_a_few_volumes_and_counts_the_rest():
     assert len(report.values()["planned"]) == 300
 
 
+def test_of_what_is_passed_by_one_is_named():
+    counted, examples = (
+        {"SR": 3, "not an image": 1, "volumes thicker than 3 mm": 2},
+        {"SR": "a.dcm", "not an image": "b"},
+    )
+    report = IngestReport(Path("s"), counted=counted, examples=examples)
+    assert report.lines()[-1] == "passed by: 3 SR such as a.dcm, 1 not an image: b, 2 volumes thicker than 3 mm"
+    assert report.values()["examples"] == examples
+
+
 def test_one_is_one():
     assert IngestReport(Path("s"), written=1, slices=1).lines() == ["1 volume, 1 slice -> s"]

@@ -90,6 +90,8 @@ def test_links_and_special_files_are_counted_and_never_opened(tmp_path):
     walked = walk([inside], [])
     assert len(walked.files) == 2
     assert walked.counted == {"symbolic link": 3, "special file": 1, "hidden": 2}
+    assert walked.examples.keys() == walked.counted.keys()
+    assert walked.examples["special file"] == str(inside / "pipe")
 
 
 def test_a_source_that_is_a_link_is_followed_for_it_was_asked_for(tmp_path):
@@ -190,7 +192,7 @@ def test_an_output_that_is_something_else_is_refused(tmp_path):
 def test_an_output_that_cannot_be_made(tmp_path):
     series(tmp_path / "in", 1)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(LimGpuError, match=r"file/out: cannot be written: Not a directory"):
+    with pytest.raises(LimGpuError, match=r"file/out: cannot be written: .*/file is no folder. Choose another place"):
         ingest([tmp_path / "in"], tmp_path / "file" / "out", workers=1)
 
 
@@ -199,5 +201,6 @@ def test_a_tree_of_junk_is_one_line_with_the_counts(tmp_path):
     for i in range(3):
         (tmp_path / "in" / f"{i}.txt").write_text("junk")
     save(ct(stored_slice(1), Modality="MR"), tmp_path / "in" / "mr")
-    with pytest.raises(InputError, match=r"in: no volume in it \(1 MR, 3 not an image\)\. Give .* another --modality$"):
+    counts = r"1 MR: .*/mr, 3 not an image such as .*/0\.txt"
+    with pytest.raises(InputError, match=rf"in: no volume in it \({counts}\)\. Give .* another --modality$"):
         ingest([tmp_path / "in"], tmp_path / "out", workers=1)

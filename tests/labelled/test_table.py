@@ -46,6 +46,18 @@ def test_a_folder_per_class_with_and_without_parts(make_folder):
     assert np.bincount(split.split).tolist() == [4, 0, 4]
 
 
+@pytest.mark.parametrize("name", ["a.dcm", "IM0001", "a.nii.gz"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_scans_are_told_the_way(tmp_path, name, listed):
+    for label in ("ill", "well"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / name).write_bytes(bytes(128) + b"DICM")
+    if listed:
+        (tmp_path / "labels.csv").write_text(f"file,label\nill/{name},ill\nwell/{name},well\n")
+    with pytest.raises(InputError, match=f"{name}: is no picture but a scan. Run lim-gpu ingest {tmp_path} -o slices"):
+        read_table(tmp_path)
+
+
 def medmnist(path, classes=3, **changes):
     rng = np.random.default_rng(0)
     arrays = {}

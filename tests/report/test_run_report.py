@@ -53,9 +53,12 @@ def test_scores_stand_below(run, tmp_path):
     scores = tmp_path / "covid"
     scores.mkdir()
     score = {"mean": 0.8123, "sd": 0.01, "runs": [0.8, 0.82]}
-    (scores / "results.json").write_text(json.dumps({"auc": score, "f1": score, "acc": score | {"mean": None}}))
+    about = {"classes": ["covid", "noncovid"], "positive": "noncovid"}
+    (scores / "results.json").write_text(json.dumps({"auc": score, "f1": score, "acc": score | {"mean": None}} | about))
     write_report([run, scores], tmp_path / "r.html")
-    assert "0.8123" in (tmp_path / "r.html").read_text()
+    text = (tmp_path / "r.html").read_text()
+    assert "0.8123" in text
+    assert text.count("positive: noncovid (finetune --positive covid for the other)") == 1
 
 
 def test_other_folders_are_refused(run, tmp_path):

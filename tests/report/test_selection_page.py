@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lim_gpu.ingest import ingest
+from lim_gpu.reduction.run import reduce
 from lim_gpu.report import write_report
+from stores import SHAPES, make_sources
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -35,6 +38,21 @@ def test_a_browser_reads_it_without_errors_or_requests(reduced, tmp_path):
             assert page.inner_text("#answer-1") != before
             assert re.match(r"threshold 0 bits apart: [\d,]+ of 35 slices kept", page.inner_text("#answer-1"))
             page.close()
+        browser.close()
+
+
+def test_long_names_stay_within_a_narrow_page(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    sources = make_sources(tmp_path / "patient-of-a-public-collection.1.2.826.0.1.3680043.10.1338.3.2", SHAPES[:1])
+    ingest([sources], tmp_path / "slices", keep_identifiers=True, workers=1)
+    reduce(tmp_path / "slices", "random", keep=0.4, output=tmp_path / "s.csv")
+    write_report([tmp_path / "s.csv"], tmp_path / "r.html")
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 390, "height": 900})
+        page.goto((tmp_path / "r.html").as_uri())
+        assert sources.name in page.inner_text("section h3")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
         browser.close()
 
 

@@ -89,6 +89,9 @@ def test_a_list_names_the_sources_and_copies_nothing(pictures, tmp_path):
     pictures.apply(tmp_path / "kept", "list")
     assert [row["file"] for row in table(tmp_path / "kept")] == [row["image"] for row in pictures.files()]
     assert not list((tmp_path / "kept").glob("*.png"))
+    with pytest.raises(UsageError, match=r"Give .*/kept, whose files\.csv is the list"):
+        pictures.apply(tmp_path / "kept.txt", "list")
+    assert not (tmp_path / "kept.txt").exists()
 
 
 def test_again_it_is_unchanged_and_what_lacks_is_added(pictures, tmp_path):

@@ -30,6 +30,20 @@ def test_info_of_ours_reads_the_json_alone_without_torch(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_info_fits_a_terminal(tmp_path):
+    (tmp_path / "last.ckpt").touch()
+    settings = {f"setting_{i}": i / 7 for i in range(20)}
+    about = {"format": "lim-gpu-checkpoint", "version": 1, "sha256": "0" * 64}
+    about |= {"config": settings | {"moco": settings, "small": {"a": 1}}, "classes": [f"class {i}" for i in range(30)]}
+    (tmp_path / "last.ckpt.json").write_text(json.dumps(about))
+    _values, (_path, *lines) = describe_checkpoint(tmp_path / "last.ckpt")
+    assert max(map(len, lines)) <= 80
+    assert "  small a 1" in lines
+    text = " ".join(line.strip() for line in lines)
+    assert f"  moco {', '.join(f'{name} {value}' for name, value in settings.items())}"[2:] in text
+    assert "'class 28', 'class 29']" in text
+
+
 def test_info_of_others_tells_the_schedule_their_weights_saw(tmp_path, state):
     content = FOREIGN["SwAV of Wolf et al."](state)
     content |= {"epoch": 799, "global_step": 141600, "hyper_parameters": {"start_lr": 0.3, "gpus": 1}}
