@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -22,11 +22,13 @@ import lim_gpu
 from bench import inputs
 from bench.parts import Row
 from bench.test_reduce_speed import write_pixels
-from lim_gpu.cluster import LOCAL, connect
+from lim_gpu.cluster import LOCAL, connect, run_batches
 from lim_gpu.store.slices import write_index
+from lim_gpu.workers import TaskResult
 
 ROUNDS = 3
 IDLE = 10.0  # seconds
+TASKS, SENT = 1000, 12_000  # bytes
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -68,6 +70,30 @@ def idle_use() -> float:
     before = cpu_seconds()
     time.sleep(IDLE)
     return (cpu_seconds() - before) / IDLE
+
+
+def nothing(batch: Sequence[int]) -> Iterator[TaskResult]:
+    """Tasks without work, each of which sends as much as a unit of 60 slices."""
+    for place in range(len(batch)):
+        yield TaskResult(place, bytes(SENT))
+
+
+def test_sharing_alone(ray: str, all_threads: int, record: Callable[[Row], None]) -> None:
+    used: dict[int, list[tuple[float, float]]] = {1: [], TASKS: []}
+    for _ in range(1 + ROUNDS):
+        for count, runs in used.items():
+            cpu, wall = cpu_seconds(), time.perf_counter()
+            assert len(list(run_batches(nothing, range(count), cpus=all_threads))) == count
+            runs.append((cpu_seconds() - cpu, time.perf_counter() - wall))
+    idle = idle_use()
+    print(f"\nRay, idle: {idle:.3f} CPU s a second; {used}")
+    for name, rate in (("Ray", 0), ("Ray, idle aside", idle)):
+        once, all_of_them = ([cpu - rate * wall for cpu, wall in used[count][1:]] for count in used)
+        more = [b - a for a, b in zip(once, all_of_them, strict=True)]
+        print(
+            f"{name}: {1e3 * median(more) / (TASKS - 1):.2f} CPU ms a task, {median(once):.2f} CPU s of one task alone"
+        )
+        record(Row("peers", "Sharing alone, tasks without work", f"lim_gpu, {name}", "cpu", "task", TASKS - 1, more))
 
 
 def write_store(folder: Path, n: int, few: int, many: int) -> dict[int, Path]:
