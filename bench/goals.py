@@ -68,6 +68,20 @@ def _overlap(device: str) -> Callable[[Results], float | None]:
     return measure
 
 
+def sharing(method: str, n: int, most: float) -> Goal:
+    """The CPU time of a unit on hosts over that in one process, without what Ray uses idle: a cost of hosts."""
+
+    def measure(results: Results) -> float | None:
+        job = f"reduce, {method}, {n} slices of 256 x 256, CPU of all processes"
+        hosts, alone = (
+            results.one("peers", job, f"lim_gpu, {peer}", "cpu") for peer in ("Ray, idle aside", "one process")
+        )
+        return hosts.each / alone.each if hosts and alone else None
+
+    title = f"{method} on hosts, units of {n} slices of 256 x 256: {most:g}x the CPU time of one process"
+    return Goal(title, measure, "{:.3f}x".format, most=most)
+
+
 def _gibibytes(value: float) -> str:
     return text.gibibytes(int(value))
 
@@ -103,4 +117,8 @@ GOALS = (
     ),
     Goal("5,000 slices, SSIM: 8 GiB", _memory("growth", "SSIM", 5000), _gibibytes, most=8 << 30),
     Goal("reduce, GPU: 1.2x the slower of reading and computing", _overlap("cuda"), "{:.2f}x".format, most=1.2),
+    sharing("HASH", 60, 1.2),
+    sharing("HASH", 240, 1.05),
+    sharing("SSIM", 60, 1.02),
+    sharing("SSIM", 240, 1.02),
 )  # fmt: skip

@@ -151,7 +151,7 @@ def _init(ray: Any, address: str, more: dict[str, Any]) -> None:
         raise LimGpuError(f"ray: no cluster answers at {address}. {remedy}") from None
     except Exception as error:  # of its versions, tokens, ports
         go_on_interrupting(error)
-        told = one_line(str(error).strip() or type(error).__name__)
+        told = one_line(str(error).strip(" .\n") or type(error).__name__)
         raise LimGpuError(f"ray: {address}: {told}. Check the address, and that Ray is the same there") from error
 
 

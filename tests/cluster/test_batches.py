@@ -12,11 +12,13 @@ from functools import partial
 import pytest
 
 import clustered
+import lim_gpu
 from lim_gpu import cluster, sharing
 from lim_gpu.cli import doctor
 from lim_gpu.cli.doctor import examine_hosts
 from lim_gpu.cluster import run_batches, run_on_cluster
 from lim_gpu.errors import LimGpuError, NoGpuError, UsageError
+from lim_gpu.ingest import ingest
 
 BEFORE = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}  # who had them
 
@@ -156,3 +158,19 @@ def test_signals_stay_with_who_had_them(connected):
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(UsageError, match="Give auto, local or HOST:PORT"):
         cluster.check_address(address)
+
+
+@pytest.mark.parametrize("verb", [partial(lim_gpu.reduce, method="hash", output="s.csv"), partial(ingest, output="s")])
+def test_cpus_of_a_process_belong_to_a_cluster_and_are_counted_from_1(tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    for how, said in (({}, "belongs to `ray`"), ({"ray": "local"}, "`cpus_per_task` 0: give 1 or more")):
+        with pytest.raises(UsageError, match=said):
+            verb(tmp_path, cpus_per_task=0, **how)
+    assert list(tmp_path.iterdir()) == []
+    assert cluster.Cluster.at("local") == cluster.Cluster("local", cpus=1)
+    assert cluster.Cluster.at(None) is None
+
+
+def test_workers_of_this_machine_are_refused_beside_hosts(tmp_path):
+    with pytest.raises(UsageError, match="Give `cpus_per_task` with `ray`"):
+        ingest(tmp_path, tmp_path / "slices", workers=2, ray="local")

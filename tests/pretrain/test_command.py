@@ -16,6 +16,18 @@ from lim_gpu.pretrain.run import pretrain
 from pretrainings import EPOCHS, STEPS, TOTAL, arguments, losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+SMALL = "timm:test_resnet"
+ENDING = """
+import os, sys
+from pretrainings import signal_at
+from lim_gpu.cli import main
+from lim_gpu.pretrain import callbacks
+callbacks.AGREE = 1
+step = int(sys.argv.pop(1))
+if os.environ["RANK"] == "1":
+    signal_at(step, 15)
+main()
+"""
 
 
 def command(store, run, *more, backbone="resnet18"):
@@ -45,13 +57,18 @@ def test_a_signal_saves_in_the_middle_of_an_epoch(finished, store, tmp_path, pre
     assert losses(run) == losses(finished / "swav")
 
 
-def test_two_processes_train_as_one_run(store, tmp_path, preloaded):
-    """torchrun with gloo: one folder, written once, the losses of one run; and both agree that it is finished."""
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def together(store, tmp_path_factory, preloaded):
+    """A run of two processes, started by torchrun with gloo: its folder, and what came of it."""
+    run = tmp_path_factory.mktemp("together") / "run"
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    line = command(store, run, "--json", backbone="timm:test_resnet")
-    first = preloaded.run(*torchrun, *line)
-    again = ranks(preloaded, *line)
+    return run, preloaded.run(*torchrun, *command(store, run, "--json", backbone=SMALL))
+
+
+def test_two_processes_train_as_one_run(store, together, preloaded):
+    """One folder, written once, the losses of one run; and both agree that it is finished."""
+    run, first = together
+    again = ranks(preloaded, *command(store, run, "--json", backbone=SMALL))
     for expected, done in ((False, first), (True, again[0])):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["unchanged"] is expected  # one object: only the first process speaks
@@ -61,6 +78,21 @@ def test_two_processes_train_as_one_run(store, tmp_path, preloaded):
     assert all(math.isfinite(loss) for _, _, loss in losses(run))
     assert torch.load(run / "last.ckpt")["global_step"] == TOTAL
     assert int(torch.load(run / "last.ckpt")["state_dict"]["encoder.bn1.num_batches_tracked"]) == 2 * TOTAL
+
+
+def test_two_processes_that_are_ended_go_on_to_the_bit_and_then_one_goes_on_alone(store, together, tmp_path, preloaded):
+    """Ended in the middle of an epoch, both by the signal that one of them gets."""
+    line = command(store, tmp_path / "run", backbone=SMALL)
+    for step, more in ((5, ()), (9, ("--resume",))):
+        ended = ranks(preloaded, "-c", ENDING, step, *line[2:], *more)
+        assert [done.returncode for done in ended] == [143, 143], ended[0].stderr
+        assert losses(tmp_path / "run") == losses(together[0])[:step]
+    alone = preloaded.run(*line, "--resume")
+    assert alone.returncode == 0, alone.stderr
+    assert "began with 2 processes, goes on with 1: every step has the same slices" in alone.stderr
+    assert "batch norm sees 8 of them at once, not 4" in alone.stderr
+    assert losses(tmp_path / "run")[:9] == losses(together[0])[:9]
+    assert len(losses(tmp_path / "run")) == TOTAL
 
 
 def ranks(preloaded, *arguments):
