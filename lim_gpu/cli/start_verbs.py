@@ -28,7 +28,7 @@ from lim_gpu.progress import Outcome
 def demo(run: Run, output: Path, angiograms: bool, dry_run: bool, overwrite: bool) -> None:
     """Make procedural CT volumes, ingest them, reduce them with every method, and draw a matrix.
 
-    Needs no download, no GPU and no data; takes less than a minute.
+    Needs no download, no GPU and no data; on an idle machine it takes less than a minute.
 
     \b
     Example: lim-gpu demo -o demo

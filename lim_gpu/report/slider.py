@@ -64,21 +64,29 @@ def slider(shown: Shown) -> dict[str, Any] | None:
 
 
 def _thresholds(shown: Shown, removals: Sequence[NDArray[np.float64]]) -> _Steps:
-    """One for all units, in the method's own unit."""
-    values = np.concatenate(removals)
+    """One for all units, in the method's own unit; that which was asked for is among them."""
+    values, limit = np.concatenate(removals), _limit(shown)
     if shown.compared_by == "hash":
-        similarities = 1 - np.arange(HASH_BITS // 2 + 1) / HASH_BITS
+        others = 1 - np.arange(HASH_BITS // 2 + 1) / HASH_BITS
     else:
-        similarities = np.linspace(values.min(), values.max(), STEPS) if len(values) else np.zeros(1)
+        others = np.linspace(values.min(), values.max(), STEPS) if len(values) else np.zeros(1)
+    found = np.unique(np.append(others, limit if limit is not None else []))
+    similarities = (found[::-1] if shown.compared_by == "hash" else found).tolist()
     gone = np.array([[_reached(one, similarity) for one in removals] for similarity in similarities])
-    return _Steps("threshold", [f"threshold {_number(shown, value)}" for value in similarities], gone)
+    labels = [f"threshold {_number(shown, value)}" for value in similarities]
+    return _Steps("threshold", labels, gone, None if limit is None else similarities.index(limit))
+
+
+def _limit(shown: Shown) -> float | None:
+    """The threshold that was asked for, as a similarity; None where none was."""
+    limit = shown.selection.record["parameters"].get("threshold")
+    return 1 - limit / HASH_BITS if limit is not None and shown.compared_by == "hash" else limit
 
 
 def _budgets(shown: Shown, removals: Sequence[NDArray[np.float64]], sizes: NDArray[np.int64]) -> _Steps:
     """A share or a number of every unit; the threshold stays, where one was asked for beside."""
-    parameters = shown.selection.record["parameters"]
-    limit = parameters.get("threshold")
-    stop = -np.inf if limit is None else 1 - limit / HASH_BITS if shown.compared_by == "hash" else limit
+    parameters, limit = shown.selection.record["parameters"], _limit(shown)
+    stop = -np.inf if limit is None else limit
     name = "keep" if parameters.get("keep") is not None else "keep_count"
     others = SHARES if name == "keep" else np.unique(np.linspace(1, sizes.max(), STEPS).astype(int))
     values = np.unique(np.append(others, parameters[name])).tolist()

@@ -54,10 +54,13 @@ def test_a_threshold_keeps_what_reduce_keeps(reduced, tmp_path):
     assert table["what"] == "threshold"
     assert table["labels"][:2] == ["threshold 0 bits apart", "threshold 1 bits apart"]
     assert table["start"] == 6
-    for bits in (0, 3, 6, 12):
-        _, selection = asked(reduced, tmp_path, "hash", f"s{bits}", threshold=bits)
+    for bits in (0, 3, 6, 12, 30, 31):  # the last two keep the same
+        own_table, selection = asked(reduced, tmp_path, "hash", f"s{bits}", threshold=bits)
         assert table["kept"][bits] == sum(counts(selection))
-    table, _ = asked(reduced, tmp_path, "ssim", "ssim", threshold=0.5)
+        assert own_table["start"] == bits
+    table, selection = asked(reduced, tmp_path, "ssim", "ssim", threshold=0.5)
+    assert table["labels"][table["start"]] == "threshold 0.5000 SSIM"
+    assert table["kept"][table["start"]] == sum(counts(selection))
     assert np.all(np.diff(table["kept"]) >= 0)  # a higher similarity lets fewer go
     assert table["kept"][-1] >= own.record["counts"]["volumes"]
 
