@@ -139,7 +139,8 @@ def _over_epochs(
         if (name, fraction) in epochs:
             history = epochs[name, fraction]
             _curve(axes, np.arange(1, history.shape[1] + 1), history.mean(axis=0), _sd(history), style, name)
-    axes.set(xlabel="epochs", ylabel="Dice on validation", title=f"{fraction:.3g} of the patients")
+    share = "all patients" if fraction == 1 else f"{fraction:.3g} of the patients"
+    axes.set(xlabel="epochs", ylabel="Dice on validation", title=share)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 

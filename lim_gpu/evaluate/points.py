@@ -83,8 +83,24 @@ def pooled(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One fine-tuning's over its runs; of several over their means."""
     if len(scores) == 1:
         return scores[0]
-    means = [score["mean"] for score in scores]
-    return summary(means) | {"interval": interval_of_means(means)}
+    interval = over_seeds(scores)
+    within = None if interval is None else np.clip(interval, 0, 1).tolist()
+    return summary([score["mean"] for score in scores]) | {"interval": within}
+
+
+def over_seeds(found: Sequence[dict[str, Any]]) -> list[float] | None:
+    """95 % interval of the mean of several pre-trainings, each a mean with its own interval over runs and test images.
+
+    These are the same of every seed, so that no number of seeds makes them certain: half of the interval of the seeds'
+    means and half of the seeds' own, on average, add up in quadrature.
+    """
+    means = [one["mean"] for one in found]
+    seeds = interval_of_means(means)
+    if seeds is None or any(one["interval"] is None for one in found):
+        return seeds
+    own = np.array([one["interval"] for one in found]) - np.array(means)[:, None]
+    low, high = np.hypot(own.mean(axis=0), seeds[1] - np.mean(means)).tolist()
+    return [float(np.mean(means)) - low, float(np.mean(means)) + high]
 
 
 def _other(evaluation: str, job: Tune) -> Tune:
@@ -93,17 +109,15 @@ def _other(evaluation: str, job: Tune) -> Tune:
 
 
 def less(folders: Sequence[Path], other: Path, score: str) -> dict[str, Any] | None:
-    """Over runs and test images of one pre-training, over the means of several."""
+    """The mean difference and its interval: over runs and test images, and pre-trainings where there are several."""
     if other in folders:
         return None
     try:
-        if len(folders) == 1:
-            return {key: compare(folders[0], other)[score][key] for key in ("mean", "interval")}
-        reference = read_json(other / "results.json")[score]["mean"]
-        means = [read_json(folder / "results.json")[score]["mean"] - reference for folder in folders]
+        found = [compare(folder, other)[score] for folder in folders]
     except LimGpuError:  # not done, or of other data
         return None
-    return {"mean": float(np.mean(means)), "interval": interval_of_means(means)}
+    interval = found[0]["interval"] if len(found) == 1 else over_seeds(found)
+    return {"mean": float(np.mean([one["mean"] for one in found])), "interval": interval}
 
 
 def told_spread(score: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Lung nodules of LIDC-IDRI: XML files, one a scan, with the outlines that up to four readers drew.
 
 Outlines of one reader round one nodule are a mark. Marks that come closer than a pixel are of one nodule; what at least
-half of its marks enclose is its mask, the rules by which pylidc is used. An outline is the first pixels outside the
-nodule (Armato et al. 2011), and a nodule below 3 mm is a point, which encloses nothing.
+half of its marks enclose is its mask: what pylidc's `cluster_annotations` and `consensus` find in LIDC's annotations.
+An outline is the first pixels outside the nodule (Armato et al. 2011), and a nodule below 3 mm is a point, which
+encloses nothing.
 """
 
 from __future__ import annotations

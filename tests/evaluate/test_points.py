@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from finetunings import read
-from lim_gpu.evaluate.points import points, pooled, told_less, told_spread
+from lim_gpu.evaluate.points import less, points, pooled, told_less, told_spread
 from lim_gpu.evaluate.study import BASELINE, RANDOM, Start, Tune
 from lim_gpu.finetune.splits import DEFAULT_RUNS
 
@@ -56,6 +56,16 @@ def test_a_difference_is_that_of_the_same_runs(tuned):
     assert all(point.less is None for point in points("T5", study, output))  # random alone is there
 
 
+def test_seeds_do_not_make_runs_and_test_images_certain(tuned):
+    study, output = tuned
+    one = next(point for point in points("T3", study, output) if point.name == "random")
+    other = output / replace(one.job, start=BASELINE).folder
+    twice = less([output / one.job.folder] * 2, other, "auc")  # two seeds of equal scores
+    assert twice["mean"] == pytest.approx(one.less["mean"])
+    assert twice["interval"] == pytest.approx(one.less["interval"])
+    assert twice["interval"][0] < twice["mean"] < twice["interval"][1]
+
+
 def test_overlaps_are_those_of_the_images(tuned):
     study, output = tuned
     for point in points("T5", study, output):
@@ -71,6 +81,9 @@ def test_of_several_pre_trainings_the_means_count(tuned, tmp_path):
     assert score["mean"] == pytest.approx(0.7)
     assert score["sd"] == pytest.approx(0.1)
     assert score["interval"] == pytest.approx([0.7 - 4.302653 * 0.1 / 3**0.5, 0.7 + 4.302653 * 0.1 / 3**0.5])
+    certain = [auc | {"interval": [auc["mean"] - 0.3, auc["mean"] + 0.2]} for auc in (one["auc"] for one in seeds)]
+    seeds_alone = 4.302653 * 0.1 / 3**0.5
+    assert pooled(certain)["interval"] == pytest.approx([0.7 - np.hypot(0.3, seeds_alone), 1.0])  # no area is above 1
     assert told_spread(score) == "0.700 ± 0.100"
     assert told_less({"mean": 0.1, "interval": None}) == "+0.100"
     assert points("T3", study, tmp_path) == []  # nothing is done there

@@ -155,7 +155,8 @@ def test_the_files_of_the_docs_and_of_help_are_read(written):
     from lim_gpu.cli import cli
 
     page = (Path(__file__).parents[2] / "docs/evaluations.md").read_text()
-    (shown,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    shown, real = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert jobs(("T3", "T4", "T5"), read_study(written(real)))
     told = CliRunner().invoke(cli, ["evaluate", "--help"]).output.split("study.toml:\n")[1].split("\n\n")[0]
     for text in (shown, textwrap.dedent(told)):
         study = read_study(written(text))
