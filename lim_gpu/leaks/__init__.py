@@ -101,8 +101,7 @@ def leaks(
     rejected = read_rejected(reject) if reject else set()
     options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), list(map(str, paths)), version("lim-gpu")]
     asked = fingerprint([options, [[str(source), identity(source, patients)] for source in sources]])
-    standing = standing_record(outputs.record, asked, paths, overwrite)
-    if standing is not None:
+    if (standing := standing_record(outputs.record, asked, paths, overwrite)) is not None:
         return _outcome(standing | {"unchanged": True}, outputs)
     if dry_run:
         line = f"plan: {', '.join(map(str, sources))} -> {', '.join(map(str, paths))}"
