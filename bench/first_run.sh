@@ -9,7 +9,7 @@
 #   OUT       results, eight files of less than 16 MiB: build/first-run
 #   PARTS     parts.tgz of the run before, where bench/parts did not stay
 #   LIMIT     seconds of the run; TESTS: of its tests, 150; PROFILE: of ncu, 50
-#   REHEARSE  not empty: the same steps without a GPU. It writes bench/RESULTS.md anew: see bench/rehearse.sh
+#   REHEARSE  not empty: the same steps without a GPU. See bench/rehearse.sh
 set -u
 cd "$(dirname "$0")/.." || exit
 again=${1:-}
@@ -38,7 +38,7 @@ step() { # NAME SECONDS: the function of that name, stopped after that time or a
 }
 
 keep() { # what must not be lost with the machine
-  cp bench/RESULTS.md "$out"
+  cp "$(ls bench/parts/RESULTS.md 2>/dev/null || echo bench/RESULTS.md)" "$out" # of this machine alone, where there is one
   tar czf "$out/parts.tgz" bench/parts
   tar czf "$out/logs.tgz" -C "$WORK" tests profile
   find "$out" -name '*.log' -size +15M -exec truncate -s 15M {} +

@@ -69,13 +69,11 @@ def _overlap(device: str) -> Callable[[Results], float | None]:
 
 
 def sharing(method: str, n: int, most: float) -> Goal:
-    """The CPU time of a unit on hosts over that in one process, without what Ray uses idle: a cost of hosts."""
+    """The CPU time of a unit on hosts over that in one process, with what Ray uses meanwhile."""
 
     def measure(results: Results) -> float | None:
         job = f"reduce, {method}, {n} slices of 256 x 256, CPU of all processes"
-        hosts, alone = (
-            results.one("peers", job, f"lim_gpu, {peer}", "cpu") for peer in ("Ray, idle aside", "one process")
-        )
+        hosts, alone = (results.one("peers", job, f"lim_gpu, {peer}", "cpu") for peer in ("Ray", "one process"))
         return hosts.each / alone.each if hosts and alone else None
 
     title = f"{method} on hosts, units of {n} slices of 256 x 256: {most:g}x the CPU time of one process"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -44,15 +45,28 @@ and is our assumption. Where not all volumes were run, the whole is extrapolated
 
 
 def write(parts: list[Part], folder: Path = FOLDER) -> list[str]:
-    """Write RESULTS.md and its plots; returns the lines."""
+    """Write RESULTS.md and its plots; returns the lines.
+
+    Where the one that stands tells of more parts, such as those of a GPU that are not here, it stays, and the new one
+    goes among the parts.
+    """
     results = Results(parts)
-    drawn = plots.draw(results, folder)
+    place = folder if _told(folder / "RESULTS.md") <= sum(bool(part.rows) for part in parts) else folder / "parts"
+    place.mkdir(exist_ok=True)
+    (folder / "parts" / "RESULTS.md").unlink(missing_ok=True)
+    drawn = plots.draw(results, place)
     lines = [*HEADER.splitlines(), ""]
     for title, section in SECTIONS:
         lines += [f"## {title}", "", *section(results), ""]
         lines += [line for name in drawn.get(title, ()) for line in (f"![{title}]({name})", "")]
-    write_text(folder / "RESULTS.md", "\n".join(lines).rstrip() + "\n")
-    return lines
+    write_text(place / "RESULTS.md", "\n".join(lines).rstrip() + "\n")
+    return lines if place == folder else [*lines, f"-> {place / 'RESULTS.md'}: the one that stands tells of more"]
+
+
+def _told(standing: Path) -> int:
+    """Of how many parts a RESULTS.md tells."""
+    text = standing.read_text() if standing.exists() else ""
+    return sum(int(count) for count in re.findall(r"^- parts: (\d+) ", text, re.MULTILINE))
 
 
 # ---------------------------------------------------------------------------------------------- sections

@@ -15,7 +15,13 @@ from lim_gpu.reduction.run import parts_folder
 from lim_gpu.report.page import page_is_made_of
 from lim_gpu.selection import selection_paths
 
-OF_A_RUN = ("config.json", "plan.txt", "metrics.jsonl", "views.png", "results.json", "roc.png")  # what a page shows
+OF_A_RUN = (
+    "config.json",
+    "plan.txt",
+    "metrics.jsonl",
+    "views.png",
+    "results.json",
+)  # what a page shows, and pictures
 
 
 def write_report(
@@ -74,11 +80,11 @@ def _write(
 
 def _made_of_runs(folders: Sequence[Path]) -> str:
     """Changes with what a page of these runs shows. Raises InputError for a folder that is no run."""
-    from lim_gpu.report.run_report import check_run
+    from lim_gpu.report.run_report import PICTURES, check_run
 
     for folder in folders:
         check_run(folder)
-    files = [folder / name for folder in folders for name in OF_A_RUN]
+    files = [folder / name for folder in folders for name in (*OF_A_RUN, *PICTURES.values())]
     told = [[path.parent.name, path.name, file_sha256(path)] for path in files if path.is_file()]
     return fingerprint([version("lim-gpu"), told])
 

@@ -126,6 +126,19 @@ def test_all_parts_and_the_report(timed, rows, tmp_path):
     assert any("extrapolated from" in line for line in lines)
 
 
+def test_results_that_tell_of_more_parts_stay(tmp_path):
+    row = parts.Row("peers", "SSIM", "lim_gpu", "cpu", "pair", 1, [1.0])
+    both = [parts.Part(name, "key", {"machine": name}, [row]) for name in ("gpu", "cpu")]
+    report.write(both, tmp_path)
+    standing = (tmp_path / "RESULTS.md").read_text()
+    assert "stands tells of more" in report.write(both[1:], tmp_path)[-1]
+    assert (tmp_path / "RESULTS.md").read_text() == standing
+    assert "cpu" in (tmp_path / "parts" / "RESULTS.md").read_text()
+    report.write([*both, parts.Part("new", "other", {"machine": "new"}, [row])], tmp_path)
+    assert "new" in (tmp_path / "RESULTS.md").read_text()
+    assert not (tmp_path / "parts" / "RESULTS.md").exists()
+
+
 def test_a_profiler_sees_every_version(tiny, monkeypatch):
     monkeypatch.setattr(profiled, "N", 6)
     seen = []

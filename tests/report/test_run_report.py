@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.report import write_report
@@ -59,6 +60,19 @@ def test_scores_stand_below(run, tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert "0.8123" in text
     assert text.count("positive: noncovid (finetune --positive covid for the other)") == 1
+
+
+@pytest.mark.parametrize("name", ["roc.png", "overlays.png", "views.png"])
+def test_a_new_picture_makes_the_page_anew(run, tmp_path, name):
+    Image.new("L", (3, 3)).save(run / name)
+    write_report([run], tmp_path / "r.html")
+    assert write_report([run], tmp_path / "r.html").lines[0].startswith("unchanged")
+    Image.new("L", (4, 3)).save(run / name)
+    write_report([run], tmp_path / "r.html", overwrite=True)
+    assert write_report([run], tmp_path / "r.html").lines[0].startswith("unchanged")
+    Image.new("L", (5, 3)).save(run / name)
+    with pytest.raises(UsageError, match="made otherwise"):
+        write_report([run], tmp_path / "r.html")
 
 
 def test_other_folders_are_refused(run, tmp_path):
