@@ -101,6 +101,7 @@ def _costs(
     plans: Sequence[Planned | None], rows: Sequence[dict[str, Any]], device: str
 ) -> tuple[dict[str, Any], list[str]]:
     """Add hours and bytes to the rows that have steps, from a step measured here; those of all, as values and lines."""
+    from lim_gpu.pretrain.checkpoints import kept_epochs
     from lim_gpu.weights.backbone import training_device
 
     measured: dict[str, tuple[float, int]] = {}
@@ -109,7 +110,7 @@ def _costs(
             if plan.config.method not in measured:
                 measured[plan.config.method] = measure(plan.config, plan.store, device)
             seconds, size = measured[plan.config.method]
-            checkpoints = plan.config.epochs // plan.every + 2
+            checkpoints = len(kept_epochs(plan.config, plan.every)) + 1  # last.ckpt
             row |= {"hours": round(row["steps"] * seconds / 3600, 4), "bytes": checkpoints * size}
     hours, disk = (sum(row.get(name, 0) for row in rows) for name in ("hours", "bytes"))
     steps = {method: round(1e3 * seconds, 1) for method, (seconds, _) in measured.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lim_gpu.errors import LimGpuError
 from lim_gpu.files import write_json
-from lim_gpu.pretrain.checkpoints import restore, save_checkpoint, training_state, unsound_parameters
+from lim_gpu.pretrain.checkpoints import kept_epochs, restore, save_checkpoint, training_state, unsound_parameters
 from lim_gpu.pretrain.collectives import maximum, total, world
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.method import Meter, Pretraining
@@ -44,7 +44,8 @@ class Keeper(Callback):
     """
 
     def __init__(self, plan: Plan, folder: RunFolder, every: int, state: dict[str, Any] | None) -> None:
-        self.plan, self.folder, self.every, self._state = plan, folder, every, state
+        self.plan, self.folder, self._state = plan, folder, state
+        self._kept = kept_epochs(plan.config, every)
         self.saved = state["global_step"] if state else 0
         self._at = time.perf_counter()
 
@@ -62,8 +63,7 @@ class Keeper(Callback):
     def stays(self, step: int) -> bool:
         """Whether the end of this step is that of an epoch whose checkpoint stays."""
         epoch, within = divmod(step, self.plan.steps_per_epoch)
-        ends = {self.plan.config.epochs, *self.plan.config.stages}
-        return not within and (epoch % self.every == 0 or epoch in ends)
+        return not within and epoch in self._kept
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save where the run stands. Raises LimGpuError when weights are no numbers or the disk refuses."""

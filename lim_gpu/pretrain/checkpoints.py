@@ -19,11 +19,17 @@ from lightning import Trainer
 import lim_gpu
 from lim_gpu.errors import InputError, unreadable
 from lim_gpu.files import file_sha256, read_json, replacing, write_json
+from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.method import Pretraining
 from lim_gpu.pretrain.plan import Plan
 from lim_gpu.weights.load import FORMAT, VERSION, preprocess, sidecar
 
 AGAIN = "Begin again with --overwrite, or put an epoch=*.ckpt with its .json in its place"
+
+
+def kept_epochs(config: PretrainConfig, every: int) -> set[int]:
+    """After which epochs a checkpoint stays: each `every` of them, the end of a stage of a curriculum, and the last."""
+    return {*range(every, config.epochs, every), *config.stages, config.epochs}
 
 
 def training_state(trainer: Trainer, module: Pretraining, plan: Plan) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from batches import batch
 from lim_gpu.errors import UsageError
+from lim_gpu.pretrain.checkpoints import kept_epochs
 from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.method import step_generator
 from lim_gpu.pretrain.presets import RECONSTRUCTIONS
@@ -101,6 +102,15 @@ def test_shares_take_turns_over_the_epochs():
     assert [config.share(epoch) for epoch in range(10)] == [0.05] * 3 + [0.1] * 2 + [0.2] * 3 + [0.33] * 2
     assert config.stages == {3: 0.05, 5: 0.1, 8: 0.2, 10: 0.33}
     assert resolve("denoise", "tariq2024-paper").stages == {}
+
+
+def test_which_epochs_keep_a_checkpoint():
+    config = resolve("masked", "tariq2024-paper", {"epochs": 10})
+    assert kept_epochs(config, 4) == {3, 4, 5, 8, 10}
+    assert kept_epochs(config, 50) == {3, 5, 8, 10}
+    plain = resolve("swav", "recommended", {"epochs": 100})
+    assert kept_epochs(plain, 50) == {50, 100}
+    assert kept_epochs(plain, 30) == {30, 60, 90, 100}
 
 
 def test_a_checkpoint_stays_of_every_stage(store, tmp_path):
