@@ -33,7 +33,7 @@ def test_the_demo_runs_every_method_and_nothing_twice(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LimGpuError, match=r"file/demo: cannot be written: Not a directory\. .* choose another place$"):
+    with pytest.raises(LimGpuError, match=r"file/demo: cannot be written: .*file is no folder\. Choose another place$"):
         run_demo(tmp_path / "file" / "demo", 0, "cpu", Reporter(quiet=True))
 
 
