@@ -169,7 +169,7 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
         counts = passed_by(planned.counted, planned.examples)
         counts += [f"{len(planned.failures)} failed"] if planned.failures else []
         places = ", ".join(str(source) for source in sources)
-        others = "Give DICOM, NIfTI, PNG or JPEG files, or another --modality"
+        others = "Give DICOM, NIfTI, PNG or JPEG files" + (", or another --modality" if planned.counted else "")
         remedy = "Look at the errors above" if planned.failures else others
         raise InputError(f"{places}: no volume in it ({', '.join(counts) or 'no file'}). {remedy}")
     return planned

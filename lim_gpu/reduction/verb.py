@@ -173,7 +173,7 @@ def _decided(record: dict[str, Any]) -> list[str]:
     if budget == (None, None):
         found = record.get("threshold_rule") is not None
         default = record["method"] == "hash" and threshold == PAPER_HASH_THRESHOLD and not found
-        return [f"--threshold {threshold:g} bits, the default of hash, decided"] if default else []
+        return [f"--threshold {threshold:g} bits decided, which hash takes where nothing is said"] if default else []
     by_budget = sum(unit["kept"] <= count_to_keep(unit["slices"], *budget) for unit in record["units"])
     noun = {"dataset": "data set"}.get(asked["scope"], asked["scope"])
     given = f"--keep {budget[0]:g}" if budget[0] is not None else f"--keep-count {budget[1]}"

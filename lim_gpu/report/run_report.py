@@ -30,6 +30,8 @@ def write_run_report(folders: Sequence[Path], output: Path, made_of: str = "") -
 
 def check_run(folder: Path) -> None:
     """Raise InputError for a folder that is no run of which something can be shown."""
+    if (folder / "store.json").is_file():
+        raise InputError(f"{folder}: is a store. Give a selection that lim-gpu reduce makes of it, or a run")
     if not _is_pretraining(folder) and not (folder / "results.json").is_file():
         what = "not a run of lim-gpu pretrain or finetune, or one that has not finished an epoch"
         raise InputError(f"{folder}: {what}. Give another")

@@ -34,7 +34,7 @@ def test_of_a_budget_and_a_threshold_it_says_which_decided(store, tmp_path, budg
 
 
 def test_the_threshold_that_nobody_gave_is_told(store, tmp_path):
-    assert said(store, tmp_path / "s.csv")[1] == "--threshold 6 bits, the default of hash, decided"
+    assert said(store, tmp_path / "s.csv")[1] == "--threshold 6 bits decided, which hash takes where nothing is said"
     assert len(said(store, tmp_path / "eight.csv", threshold=8)) == 1
     assert len(said(store, tmp_path / "keep.csv", keep=0.2)) == 1
     assert len(said(store, tmp_path / "all.csv", "all")) == 1

@@ -77,6 +77,10 @@ def test_a_new_picture_makes_the_page_anew(run, tmp_path, name):
 
 def test_other_folders_are_refused(run, tmp_path):
     (tmp_path / "other").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "store.json").write_text("{}")
+    with pytest.raises(InputError, match=r"store: is a store\. Give a selection"):
+        write_report([tmp_path / "store"], tmp_path / "r.html")
     with pytest.raises(InputError, match="not a run"):
         write_report([tmp_path / "other"], tmp_path / "r.html")
     with pytest.raises(UsageError, match="Give the ones or the others"):
