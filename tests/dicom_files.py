@@ -27,10 +27,12 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLossless,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     generate_uid,
 )
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+ENCODINGS = (*NATIVE, JPEGLSLossless)  # a header may be written in these four ways, and pixels be encapsulated
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -10,6 +10,7 @@ from typing import Any
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.evaluate import attributes, curves, pretext
 from lim_gpu.evaluate.disk import Networks
+from lim_gpu.evaluate.equal import CHECKPOINT_EVERY
 from lim_gpu.evaluate.estimate import Planned
 from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.evaluate.paper import Failures, Paper, write_results
@@ -85,7 +86,7 @@ class Tariq2024(Paper):
         store = self.study.stores[TRAIN]
         with open_selected(store) as slices:
             pairs = paired(slices, config.reconstruct.max_mm) if config.method == "next-slice" else slices
-            return Planned(config, store, len(pairs), options.get("checkpoint_every", 50))
+            return Planned(config, store, len(pairs), options.get("checkpoint_every", CHECKPOINT_EVERY))
 
     def networks(self, job: Job) -> Networks | None:
         """Of the backbone that was trained, or of the one that begins untrained. No later step needs one."""

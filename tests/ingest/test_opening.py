@@ -6,28 +6,12 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGLSLossless,
-)
-
-from dicom_files import ct, save, stored_slice
+from dicom_files import ENCODINGS, ct, save, stored_slice
 from lim_gpu.ingest import opening
 from lim_gpu.ingest.elements import ELEMENTS
 from lim_gpu.ingest.header import texts
 from lim_gpu.ingest.opening import open_dicom
 from lim_gpu.ingest.records import SourceError
-
-SYNTAXES = [
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    JPEGLSLossless,
-]
 
 
 def seen(path):
@@ -37,7 +21,7 @@ def seen(path):
         return file.syntax, file.media_class, file.pixels, found, file.stream.read()
 
 
-@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:30])
+@pytest.mark.parametrize("syntax", ENCODINGS, ids=lambda syntax: syntax.name[:30])
 def test_the_head_may_end_anywhere(tmp_path, monkeypatch, syntax):
     path = save(ct(stored_slice(0)), tmp_path / "a.dcm", syntax)
     monkeypatch.setattr(opening, "HEAD", 0)
