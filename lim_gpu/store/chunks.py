@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import h5py
@@ -48,19 +49,20 @@ class Chunks:
         """
         from lim_gpu.store.fletcher import of_slices
 
-        step = min(max(1, AT_ONCE // out[0].nbytes), MOST_SLICES)
+        checksums, sums = np.empty(len(out), "<u4"), np.empty(len(out), np.uint32)
         with self._descriptor() as descriptor:
-            for first in range(0, len(out), step):
-                part = out[first : first + step]
-                checksums = self._read_some(descriptor, start + first, part)
-                compare(start + first, of_slices(part), checksums)
+            for part in self._parts(start, out, max(1, AT_ONCE // out[0].nbytes)):
+                self._read_some(descriptor, start, out, checksums, part)
+                sums[part] = of_slices(out[part])
+        compare(start, sums, checksums)
 
     def read_unsummed(self, start: int, out: NDArray[Any]) -> NDArray[np.uint32]:
         """As `read`, but compares nothing: the checksums (m,) that the file has of these slices, for `compare`."""
-        firsts = range(0, len(out), MOST_SLICES)
+        checksums = np.empty(len(out), "<u4")
         with self._descriptor() as descriptor:
-            parts = [self._read_some(descriptor, start + i, out[i : i + MOST_SLICES]) for i in firsts]
-        return np.concatenate(parts)
+            for part in self._parts(start, out, MOST_SLICES):
+                self._read_some(descriptor, start, out, checksums, part)
+        return checksums
 
     @contextmanager
     def _descriptor(self) -> Iterator[int]:
@@ -73,19 +75,21 @@ class Chunks:
         finally:
             os.close(descriptor)
 
-    def _read_some(self, descriptor: int, start: int, out: NDArray[Any]) -> NDArray[np.uint32]:
-        """One call for each run of chunks that stand one behind the other, as a writer leaves them; their checksums."""
-        checksums = np.empty(len(out), "<u4")
-        offsets = self._offsets[start : start + len(out)]
+    def _parts(self, start: int, out: NDArray[Any], most: int) -> Iterator[slice]:
+        """Slices of `out` that stand one behind the other in the file, as a writer leaves them; at most `most`."""
         size = out[0].nbytes + CHECKSUM
+        offsets = self._offsets[start : start + len(out)]
         ends = [*(np.flatnonzero(np.diff(offsets) != size) + 1).tolist(), len(out)]
-        first = 0
-        for end in ends:
-            run = range(first, end)
-            buffers = [part.data.cast("B") for i in run for part in (out[i], checksums[i : i + 1])]
-            _read_all(descriptor, buffers, int(offsets[first]))
-            first = end
-        return checksums
+        for first, end in pairwise([0, *ends]):
+            for i in range(first, end, min(most, MOST_SLICES)):
+                yield slice(i, min(i + min(most, MOST_SLICES), end))
+
+    def _read_some(
+        self, descriptor: int, start: int, out: NDArray[Any], checksums: NDArray[np.uint32], part: slice
+    ) -> None:
+        """One of `_parts` into `out`, and what stands behind each of its slices into `checksums`."""
+        buffers = [one.data.cast("B") for i in range(part.start, part.stop) for one in (out[i], checksums[i : i + 1])]
+        _read_all(descriptor, buffers, int(self._offsets[start + part.start]))
 
 
 def compare(start: int, sums: NDArray[np.uint32], checksums: NDArray[np.uint32]) -> None:

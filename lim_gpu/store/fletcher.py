@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from lim_gpu.compiled import compiled
 from lim_gpu.store.checksum import MODULUS, TURN
 
-LANES = 32  # pairs of words side by side
-BLOCK = 8 * LANES  # words whose sums fit in 32 bits: 65,535 * 256 * 257 / 2 < 2^32
+LANES = 16  # pairs of words side by side, of a row: what is read goes on from one line of the cache to the next
+ROWS = 32  # that are summed at once
+MOST_ROWS = 11 * ROWS  # whose sums fit in 32 bits: 65,535 * 352 * 353 / 2 < 2^32
 
 
 def of_slices(slices: NDArray[Any]) -> NDArray[np.uint32]:
@@ -20,8 +21,8 @@ def of_slices(slices: NDArray[Any]) -> NDArray[np.uint32]:
     even = data.shape[1] // 2 * 2
     last = data[:, even] if even < data.shape[1] else np.zeros(0, np.uint8)
     words = np.ascontiguousarray(data[:, :even]).view(np.uint16)
-    whole = words.shape[1] // BLOCK * BLOCK if words.shape[1] % 2 == 0 else 0
-    return _sums(words.view(np.uint32) if whole else np.zeros((0, 0), np.uint32), whole, words, last, TURN)
+    pairs = words.view(np.uint32) if words.shape[1] % 2 == 0 else np.zeros((len(words), 0), np.uint32)
+    return _sums(pairs, words, last, TURN)
 
 
 def reduced(checksums: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -31,16 +32,18 @@ def reduced(checksums: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 @compiled()
-def _sums(pairs, whole, words, last, turn):  # type: ignore[no-untyped-def]
-    """words: (m, N), of which the first `whole`, in blocks, stand in `pairs` (m, N / 2) too; last: (m,) or (0,)."""
+def _sums(pairs, words, last, turn):  # type: ignore[no-untyped-def]
+    """words: (m, N), which stand in `pairs` (m, N / 2) too if N is even, else (m, 0); last: (m,) or (0,)."""
     found = np.empty(len(words), np.uint32)
+    rows = pairs.shape[1] // (LANES * ROWS) * ROWS
     for i in range(len(words)):
         sum1, sum2 = np.uint64(0), np.uint64(0)
-        for start in range(0, whole, BLOCK):
-            plain, weighted = _block(pairs[i, start // 2 : start // 2 + BLOCK // 2])
-            sum2 = (sum2 + sum1 * np.uint64(BLOCK) + np.uint64(weighted)) % np.uint64(MODULUS)
-            sum1 += np.uint64(plain)
-        for word in words[i, whole:]:
+        for first in range(0, rows, MOST_ROWS):
+            count = min(MOST_ROWS, rows - first)
+            plain, weighted = _block(pairs[i, first * LANES : (first + count) * LANES])
+            sum2 = (sum2 + sum1 * np.uint64(2 * LANES * count) + weighted) % np.uint64(MODULUS)
+            sum1 = (sum1 + plain) % np.uint64(MODULUS)
+        for word in words[i, 2 * LANES * rows :]:
             sum1 = (sum1 + np.uint64(word)) % np.uint64(MODULUS)
             sum2 += sum1
         sum1, sum2 = sum1 % np.uint64(MODULUS) * np.uint64(turn), sum2 % np.uint64(MODULUS) * np.uint64(turn)
@@ -51,25 +54,37 @@ def _sums(pairs, whole, words, last, turn):  # type: ignore[no-untyped-def]
     return found
 
 
-@compiled(inline="always")
+@compiled()
 def _block(pairs):  # type: ignore[no-untyped-def]
-    """Sum, and sum weighted BLOCK .. 1, of the words in `pairs` (BLOCK / 2,): four rows of LANES, multiplied at once.
+    """Sum, and sum weighted N .. 1, of the N words in `pairs` (rows * LANES,), at most MOST_ROWS rows.
 
-    The word 2 k + h of row r has the weight BLOCK - 2 k - h - 2 LANES r: that of the first, less h, less what is below.
+    A lane sums its pairs, and these sums after each row, so that a row counts as often as rows are left. Pairs are
+    summed as they are, modulo 2^32, and their upper words alone: the sum of the lower ones fits, and is what is missing.
+    The word 2 k + h of a row has the weight 2 LANES (rows left) - 2 k - h.
     """
-    mask, half = np.uint32(0xFFFF), np.uint32(16)
-    plain, weighted = np.uint32(0), np.uint32(0)
-    row0, row1, row2, row3 = pairs[:LANES], pairs[LANES : 2 * LANES], pairs[2 * LANES : 3 * LANES], pairs[3 * LANES :]
+    both, upper = np.zeros(LANES, np.uint32), np.zeros(LANES, np.uint32)
+    both_left, upper_left = np.zeros(LANES, np.uint32), np.zeros(LANES, np.uint32)
+    for first in range(0, len(pairs), ROWS * LANES):
+        _add(pairs[first : first + ROWS * LANES], both, upper, both_left, upper_left)
+    half = np.uint32(16)
+    plain, weighted = np.uint64(0), np.uint64(0)
     for k in range(LANES):
-        x0, x1, x2, x3 = row0[k], row1[k], row2[k], row3[k]
-        h0, h1, h2, h3 = x0 >> half, x1 >> half, x2 >> half, x3 >> half
-        from3 = np.uint32((x3 & mask) + h3)  # rows 3 .. 3, and 2 .. 3, 1 .. 3, 0 .. 3; cast, else sums have 64 bits
-        from2 = np.uint32(np.uint32((x2 & mask) + h2) + from3)
-        from1 = np.uint32(np.uint32((x1 & mask) + h1) + from2)
-        from0 = np.uint32(np.uint32((x0 & mask) + h0) + from1)
-        below = np.uint32(np.uint32(from1 + from2) + from3)
-        high = np.uint32(np.uint32(h0 + h1) + np.uint32(h2 + h3))
-        plain = np.uint32(plain + from0)
-        first = np.uint32(from0 * np.uint32(BLOCK - 2 * k))
-        weighted = np.uint32(weighted + np.uint32(np.uint32(first - np.uint32(below * np.uint32(2 * LANES))) - high))
+        words = np.uint64(np.uint32(both[k] - (upper[k] << half))) + np.uint64(upper[k])
+        left = np.uint64(np.uint32(both_left[k] - (upper_left[k] << half))) + np.uint64(upper_left[k])
+        plain += words
+        weighted += np.uint64(2 * LANES) * left - np.uint64(2 * k) * words - np.uint64(upper[k])
     return plain, weighted
+
+
+@compiled()
+def _add(pairs, both, upper, both_left, upper_left):  # type: ignore[no-untyped-def]
+    """ROWS rows of `pairs`, in order: each lane's sums stay in registers meanwhile."""
+    for k in range(LANES):
+        b, u, b_left, u_left = both[k], upper[k], both_left[k], upper_left[k]
+        for row in range(ROWS):
+            pair = pairs[row * LANES + k]
+            b = np.uint32(b + pair)  # cast, else sums have 64 bits
+            u = np.uint32(u + (pair >> np.uint32(16)))
+            b_left = np.uint32(b_left + b)
+            u_left = np.uint32(u_left + u)
+        both[k], upper[k], both_left[k], upper_left[k] = b, u, b_left, u_left
