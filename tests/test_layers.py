@@ -112,6 +112,18 @@ def test_light_commands_load_nothing_heavy(program):
     subprocess.run([sys.executable, "-c", f"{program}\n{check}"], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_ingest_starts_its_children_before_it_imports_what_they_do():
+    """They import it at the same time: a quarter of a second of each ingest."""
+    program = """
+import sys, lim_gpu.workers
+def started(): assert not {"numpy", "h5py", "lim_gpu.ingest"} & set(sys.modules); raise SystemExit(7)
+lim_gpu.workers.start_server = started
+from lim_gpu.cli import cli
+cli.main(["ingest", "source", "-o", "store"], standalone_mode=False)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 7
+
+
 def test_one_module_alone_knows_ray():
     knowing = [path.name for path in MODULES if re.search(r"^\s*(import|from) ray\b", path.read_text(), re.MULTILINE)]
     assert knowing == ["cluster.py"]

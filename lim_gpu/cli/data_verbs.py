@@ -5,6 +5,7 @@ A verb checks nothing and computes nothing itself; it calls and prints.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
     from lim_gpu.workers import start_server
 
     if options["ray"] is None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's own wait by spinning, and nothing here has products
         start_server()  # what the children need takes longer to import than what this process does
     from lim_gpu.ingest import ingest as ingest_sources
 

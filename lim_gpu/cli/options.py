@@ -125,7 +125,8 @@ def intensity_options(function: Any) -> Any:
 class OneOf(click.ParamType):
     """One of the names that a constant of a module holds, however they are capitalised; a shell may complete them.
 
-    Named by texts, for the module is loaded where one is given alone. UsageError for another, with the nearest.
+    Named by texts, for the module is loaded where one is given alone, and no default. UsageError for another, with the
+    nearest.
     """
 
     name = "name"
@@ -140,6 +141,8 @@ class OneOf(click.ParamType):
         return tuple(getattr(import_module(module), constant))
 
     def convert(self, value: Any, parameter: click.Parameter | None, _context: click.Context | None) -> str:  # noqa: D102
+        if parameter is not None and value == parameter.default:
+            return str(value)
         same = [name for name in self.known if name.lower() == str(value).lower()]
         if same:
             return same[0]
