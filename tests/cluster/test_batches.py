@@ -93,7 +93,8 @@ def test_the_second_death_is_the_error_of_that_task_alone(squared, tmp_path):
     found = squared(clustered.poisoned)
     assert "died, twice" in found.pop(clustered.BEGINS).error
     assert {n: one.value for n, one in found.items()} == {n: n**2 for n in range(8) if n != clustered.BEGINS}
-    assert len(list(tmp_path.glob(f"{clustered.BEGINS}.*"))) == 2
+    deaths = len(list(tmp_path.glob(f"{clustered.BEGINS}.*")))
+    assert deaths in (2, 3)  # of the one before, in its batch, the answer may have been lost with the first
 
 
 def test_an_exception_is_the_error_of_its_task_and_one_line(squared, tmp_path):
