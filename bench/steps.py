@@ -1,7 +1,7 @@
 """What a whole step costs: of the product beside plain torch with lightly's parts, and compiled beside eager.
 
     python -m bench.steps              # the product, Lightning's loop and meters included, on ready views and its own
-    python -m bench.steps compiled     # needs a C++ compiler; minutes
+    python -m bench.steps compiled [METHOD ...]     # needs a C++ compiler; minutes
 
 ResNet18 on the CPU, CPU milliseconds of the one thread, the least of a few steps: what else runs on the machine does
 not count. Of compiling the CPU seconds of everything that it starts.
@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,9 +173,9 @@ def compare_products() -> None:
         )
 
 
-def compare_compiled() -> None:
+def compare_compiled(methods: Sequence[str]) -> None:
     """A row a method: forward and backward, eager and compiled, which give the same loss."""
-    for method in ("swav", "moco", "spark"):
+    for method in methods:
         eager, before, _ = stepped(configured(method))
         compiled, after, took = stepped(configured(method, compile=True))
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
@@ -205,4 +205,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.manual_seed(0)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    (compare_compiled if sys.argv[1:] == ["compiled"] else compare_products)()
+    if sys.argv[1:2] == ["compiled"]:
+        compare_compiled(sys.argv[2:] or ("swav", "moco", "spark"))
+    else:
+        compare_products()

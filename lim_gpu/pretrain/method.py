@@ -43,6 +43,10 @@ SPREAD = {  # of `spread` below
 }
 
 
+# Sizes of a run are few: each has code of its own. Where torch makes symbols of them, its compiler fails at split norms.
+COMPILING: Mapping[str, Any] = {"dynamic": False}
+
+
 class Pretraining(LightningModule):
     """A method of pre-training: `views` draws all that is random in a step, `loss` computes from it.
 
@@ -61,7 +65,7 @@ class Pretraining(LightningModule):
         self.config, self.slices = config, slices
         self.encoder = network(config.backbone, config.channels)
         if config.compile:
-            self.encoder.compile()  # in place: the names of the state stay
+            self.encoder.compile(**COMPILING)  # in place: the names of the state stay
 
     def prepare(self, slices: SelectedSlices, intensity: Intensity, reporter: Reporter) -> None:
         """Take from the store what the method needs beside the pixels of a step, before the first."""

@@ -14,7 +14,7 @@ from lim_gpu import augment
 from lim_gpu.errors import UsageError
 from lim_gpu.pretrain.collectives import gather, world
 from lim_gpu.pretrain.config import PretrainConfig
-from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
+from lim_gpu.pretrain.method import ASPECT, COMPILING, SPREAD, Meter, Pretraining, spread
 from lim_gpu.pretrain.negatives import bits_apart, hashes_of, near, positions_of, share_of, weighed
 from lim_gpu.weights.backbone import features
 
@@ -56,7 +56,7 @@ class MoCo(Pretraining):
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         if config.compile:
-            self.key_encoder.compile()
+            self.key_encoder.compile(**COMPILING)
         self.queue = Queue(config.queue_length(slices), moco.output)
         self.register_buffer("positions", torch.zeros(0), persistent=False)  # (slices,) mm, where neighbours are hidden
         self.register_buffer("hashes", torch.zeros(0), persistent=False)  # (slices,) int64, where HASH says what counts

@@ -13,7 +13,7 @@ from lim_gpu import augment
 from lim_gpu.pretrain.codebook import Codebook, Quantised, perplexity
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.corruptions import draw_squares, inside, median, salt_and_pepper, square_side
-from lim_gpu.pretrain.method import SPREAD, Meter, Pretraining, spread
+from lim_gpu.pretrain.method import COMPILING, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.vqae import SHAPES, Decoder, Encoder, squeeze
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Reconstruction(Pretraining):
         self.codebook = Codebook(part.codes, shape.code, part.dead_after)
         self.decoder = Decoder(shape, config.channels)
         encoder = cast(Encoder, self.encoder)
-        self.maps = torch.compile(encoder.maps) if config.compile else encoder.maps
+        self.maps = torch.compile(encoder.maps, **COMPILING) if config.compile else encoder.maps
 
     def views(self, batch: SliceBatch, generator: torch.Generator) -> list[Tensor]:
         """[input and target (B, C, S, S), squares (B, 3) that are masked, picks (codes,) for the codebook]."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from lim_gpu import augment
 from lim_gpu.pretrain.config import PretrainConfig
 from lim_gpu.pretrain.masked import STRIDE, Mask, batch_norm, draw_cells, maps, residual_blocks
-from lim_gpu.pretrain.method import ASPECT, SPREAD, Meter, Pretraining, spread
+from lim_gpu.pretrain.method import ASPECT, COMPILING, SPREAD, Meter, Pretraining, spread
 from lim_gpu.weights.backbone import features
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class SparK(Pretraining):
         begin_decoder(self.decoder)
         begin_decoder(self.paint)
         self.no_weight_decay = {name for name, _ in self.named_parameters() if name.endswith(".token")}
-        self.maps = torch.compile(maps) if config.compile else maps
+        self.maps = torch.compile(maps, **COMPILING) if config.compile else maps
         grey = torch.tensor(config.std).mul(255).pow(-2).mean()  # (a grey level, normalised)^2, mean over channels
         self.floor = spark.variance_floor**2 * float(grey)
 
