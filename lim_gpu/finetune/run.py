@@ -110,7 +110,7 @@ def _plan(request: Request, table: Table, output: Path, finished: bool) -> Outco
         f"plan: {counted(len(table), 'image')} ({of_each}) -> {output}",
         f"initial weights: {', '.join(starts)}",
         *(f"run {s['run']}: seed {s['seed']}, train {s['train']}, val {s['val']}, test {s['test']}" for s in runs),
-        f"{protocol.name}: {protocol.epochs} epochs a run, {steps:,} steps in all",
+        f"{protocol.name}: {counted(protocol.epochs, 'epoch')} a run, {steps:,} steps in all",
         *positive_lines(request, table),
     ]
     return Outcome(values, lines + ([f"unchanged: {output}"] if finished else []))
