@@ -73,7 +73,8 @@ def _do(
     place = training_device(device)
     starts = read_starts(request, files, reporter)  # before anything is written
     epochs, head_epochs = request.protocol.epochs, request.protocol.head_epochs
-    if epochs <= head_epochs:
+    probe = epochs == head_epochs and request.protocol.frozen
+    if epochs <= head_epochs and not probe:
         alone = f"--epochs {epochs} with --head-epochs {head_epochs}"
         reporter.warn(f"{alone}: only the last layer trains. Give more epochs, or fewer head epochs")
     with locked(folder.path):
