@@ -43,6 +43,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def two_digits(speed: float) -> str:
+    """A speed with two digits at least: a large network on a CPU does less than one image a second."""
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+
+
 def hosts_in_words(hosts: Mapping[str, int]) -> str:
     """How many units each host did: "node1 12, node2 9"."""
     return ", ".join(f"{host} {units:,}" for host, units in hosts.items()) or "none was needed"

@@ -8,12 +8,19 @@ import warnings
 import pytest
 
 from lim_gpu import progress
-from lim_gpu.progress import Reporter, counted, few, one_line
+from lim_gpu.progress import Reporter, counted, few, one_line, two_digits
 
 
 def test_control_characters_cannot_write_to_the_terminal():
     assert one_line("a\x1b[31m\nb\r\x07") == "a\\x1b[31m\\nb\\r\\x07"
     assert one_line("Ü ø 漢") == "Ü ø 漢"
+
+
+@pytest.mark.parametrize(
+    ("images", "said"), [(0.448, "0.45"), (3.14, "3.1"), (9.99, "10"), (10.4, "10"), (1234.5, "1,234")]
+)
+def test_a_slow_speed_is_not_rounded_to_nothing(images, said):
+    assert two_digits(images) == said
 
 
 def test_quiet_hides_notes_never_errors(capsys):

@@ -84,7 +84,7 @@ def evaluate(
         todo, options = paper.jobs(), {"seed": seed} | paper.options()
         _check_options(output / paper.options_file, options, overwrite)
         if config is not None:
-            paper.check()
+            paper.check(seed)
         elif not dry_run:
             with locked(data, patient=True) if part else nullcontext():
                 paper.make_data(data, seed, reporter)

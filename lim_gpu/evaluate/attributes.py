@@ -60,14 +60,15 @@ def _cells(point: Point | None) -> tuple[str, str, str]:
 
 
 def sentence(target: str, found: Sequence[Point], study: Study, output: Path) -> str:
-    """From which frozen features an attribute was read, and from which better than from untrained ones."""
+    """From which frozen features an attribute was read, and from which better than from untrained ones; of few none."""
     frozen = [point for point in found if point.job.target == target and point.job.frozen]
+    patients = _patients(frozen, study, output)
+    if patients < FEW:
+        return f"{target}, {counted(patients, 'test patient')}: too few to conclude anything"
     read = ", ".join(point.name for point in frozen if _above(point.scores["auc"]["interval"], CHANCE)) or "none"
     better = ", ".join(point.name for point in frozen if _better(point, study, output)) or "none"
-    patients = _patients(frozen, study, output)
-    few = "; too few to conclude anything" if patients < FEW else ""
     said = f"read above chance from {read}; better than from random, frozen: {better}"
-    return f"{target}, {counted(patients, 'test patient')}{few}: {said}"
+    return f"{target}, {counted(patients, 'test patient')}: {said}"
 
 
 def _above(interval: Sequence[float] | None, limit: float) -> bool:

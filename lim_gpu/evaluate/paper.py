@@ -39,8 +39,8 @@ class Paper(ABC):
         """Make the procedural data below `folder`, once."""
 
     @abstractmethod
-    def check(self) -> None:
-        """Raises InputError for data that are not there, before hours are spent on other jobs."""
+    def check(self, seed: int) -> None:
+        """Raises InputError for data that are not there or cannot be used, before hours are spent on other jobs."""
 
     @abstractmethod
     def jobs(self) -> list[Job]:

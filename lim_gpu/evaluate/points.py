@@ -117,7 +117,8 @@ def less(folders: Sequence[Path], other: Path, score: str) -> dict[str, Any] | N
     except LimGpuError:  # not done, or of other data
         return None
     interval = found[0]["interval"] if len(found) == 1 else over_seeds(found)
-    return {"mean": float(np.mean([one["mean"] for one in found])), "interval": interval}
+    within = None if interval is None else np.clip(interval, -1, 1).tolist()
+    return {"mean": float(np.mean([one["mean"] for one in found])), "interval": within}
 
 
 def told_spread(score: dict[str, Any]) -> str:

@@ -16,11 +16,12 @@ from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.evaluate.paper import Failures, Paper, write_results
 from lim_gpu.evaluate.part import Part, markdown
 from lim_gpu.evaluate.smoke_study import make_study_data, smoke_study
-from lim_gpu.evaluate.study import HELD_OUT, NAMES, RUNS, TASK_OF, TRAIN, Study, Train, Tune, jobs
+from lim_gpu.evaluate.study import HELD_OUT, NAMES, RANDOM, RUNS, TASK_OF, TRAIN, Study, Train, Tune, jobs, tunings
 from lim_gpu.evaluate.study_file import read_study
 from lim_gpu.evaluate.study_page import write_study
 from lim_gpu.evaluate.study_work import StudyWorker, request, with_absolute_paths
-from lim_gpu.finetune.splits import DEFAULT_RUNS
+from lim_gpu.finetune.data import read_data
+from lim_gpu.finetune.splits import DEFAULT_RUNS, make_splits
 from lim_gpu.pretrain.pairs import paired
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import open_selected
@@ -54,8 +55,8 @@ class Tariq2024(Paper):
         """Stores of phantoms, and a table over one."""
         make_study_data(folder, seed, reporter)
 
-    def check(self) -> None:
-        """Raises InputError for data that are not there."""
+    def check(self, seed: int) -> None:
+        """Raises InputError for data that are not there, and for tables from which no parts can be drawn."""
         for path in self.study.stores.values():
             SliceStore(path)  # reads the index
         files = list(self.study.checkpoints.values())
@@ -65,6 +66,14 @@ class Tariq2024(Paper):
         for path in files:
             if not path.exists():
                 raise InputError(f"{path}: does not exist. Correct its path in the configuration")
+        self._check_parts(seed)
+
+    def _check_parts(self, seed: int) -> None:
+        asked = [job for name in self.asked if name in TASK_OF for job in tunings(name, self.study)]
+        for job in {(job.task, job.target): job for job in asked if job.start == RANDOM}.values():
+            wanted = request(self.study, job, (), seed)
+            table = read_data(wanted, Reporter(quiet=True))
+            make_splits(table, wanted.runs, wanted.folds, seed, table.groups())
 
     def jobs(self) -> list[Job]:
         """Pretext tasks, and behind each what is made of it."""

@@ -49,7 +49,7 @@ class Wolf2024(Paper):
         """A store and a labelled folder."""
         make_data(folder, seed, reporter)
 
-    def check(self) -> None:
+    def check(self, seed: int) -> None:
         """Raises InputError for data that are not there."""
         for task in self.grid.tasks:
             for path, what in ((task.data, "data"), (task.groups, "groups")):

@@ -141,7 +141,8 @@ def student_interval(runs: Floats, resampled: Floats, groups: int, low: float) -
     """Student's 95 % interval of the mean of `runs`, of which `resampled` are other draws of the groups, in low..1.
 
     The degrees of freedom of a sum of two variances are Satterthwaite's (1946): of two runs that
-    differ by more than the images the interval still covers less, 87 %. None where nothing can be told.
+    differ by more than the images the interval still covers less, 87 %. None where nothing can be told: of one run and
+    one patient, and where no draw differs, as when few patients are all told right.
     """
     from scipy.special import stdtrit
 
@@ -154,8 +155,8 @@ def student_interval(runs: Floats, resampled: Floats, groups: int, low: float) -
     centre, total = float(runs.mean()), sum(variance for variance, _ in variances)
     if not variances or not math.isfinite(centre + total):
         return None
-    if total == 0:
-        return [centre, centre]
+    if total == 0:  # of a difference: both sides are the same
+        return [0.0, 0.0] if low < 0 and centre == 0 else None
     freedom = total**2 / sum(variance**2 / freedom for variance, freedom in variances)
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(total)
     return [max(low, centre - half), min(1.0, centre + half)]

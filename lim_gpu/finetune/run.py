@@ -73,7 +73,8 @@ def _do(
     place = training_device(device)
     starts = read_starts(request, files, reporter)  # before anything is written
     epochs, head_epochs = request.protocol.epochs, request.protocol.head_epochs
-    if epochs <= head_epochs:
+    probe = epochs == head_epochs and request.protocol.frozen
+    if epochs <= head_epochs and not probe:
         alone = f"--epochs {epochs} with --head-epochs {head_epochs}"
         reporter.warn(f"{alone}: only the last layer trains. Give more epochs, or fewer head epochs")
     with locked(folder.path):
@@ -110,7 +111,7 @@ def _plan(request: Request, table: Table, output: Path, finished: bool) -> Outco
         f"plan: {counted(len(table), 'image')} ({of_each}) -> {output}",
         f"initial weights: {', '.join(starts)}",
         *(f"run {s['run']}: seed {s['seed']}, train {s['train']}, val {s['val']}, test {s['test']}" for s in runs),
-        f"{protocol.name}: {protocol.epochs} epochs a run, {steps:,} steps in all",
+        f"{protocol.name}: {counted(protocol.epochs, 'epoch')} a run, {steps:,} steps in all",
         *positive_lines(request, table),
     ]
     return Outcome(values, lines + ([f"unchanged: {output}"] if finished else []))

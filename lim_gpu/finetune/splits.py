@@ -16,10 +16,13 @@ from lim_gpu.errors import InputError, UsageError
 from lim_gpu.finetune.request import Request
 from lim_gpu.labelled.parts import PARTS
 from lim_gpu.labelled.table import Table
+from lim_gpu.progress import counted
 
 VALIDATION_PARTS = 10  # one of ten parts of what is left for training chooses the epoch (the paper's 90/10)
 RANDOM_TEST_PARTS = 5  # one of five parts tests, where runs draw their own split
 DEFAULT_RUNS = 5
+FEWEST = 3  # groups of a class that folds can be drawn from: one trains, one chooses, one tests
+VALIDATION = "validation"
 ROUNDING = 1e-9  # a fraction of a whole number of patients is no patient more
 
 Places = NDArray[np.int64]
@@ -107,7 +110,7 @@ def _hold_out(table: Table, groups: Places, places: Places, seed: int) -> tuple[
     """`places` as nine parts to train on and one to choose by."""
     smallest = _smallest_class(table, groups, places)
     parts = max(2, min(VALIDATION_PARTS, smallest))
-    fold = _deal(table, groups, places, parts, seed, "validation")
+    fold = _deal(table, groups, places, parts, seed, VALIDATION)
     return places[fold != 0], places[fold == 0]
 
 
@@ -128,10 +131,7 @@ def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, w
     for c, name in enumerate(table.classes):
         count = len(set(groups[places][table.labels[places] == c].tolist()))
         if count < parts:
-            of = "patients" if table.patients is not None else "images"
-            raise InputError(
-                f"{table.path}: class {name} has {count} {of}, too few for {parts} parts ({what}). Add images"
-            )
+            raise _too_few(table, name, count, parts, what)
     totals = np.bincount(table.labels[places], minlength=len(table.classes))
     images: dict[int, list[int]] = {}
     for place, image in enumerate(places):
@@ -146,6 +146,17 @@ def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, w
         held[best] += own
         fold[images[group]] = best
     return fold
+
+
+def _too_few(table: Table, name: str, count: int, parts: int, what: str) -> InputError:
+    """The error for a class of `count` groups that cannot be dealt to so many parts."""
+    of = "patient" if table.patients is not None else "image"
+    if what == VALIDATION:
+        remedy = "Give more --folds, a split with val"
+    else:
+        remedy = f"Give --folds {count}" if count >= FEWEST else "Leave its rows out"
+    few = f"class {name} has {counted(count, of)}, too few for {parts} parts ({what})"
+    return InputError(f"{table.path}: {few}. {remedy}, or add {of}s")
 
 
 def _check_validation(table: Table, splits: Sequence[Split]) -> None:

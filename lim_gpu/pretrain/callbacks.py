@@ -25,7 +25,7 @@ from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.method import Meter, Pretraining
 from lim_gpu.pretrain.monitor import CollapseWatch
 from lim_gpu.pretrain.plan import Plan, duration
-from lim_gpu.progress import Advance, Reporter
+from lim_gpu.progress import Advance, Reporter, two_digits
 
 WAIT = 50  # steps between two waits for a GPU: to write the numbers and to look for a loss that is no number
 AGREE = 10  # steps between two questions to the other processes whether one of them was asked to stop
@@ -220,7 +220,7 @@ class Recorder(Callback):
     def _pace(self, trainer: Trainer) -> str:
         speed = self._steps * self.plan.config.batch_size / (time.perf_counter() - self._clock)
         left = (self.plan.total_steps - trainer.global_step) * self.plan.config.batch_size / speed
-        return f"{speed:,.0f} images a second, {duration(left)} left"
+        return f"{two_digits(speed)} images a second, {duration(left)} left"
 
     def _tell_speed(self, trainer: Trainer) -> None:
         """Say once how fast it goes, and put it into the plan."""

@@ -64,10 +64,12 @@ def _write(backbone: Backbone, path: Path, output: Path) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     with replacing(output) as temporary:
+        mode = temporary.stat().st_mode
         try:
             save_file(backbone.state | _named_head(backbone), temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error).split("\n")[0]) from error
+        temporary.chmod(mode)  # safetensors puts a file of its own there, for the owner alone
         record = _export_record(path, backbone, file_sha256(temporary))
         write_json(sidecar(output), record)
     return record

@@ -32,11 +32,21 @@ def test_what_may_be_concluded_and_what_not_is_printed(tuned):
     sex, age, *notes = part.notes
     tests = [read(path) for path in output.glob("finetune/attributes-sex/random-frozen/1/runs/*/test.json")]
     patients = len({group for test in tests for group in test["groups"]})
-    assert sex.startswith(f"sex, {patients} test patients; too few to conclude anything: read above chance from ")
+    assert sex == f"sex, {patients} test patients: too few to conclude anything"
     assert age.startswith("age, ")
     assert any(note.startswith("may be concluded: ") for note in notes)
     assert any(note.startswith("may not: ") for note in notes)
     assert part.tables[""][0][:4] == ["begins with", "sex: AUROC", "sex: 95 %", "sex: less random"]
+
+
+@pytest.mark.parametrize(("patients", "concludes"), [(attributes.FEW - 1, False), (attributes.FEW, True)])
+def test_of_few_patients_nothing_is_concluded_however_high_the_interval(tmp_path, monkeypatch, patients, concludes):
+    monkeypatch.setattr(attributes, "_patients", lambda *_: patients)
+    monkeypatch.setattr(attributes, "_better", lambda *_: True)
+    score = {"mean": 1.0, "sd": 0.0, "interval": [1.0, 1.0]}
+    job = Tune("attributes", Start("ours", file=tmp_path / "x.ckpt"), "sex", frozen=True)
+    told = attributes.sentence("sex", [Point(job, 10, {"auc": score}, None)], None, tmp_path)
+    assert ("ours" in told) == concludes
 
 
 @pytest.mark.parametrize(("low", "said"), [(0.51, "ours"), (0.5, "none"), (None, "none")])

@@ -106,3 +106,15 @@ def test_what_is_asked_of_a_fine_tuning(tuned, tmp_path):
     assert starts == [None, "calibrated"]
     longer = replace(study.tasks["attributes"], options={**study.tasks["attributes"].options, "runs": DEFAULT_RUNS})
     assert request(replace(study, tasks={"attributes": longer}), Tune("attributes", RANDOM, "age"), (), 0).runs == 5
+
+
+def test_the_limits_of_a_difference_stay_within_what_it_can_be(tmp_path, monkeypatch):
+    """Two seeds that disagree: Student's interval of them alone would reach far beyond."""
+    found = {"a": -0.9, "b": 0.1}
+
+    def scores(one, _):
+        return {"auc": {"mean": found[one.name], "interval": [-1.0, found[one.name] + 0.2]}}
+
+    monkeypatch.setattr("lim_gpu.evaluate.points.compare", scores)
+    told = less([tmp_path / name for name in found], tmp_path / "random", "auc")
+    assert told == {"mean": pytest.approx(-0.4), "interval": [-1, 1]}

@@ -160,4 +160,4 @@ def test_jobs_go_to_processes_in_other_folders(tmp_path, monkeypatch):
     assert {(task.data, task.groups) for task in tasks} == {(tmp_path / "a", tmp_path / "g.csv")}
     (tmp_path / "a").mkdir()
     with pytest.raises(InputError, match=r"g\.csv: does not exist, the groups of task A\. Correct its path"):
-        paper.check()
+        paper.check(0)

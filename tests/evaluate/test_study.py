@@ -141,6 +141,20 @@ def test_what_is_missing_is_named_before_anything_runs(written, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("options", "cause"), [("", "Leave its rows out"), ("runs = 1", "Leave its rows out")])
+def test_a_table_that_cannot_be_split_is_refused_before_anything_runs(written, tmp_path, options, cause):
+    rows = [f"{name}.png,{name[0]}" for name in ("a1", "a2", "b1", "b2")]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    for row in rows:
+        (tmp_path / row.split(",")[0]).write_text(row)
+    asked = {"config": written(f"[classification]\ndata = '.'\n{options}\n"), "device": "cpu"}
+    with pytest.raises(InputError, match=cause):
+        evaluate(["T3"], tmp_path / "out", **asked)
+    with pytest.raises(InputError, match=cause):
+        evaluate(["T3"], tmp_path / "out", dry_run=True, **asked)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_smoke_study_has_all_of_it(tmp_path):
     todo = jobs(NAMES, smoke_study(tmp_path))
     assert {job.task for job in todo if isinstance(job, Tune)} == {"classification", "segmentation", "attributes"}

@@ -118,6 +118,18 @@ def test_limits_stay_within_what_a_score_can_be():
     assert student_interval(np.array([0.5]), np.array([0.5, 0.5]), 1, 0.0) is None  # one run, one patient
 
 
+def test_a_score_that_no_draw_changes_has_no_interval():
+    """Six patients told apart by chance are no certainty; two networks that say the same do not differ."""
+    labels = np.array([0, 1] * 3)
+    perfect = [Predictions(np.arange(6), np.arange(6), labels, np.eye(2)[labels])] * 3
+    wrong = [Predictions(np.arange(6), np.arange(6), labels, np.eye(2)[1 - labels])] * 3
+    alone = bootstrap(perfect, 1, 0, resamples=20)
+    assert alone["auc"] is None
+    assert alone["acc"] is None
+    assert bootstrap(perfect, 1, 0, minus=wrong, resamples=20)["acc"] is None
+    assert bootstrap(perfect, 1, 0, minus=perfect, resamples=20)["acc"] == [0, 0]
+
+
 def test_images_of_one_patient_are_drawn_together():
     p = drawn(2, 200)
     by_ten = Predictions(np.repeat(p.places, 10) * 10 + np.tile(np.arange(10), 200), np.repeat(p.places, 10),

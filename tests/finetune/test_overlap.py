@@ -60,6 +60,8 @@ def test_how_runs_differ_counts_as_students_t_has_it():
 
 
 def test_images_without_anything_do_not_count():
-    groups, values = np.arange(6), np.array([0.5, np.nan] * 3)
-    assert interval([(groups, values)], 0) == [0.5, 0.5]
+    groups, values = np.arange(6), np.array([0.4, np.nan, 0.5, np.nan, 0.6, np.nan])
+    low, high = interval([(groups, values)], 0)
+    assert (low + high) / 2 == pytest.approx(0.5)
+    assert low < 0.5
     assert interval([(groups, np.full(6, np.nan))], 0) is None

@@ -214,6 +214,13 @@ def test_equal_images_across_a_fixed_split_are_said(make_folder, tmp_path, capsy
     assert "only the last layer trains" in text
 
 
+@pytest.mark.parametrize(("asked", "warned"), [({"flip": False}, False), ({}, True), ({"head_epochs": 2}, True)])
+def test_a_linear_probe_that_was_asked_for_is_no_mistake(make_folder, two_classes, tmp_path, capsys, asked, warned):
+    options = {"epochs": 1, "head_epochs": 1, "folds": None, "runs": 1} | asked
+    finetune(request(make_folder(two_classes), **options), tmp_path / "run", "cpu", Reporter())
+    assert ("only the last layer trains" in capsys.readouterr().err) == warned
+
+
 def test_folds_over_all_images_keep_those_that_are_alike_together(make_folder, two_classes, tmp_path):
     parts = [row | {"split": ("train", "val", "test")[n % 3]} for n, row in enumerate(two_classes)]
     folder = make_folder(parts, table="split.csv")

@@ -118,10 +118,30 @@ def test_what_cannot_be_split():
         splits(table([0, 1] * 20), runs=2, folds=2)
     with pytest.raises(UsageError, match="is fixed. Give --runs"):
         splits(table([0, 1] * 15, split=[0] * 20 + [2] * 10), folds=5)
-    with pytest.raises(InputError, match="class 1 has 3 images, too few for 5 parts"):
+
+
+@pytest.mark.parametrize(
+    ("rare", "asked", "remedy"),
+    [
+        (3, {}, r"3 patients, too few for 5 parts \(--folds 5\). Give --folds 3, or add patients"),
+        (3, {"runs": 2}, r"3 patients, too few for 5 parts \(a random split\). Give --folds 3, or add patients"),
+        (2, {}, r"2 patients, too few for 5 parts \(--folds 5\). Leave its rows out, or add patients"),
+        (1, {}, r"1 patient, too few for 5 parts \(--folds 5\). Leave its rows out, or add patients"),
+        (3, {"folds": 2}, r"1 patient, too few for 2 parts \(validation\). Give more --folds, .*, or add patients"),
+    ],
+)
+def test_a_class_of_few_patients_is_told_what_would_do(rare, asked, remedy):
+    """What is offered works."""
+    few = patients_with([(0, 0)] * 20 + [(1, 1)] * rare)
+    with pytest.raises(InputError, match=f"class 1 has {remedy}"):
+        splits(few, **asked)
+    if rare == 3:
+        assert len(splits(few, folds=3)) == 3
+
+
+def test_what_is_too_few_are_images_where_no_patient_is_known():
+    with pytest.raises(InputError, match="class 1 has 3 images, too few for 5 parts .* or add images"):
         splits(table([0] * 20 + [1] * 3))
-    with pytest.raises(InputError, match="class 1 has 1 patients"):
-        splits(table([0] * 20 + [1] * 20, tuple(map(str, [*range(20), *[99] * 20]))))
 
 
 def patients_with(labels_by_patient):

@@ -130,6 +130,12 @@ def test_the_json_tells_how_to_preprocess_and_where_it_came_from(exported):
     assert (again.name, again.preprocess) == ("resnet18", record["preprocess"])
 
 
+def test_weights_may_be_read_by_whom_their_record_may(exported):
+    folder, _ = exported
+    weights, record = ((folder / name).stat().st_mode for name in ("w.safetensors", "w.safetensors.json"))
+    assert weights == record
+
+
 def test_export_again_is_unchanged_and_another_is_refused(exported, tmp_path):
     folder, _ = exported
     before = (folder / "w.safetensors").stat().st_mtime_ns
