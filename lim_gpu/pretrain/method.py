@@ -43,7 +43,7 @@ SPREAD = {  # of `spread` below
 }
 
 
-# Sizes of a run are few: each has code of its own. Where torch makes symbols of them, its compiler fails at split norms.
+# Sizes of a run are few: each has its own code. Where torch makes symbols of them, its compiler fails at split norms.
 COMPILING: Mapping[str, Any] = {"dynamic": False}
 
 

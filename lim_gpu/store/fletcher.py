@@ -59,7 +59,7 @@ def _block(pairs):  # type: ignore[no-untyped-def]
     """Sum, and sum weighted N .. 1, of the N words in `pairs` (rows * LANES,), at most MOST_ROWS rows.
 
     A lane sums its pairs, and these sums after each row, so that a row counts as often as rows are left. Pairs are
-    summed as they are, modulo 2^32, and their upper words alone: what is missing is the sum of the lower ones, which fits.
+    summed as they are, modulo 2^32, and their upper words alone: what is missing is the sum of the lower, which fits.
     The word 2 k + h of a row has the weight 2 LANES (rows left) - 2 k - h.
     """
     both, upper = np.zeros(LANES, np.uint32), np.zeros(LANES, np.uint32)
