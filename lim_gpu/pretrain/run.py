@@ -117,6 +117,7 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
                 lines = [f"unchanged: {folder.path}"]
                 return Outcome(plan.values() | {"run": str(folder.path), "unchanged": True}, lines)
             with locked(folder.path) if rank() == 0 else nullcontext():
+                _say(plan, reporter)  # before torch, which takes long to import
                 from lim_gpu.pretrain.training import train
 
                 remove_stale(folder.path)
@@ -142,6 +143,13 @@ def _planned(request: Request, plan: Plan, folder: RunFolder) -> Outcome:
     standing = folder.standing(plan, request.resume, request.overwrite)
     values = plan.values() | {"config": plan.config.to_dict(), "run": str(folder.path), "standing": standing}
     return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])
+
+
+def _say(plan: Plan, reporter: Reporter) -> None:
+    for line in plan.lines():
+        reporter.note(line)
+    for text in warnings_of(plan):
+        reporter.warn(text)
 
 
 def _trained(plan: Plan, folder: RunFolder, values: dict[str, Any]) -> Outcome:
