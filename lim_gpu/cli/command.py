@@ -71,10 +71,10 @@ def _too_many(context: click.Context, more: Sequence[str]) -> UsageError:
     """The error for arguments that a verb has no place for; a single one is its output, where that was not given."""
     arguments = [parameter.make_metavar(context) for parameter in context.command.params if _is_argument(parameter)]
     takes = f"takes {' '.join(arguments)} alone" if arguments else "takes no argument"
-    others = f" and {counted(len(more) - 1, 'other')}" if len(more) > 1 else ""
+    others = f" and {counted(len(more) - 1, 'other')} are" if len(more) > 1 else " is"
     free = len(more) == 1 and _takes_output(context)
     remedy = f"Did you mean -o {more[0]}?" if free else "Leave out what is too many, or quote a name with spaces"
-    return UsageError(f"{context.info_name} {takes}: {more[0]!r}{others} {'are' if others else 'is'} too many. {remedy}")
+    return UsageError(f"{context.info_name} {takes}: {more[0]!r}{others} too many. {remedy}")
 
 
 def _is_argument(parameter: click.Parameter) -> bool:
