@@ -21,7 +21,7 @@ from click.core import ParameterSource
 
 from lim_gpu.errors import EXIT_SKIPPED, LimGpuError, UsageError, as_options
 from lim_gpu.files import read_toml
-from lim_gpu.progress import Outcome, Reporter, counted, interrupt, one_line
+from lim_gpu.progress import Outcome, Reporter, counted, interrupt, one_line, told_by
 
 DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
 _asked: dict[str, Any] = {"json": False, "verbose": False, "verb": ""}  # what an error that ends all must know
@@ -161,10 +161,10 @@ def execute(group: click.Group) -> NoReturn:
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
-    except Terminated:
-        code = _fail(f"terminated. {_how_to_go_on()}", 143)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail(f"interrupted. {_how_to_go_on()}", 130)
+    except Terminated as error:
+        code = _fail(_stopped("terminated", error), 143)
+    except (KeyboardInterrupt, click.Abort) as error:
+        code = _fail(_stopped("interrupted", error), 130)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         code = 0
@@ -178,6 +178,10 @@ def execute(group: click.Group) -> NoReturn:
     except Exception as error:
         code = _fail_otherwise(error)
     raise SystemExit(code)
+
+
+def _stopped(how: str, error: BaseException) -> str:
+    return f"{', '.join(filter(None, (how, told_by(error))))}. {_how_to_go_on()}"
 
 
 def _how_to_go_on() -> str:

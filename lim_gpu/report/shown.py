@@ -11,6 +11,7 @@ from typing import Any
 from lim_gpu.intensity import Intensity
 from lim_gpu.reduction.parts import UnitResult, load_part
 from lim_gpu.reduction.request import SCALES, in_own_unit
+from lim_gpu.reduction.unit import in_words
 from lim_gpu.report.figures import SERIES
 from lim_gpu.selection import Selection, VolumeSelection, selection_paths
 
@@ -39,8 +40,7 @@ class Shown:
     @property
     def unit(self) -> str:
         """What was reduced together: a volume, a patient, or the data set."""
-        scope = str(self.selection.record["parameters"]["scope"])
-        return {"dataset": "data set"}.get(scope, scope)
+        return in_words(str(self.selection.record["parameters"]["scope"]))
 
     @property
     def compared_by(self) -> str:
