@@ -78,9 +78,7 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
     from lim_gpu.workers import start_server
 
     if options["ray"] is None:
-        os.environ.setdefault(
-            "OPENBLAS_NUM_THREADS", "1"
-        )  # NumPy's own wait by spinning, and nothing here has products
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's own wait by spinning; nothing here has products
         start_server()  # what the children need takes longer to import than what this process does
     from lim_gpu.ingest import ingest as ingest_sources
 

@@ -118,7 +118,8 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
                 return Outcome(plan.values() | {"run": str(folder.path), "unchanged": True}, lines)
             with locked(folder.path) if rank() == 0 else nullcontext():
                 _say(plan, reporter)  # before torch, which takes long to import
-                from lim_gpu.pretrain.training import train
+                with reporter.wait("load torch"):
+                    from lim_gpu.pretrain.training import train
 
                 remove_stale(folder.path)
                 values = train(request, plan, slices, folder, standing == "unfinished", reporter)
