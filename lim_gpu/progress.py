@@ -27,6 +27,23 @@ def interrupt(error: BaseException) -> NoReturn:
     raise error
 
 
+@contextmanager
+def telling(how_far: Callable[[], str]) -> Iterator[None]:
+    """Let an interruption tell how far the work within was, for the line that ends the program."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            error.add_note(how_far())
+        raise
+
+
+def told_by(error: BaseException) -> str:
+    """What `telling` gave to an interruption, or to the one that it was made of; "" where it tells nothing."""
+    notes = getattr(error, "__notes__", []) or getattr(error.__cause__, "__notes__", [])
+    return ", ".join(notes)
+
+
 def _stop_if_interrupted() -> None:
     """In the main thread alone: another one would end with a traceback, and nothing else."""
     if _interruptions and threading.current_thread() is threading.main_thread():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line; before torch loads OpenMP
@@ -55,6 +56,18 @@ def preloaded() -> Iterator[Preloaded]:
     process = Preloaded()
     yield process
     process.close()
+
+
+@pytest.fixture
+def make_newer(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Gives a file of `lim_gpu/report` another content, as a newer program would."""
+    from lim_gpu.report import page
+
+    def newer(name: str) -> None:
+        monkeypatch.setattr(page, "HERE", shutil.copytree(page.HERE, tmp_path_factory.mktemp("newer") / "report"))
+        (page.HERE / name).write_text("newer")
+
+    return newer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+HERE = Path(__file__).parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # a fork does not survive the threads of OpenMP
 
 
@@ -56,7 +57,9 @@ class Preloaded:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": str(Path(__file__).parent)},
+            env=os.environ
+            | ONE_THREAD
+            | {"PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent)))},  # this package
         )
 
     def start(self, *arguments: Any, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Program:

@@ -10,17 +10,18 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from lim_gpu.errors import EXIT_SKIPPED, LimGpuError, UsageError, as_options
 from lim_gpu.files import read_toml
-from lim_gpu.progress import Outcome, Reporter, interrupt, one_line
+from lim_gpu.progress import Outcome, Reporter, counted, interrupt, one_line, told_by
 
 DEVICE = re.compile(r"(auto|cpu|cuda(:\d+)?)\Z")
 _asked: dict[str, Any] = {"json": False, "verbose": False, "verb": ""}  # what an error that ends all must know
@@ -52,6 +53,38 @@ class Run:
         except BrokenPipeError:  # the reader, such as head, left: no fault, though click would exit with 1
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(EXIT_SKIPPED if outcome.skipped else code)
+
+
+class Verb(click.Command):
+    """A verb that tells which argument is too many, and what it may have been meant for."""
+
+    allow_extra_args = True  # refused here, in place of click's own words
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:  # noqa: D102  (click's own)
+        more = super().parse_args(ctx, args)
+        if more and not ctx.resilient_parsing:
+            raise _too_many(ctx, more)
+        return more
+
+
+def _too_many(context: click.Context, more: Sequence[str]) -> UsageError:
+    """The error for arguments that a verb has no place for; a single one is its output, where that was not given."""
+    arguments = [parameter.make_metavar(context) for parameter in context.command.params if _is_argument(parameter)]
+    takes = f"takes {' '.join(arguments)} alone" if arguments else "takes no argument"
+    others = f" and {counted(len(more) - 1, 'other')} are" if len(more) > 1 else " is"
+    free = len(more) == 1 and _takes_output(context)
+    remedy = f"Did you mean -o {more[0]}?" if free else "Leave out what is too many, or quote a name with spaces"
+    return UsageError(f"{context.info_name} {takes}: {more[0]!r}{others} too many. {remedy}")
+
+
+def _is_argument(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Argument)
+
+
+def _takes_output(context: click.Context) -> bool:
+    """Whether the verb has -o, and it was not given."""
+    given = context.get_parameter_source("output")
+    return given in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
 def common(function: Function, *, config: bool = True) -> Function:
@@ -128,10 +161,10 @@ def execute(group: click.Group) -> NoReturn:
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
-    except Terminated:
-        code = _fail(f"terminated. {_how_to_go_on()}", 143)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail(f"interrupted. {_how_to_go_on()}", 130)
+    except Terminated as error:
+        code = _fail(_stopped("terminated", error), 143)
+    except (KeyboardInterrupt, click.Abort) as error:
+        code = _fail(_stopped("interrupted", error), 130)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         code = 0
@@ -145,6 +178,10 @@ def execute(group: click.Group) -> NoReturn:
     except Exception as error:
         code = _fail_otherwise(error)
     raise SystemExit(code)
+
+
+def _stopped(how: str, error: BaseException) -> str:
+    return f"{', '.join(filter(None, (how, told_by(error))))}. {_how_to_go_on()}"
 
 
 def _how_to_go_on() -> str:

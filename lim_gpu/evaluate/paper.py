@@ -14,6 +14,7 @@ from lim_gpu.evaluate.estimate import Planned
 from lim_gpu.evaluate.job import Job, JobWorker
 from lim_gpu.files import read_json, write_json, write_text
 from lim_gpu.progress import Reporter
+from lim_gpu.report.page import made_with
 
 Failures = Sequence[tuple[str, str]]  # the folder of a job and the cause
 VERSIONS = ("lim-gpu", "torch", "torchvision")  # of what the numbers depend on
@@ -78,7 +79,8 @@ def write_results(
 
     Returns the values, with "unchanged", and lines for people.
     """
-    values = json.loads(json.dumps(values | {"versions": {name: version(name) for name in VERSIONS}}))
+    made = {"versions": {name: version(name) for name in VERSIONS}, "page": made_with(f"{page}.html")}
+    values = json.loads(json.dumps(values | made))
     where = f"{output / page}.md, {page}.html, {page}.json"
     whole = all((output / f"{page}.{kind}").exists() for kind in ("md", "html", "json"))
     if whole and read_json(output / f"{page}.json") == values:

@@ -52,7 +52,8 @@ def predict(
         from lim_gpu.weights.backbone import training_device
 
         network = load_network(checkpoint, training_device(device), trust=trust)
-        classes, temperature = _classes(network, checkpoint), _temperature(network, checkpoint, reporter)
+        classes, fitted = _classes(network, checkpoint), _fitted_temperature(network, checkpoint, reporter)
+        temperature = 1.0 if fitted is None else fitted
 
         def probabilities(inputs: Tensor) -> Tensor:
             return (network(inputs).double() / temperature).softmax(dim=1)
@@ -60,12 +61,15 @@ def predict(
         view = View.of(network, intensity, reporter)
         found = applied(images, network, view, probabilities, reporter)
         write_text(output, _csv(images, found, classes), 0o600 if images.private else 0o644)
-        record = found.record(made, images, network, view) | {"temperature": temperature}
+        record = found.record(made, images, network, view)
+        record |= {"temperature": temperature, "calibrated": fitted is not None}
     counts = {name: int((found.values.argmax(axis=1) == place).sum()) for place, name in enumerate(classes)}
     record["predicted"] = counts
     write_json(made.paths[-1], record)  # last: it says that the other is whole
     told = ", ".join(f"{count:,} of class {name}" for name, count in counts.items())
-    return Outcome(record, [f"{counted(len(found.rows), 'image')}: {told} -> {output}"], bool(found.failures))
+    sure = "not calibrated" if fitted is None else f"calibrated by temperature {fitted:g}"
+    line = f"{counted(len(found.rows), 'image')}: {told}; probabilities {sure} -> {output}"
+    return Outcome(record, [line], bool(found.failures))
 
 
 def _classes(network: Network, checkpoint: Path) -> list[str]:
@@ -78,12 +82,13 @@ def _classes(network: Network, checkpoint: Path) -> list[str]:
     return list(names) if isinstance(names, list) and len(names) == count else [str(place) for place in range(count)]
 
 
-def _temperature(network: Network, checkpoint: Path, reporter: Reporter) -> float:
+def _fitted_temperature(network: Network, checkpoint: Path, reporter: Reporter) -> float | None:
+    """Of the fine-tuning; None, which is said, where the checkpoint holds none."""
     temperature = network.about.get("temperature")
     if isinstance(temperature, int | float) and temperature > 0:
         return float(temperature)
     reporter.warn(f"{checkpoint}: holds no temperature: probabilities are not calibrated. Run lim-gpu finetune again")
-    return 1.0
+    return None
 
 
 def _csv(images: Images, found: Applied, classes: list[str]) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import groupby, islice, pairwise
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Walk:
     counted: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # a path of each kind
     failures: list[Failure] = field(default_factory=list)
+    read_once: list[str] = field(default_factory=list)  # a sentence for each source that another one holds
 
 
 def walk(sources: Sequence[str | Path], leave_out: Sequence[Path]) -> Walk:
@@ -54,8 +55,7 @@ def walk(sources: Sequence[str | Path], leave_out: Sequence[Path]) -> Walk:
     seen: set[str] = set()
     barred = {os.path.realpath(path) for path in leave_out}
     roots = [os.path.realpath(source) for source in sources]
-    by_parts = sorted(roots, key=lambda root: root.split(os.sep))  # what lies in a folder follows it
-    overlap = any(os.path.commonpath(pair) == pair[0] for pair in pairwise(by_parts))
+    result.read_once = _read_once(sources, roots)
     for source, root in zip(sources, roots, strict=True):
         if not os.path.exists(root):
             store = f". Did you mean -o {source}?" if len(sources) > 1 and source == sources[-1] else ""
@@ -63,11 +63,24 @@ def walk(sources: Sequence[str | Path], leave_out: Sequence[Path]) -> Walk:
         name = os.path.basename(os.path.abspath(source))
         for path in _below(root, result, barred):
             if path not in seen:
-                if overlap:  # else no file comes twice, and many would take memory
+                if result.read_once:  # else no file comes twice, and many would take memory
                     seen.add(path)
                 below = os.path.relpath(path, root)
                 _add(result, path, name if below == "." else f"{name}/{below}")
     return result
+
+
+def _read_once(sources: Sequence[str | Path], roots: Sequence[str]) -> list[str]:
+    """A sentence for each source that comes again, or lies in another one."""
+    order = sorted(range(len(roots)), key=lambda place: roots[place].split(os.sep))  # what lies in a folder follows it
+    sentences, outer = [], order[0]
+    for place in order[1:]:
+        if os.path.commonpath([roots[outer], roots[place]]) != roots[outer]:
+            outer = place
+            continue
+        again = "given twice" if roots[place] == roots[outer] else f"lies in {sources[outer]}"
+        sentences.append(f"{sources[place]}: {again}, read once")
+    return sentences
 
 
 def _below(root: str, result: Walk, barred: set[str]) -> Iterator[str]:

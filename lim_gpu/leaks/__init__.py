@@ -21,7 +21,7 @@ from lim_gpu.leaks.rejected import check_rejected, names_of, read_rejected
 from lim_gpu.leaks.search import Pair, Rule, find_pairs, flat_images, leaking, relation, split_patients
 from lim_gpu.outputs import check_file, standing_record
 from lim_gpu.progress import Outcome, Reporter, counted
-from lim_gpu.report.page import write_page
+from lim_gpu.report.page import made_with, write_page
 from lim_gpu.strip import image_uri
 
 COLUMNS = "a b collection_a collection_b split_a split_b label_a label_b same_patient relation bits value evidence"
@@ -99,8 +99,8 @@ def leaks(
     _check(outputs, sources)
     paths = outputs.paths
     rejected = read_rejected(reject) if reject else set()
-    options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), list(map(str, paths)), version("lim-gpu")]
-    asked = fingerprint([options, [[str(source), identity(source, patients)] for source in sources]])
+    options = [asdict(rule), across, patients, sorted(map(sorted, rejected)), list(map(str, paths))]
+    asked = fingerprint([made_with("leaks.html"), options, [[str(one), identity(one, patients)] for one in sources]])
     if (standing := standing_record(outputs.record, asked, paths, overwrite)) is not None:
         return _outcome(standing | {"unchanged": True}, outputs)
     if dry_run:

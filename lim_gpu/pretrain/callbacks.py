@@ -113,7 +113,10 @@ class Recorder(Callback):
         self._told = False  # how fast it is
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count time and to show progress."""
+        """Begin to count time and to show progress; the first numbers can take minutes."""
+        epoch, of = trainer.global_step // self.plan.steps_per_epoch + 1, self.plan.config.epochs
+        steps = f"{self.plan.steps_per_epoch:,} steps of {self.plan.config.batch_size} slices"
+        self.reporter.note(f"epoch {epoch} of {of} is under way on {pl_module.device}: {steps}")
         images = (self.plan.total_steps - trainer.global_step) * self.plan.config.batch_size
         bar = self.reporter.track(f"pretrain {self.plan.config.method}", images, "images")
         self._advance = self._open.enter_context(bar)

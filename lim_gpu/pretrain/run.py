@@ -117,7 +117,9 @@ def _run(request: Request, reporter: Reporter) -> Outcome:
                 lines = [f"unchanged: {folder.path}"]
                 return Outcome(plan.values() | {"run": str(folder.path), "unchanged": True}, lines)
             with locked(folder.path) if rank() == 0 else nullcontext():
-                from lim_gpu.pretrain.training import train
+                _say(plan, reporter)  # before torch, which takes long to import
+                with reporter.wait("load torch"):
+                    from lim_gpu.pretrain.training import train
 
                 remove_stale(folder.path)
                 values = train(request, plan, slices, folder, standing == "unfinished", reporter)
@@ -142,6 +144,13 @@ def _planned(request: Request, plan: Plan, folder: RunFolder) -> Outcome:
     standing = folder.standing(plan, request.resume, request.overwrite)
     values = plan.values() | {"config": plan.config.to_dict(), "run": str(folder.path), "standing": standing}
     return Outcome(values, [*plan.lines(), *(f"warning: {text}" for text in warnings_of(plan))])
+
+
+def _say(plan: Plan, reporter: Reporter) -> None:
+    for line in plan.lines():
+        reporter.note(line)
+    for text in warnings_of(plan):
+        reporter.warn(text)
 
 
 def _trained(plan: Plan, folder: RunFolder, values: dict[str, Any]) -> Outcome:

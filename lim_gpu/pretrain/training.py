@@ -26,7 +26,6 @@ from lim_gpu.pretrain.checkpoints import load_state, save_checkpoint
 from lim_gpu.pretrain.datamodule import SlicesDataModule
 from lim_gpu.pretrain.folder import RunFolder
 from lim_gpu.pretrain.method import Pretraining, laid_out
-from lim_gpu.pretrain.monitor import warnings_of
 from lim_gpu.pretrain.picture import save_views
 from lim_gpu.pretrain.plan import Plan, rank, world_size
 from lim_gpu.pretrain.presets import TURNS
@@ -178,7 +177,7 @@ def resolve_precision(precision: str, place: torch.device, reporter: Reporter) -
 def _begin(
     plan: Plan, folder: RunFolder, state: dict[str, Any] | None, values: dict[str, Any], reporter: Reporter
 ) -> None:
-    """Write what a run begins with, or cut what a killed one wrote after its checkpoint; say the plan."""
+    """Write what a run begins with, or cut what a killed one wrote after its checkpoint; say where it goes on."""
     if state is None:
         folder.begin(plan, values)
     else:
@@ -190,10 +189,6 @@ def _begin(
                     f"began with {name} {before.get(name)}, goes on with {values[name]}: its losses will differ"
                 )
         _warn_of_processes(plan, before.get("processes", world_size()), reporter)
-    for line in plan.lines():
-        reporter.note(line)
-    for text in warnings_of(plan):
-        reporter.warn(text)
     if state is not None:
         reporter.note(f"goes on after {state['global_step']:,} of {plan.total_steps:,} steps")
 

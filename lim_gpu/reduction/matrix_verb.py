@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lim_gpu.cuda.driver import check_gpu
 from lim_gpu.errors import InputError, UsageError
@@ -14,7 +15,7 @@ from lim_gpu.files import file_sha256, read_json, replacing, write_json
 from lim_gpu.outputs import check_file, made_otherwise
 from lim_gpu.progress import Outcome, Reporter, counted
 from lim_gpu.reduction.criterion import Criterion
-from lim_gpu.reduction.request import SIMILARITIES
+from lim_gpu.reduction.request import SCALES, SIMILARITIES, in_own_unit
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.units import check_limits, intensities_in_words
 
@@ -49,6 +50,8 @@ def similarity_verb(
         n, height, width = entry.shape
         record: dict[str, Any] = {"format": "lim-gpu-matrix", "method": method, "volume": key, "digest": entry.digest}
         record |= {"keep": keep, "parameters": criterion.parameters(), "shape": [n, n], "output": output.name}
+        if output.suffix == ".png":
+            record["scale"] = SCALES[method]
         if _standing_matrix(output, record, overwrite):
             return Outcome(record | {"unchanged": True}, [f"unchanged: {output}"])
         if dry_run:
@@ -57,8 +60,15 @@ def similarity_verb(
         with reporter.wait(f"{method} of {counted(n, 'slice')}"):
             matrix = write_matrix(store, key, criterion, device, keep, output)
         write_json(_sidecar(output), {"sha256": file_sha256(output), "record": record})
-    low, high = float(matrix.min()), float(matrix.max())
-    return Outcome(record, [f"{method}: {n} x {n}, {low:.4f} to {high:.4f} -> {output}"])
+    return Outcome(record, [f"{method}: {n} x {n}, {_range(matrix, method, output)} -> {output}"])
+
+
+def _range(matrix: NDArray[np.float32], method: str, output: Path) -> str:
+    """The lowest and the highest value, in the unit of the output."""
+    if method == "hash" and output.suffix == ".png":
+        bits = in_own_unit(method, matrix)
+        return f"{bits.min():.0f} to {bits.max():.0f} {SCALES[method]}"
+    return f"{matrix.min():.4f} to {matrix.max():.4f}"
 
 
 def _sidecar(output: Path) -> Path:
@@ -82,7 +92,7 @@ def _standing_matrix(output: Path, record: dict[str, Any], overwrite: bool) -> b
 
 def write_matrix(
     store: SliceStore, key: str, criterion: Criterion, device: str, keep: float | None, output: Path
-) -> np.ndarray[Any, np.dtype[np.float32]]:
+) -> NDArray[np.float32]:
     """Write the matrix (n, n) of a volume as .npy, or draw it as .png, the slices that `keep` keeps beside it."""
     from lim_gpu.pruning.rules import prune
     from lim_gpu.reduction.engine import StoredMatrix
@@ -98,10 +108,10 @@ def write_matrix(
             return matrix
         kept = prune(matrix, keep=keep) if keep is not None else None
         images = engine.images(volume, kept.tolist()) if kept is not None else None
-    scale = {"ssim": "SSIM", "mi": "normalized mutual information", "deepnet": "cosine", "hash": "1 - bits / 64"}
     title = f"{criterion.method.upper()} of {len(matrix)} slices" + (f", {len(kept)} kept" if kept is not None else "")
     title += f"\n{intensities_in_words([volume.entry], criterion.intensity)}"
-    save_matrix_picture(output, matrix, title, scale[criterion.method], kept, images)
+    shown, bits = in_own_unit(criterion.method, matrix), criterion.method == "hash"
+    save_matrix_picture(output, shown, title, SCALES[criterion.method], kept, images, distances=bits)
     return matrix
 
 

@@ -57,10 +57,13 @@ def save_matrix_picture(
     scale: str,
     kept: NDArray[np.int64] | None = None,
     images: NDArray[np.uint8] | None = None,
+    *,
+    distances: bool = False,
 ) -> None:
     """Draw a matrix (n, n) with its colour bar; with `kept` (k,) and `images` (k, H, W), the kept slices beside it.
 
-    path: .png; scale: the label of the colour bar, with its unit. Kept slices are marked along both axes.
+    path: .png; scale: the label of the colour bar, with its unit; distances: less is more alike, and the colours turn
+    around. Kept slices are marked along both axes.
     """
     from matplotlib.figure import Figure
 
@@ -69,7 +72,7 @@ def save_matrix_picture(
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1)) if show_slices else (figure, None)
     axes = left.subplots()
     low, high = finite_range(matrix)
-    shown = axes.imshow(matrix, cmap="magma", vmin=low, vmax=high, interpolation="nearest")
+    shown = axes.imshow(matrix, cmap="magma_r" if distances else "magma", vmin=low, vmax=high, interpolation="nearest")
     left.colorbar(shown, ax=axes, shrink=0.86, label=scale)
     axes.set(title=title, xlabel="slice", ylabel="slice")
     if kept is not None:

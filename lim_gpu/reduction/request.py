@@ -16,6 +16,7 @@ METHODS = BASELINES + SIMILARITIES
 SCOPES = ("volume", "patient", "dataset")
 ORDERS = ("spatial", "lexicographic")
 HASH_BITS = 64
+SCALES = {"ssim": "SSIM", "mi": "NMI", "deepnet": "cosine", "hash": "bits apart"}  # as a person is shown values
 # Threshold of each method in its own unit: the lowest and highest that means anything (design of the definitions).
 THRESHOLD_RANGE = {"ssim": (-1, 1), "mi": (1, 2), "deepnet": (-1, 1), "hash": (0, HASH_BITS)}
 PAPER_HASH_THRESHOLD = 6  # bits: HASH-6, the best of Wolf et al. 2024
@@ -78,7 +79,7 @@ class Request:
 
     def in_own_unit(self, similarity: float) -> float:
         """A similarity in the unit of the method's threshold: bits for HASH."""
-        return HASH_BITS * (1 - similarity) if self.method == "hash" else similarity
+        return float(in_own_unit(self.method, similarity))
 
     def parameters(self) -> dict[str, Any]:
         """All that changes the result; nothing that does not (device, paths)."""
@@ -131,3 +132,8 @@ def request_for(criterion: Criterion, *, threshold: float | str | None = None, *
     if criterion.method not in SIMILARITIES:
         raise UsageError(f"method {criterion.method} compares nothing and takes no `threshold`. Leave it out")
     return Request(criterion, threshold=THRESHOLD_RANGE[criterion.method][0], **asked), True
+
+
+def in_own_unit(method: str, similarities: Any) -> Any:
+    """Similarities, a number or an array, in the unit of the method's threshold: bits for HASH."""
+    return HASH_BITS * (1 - similarities) if method == "hash" else similarities

@@ -8,12 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 from lim_gpu.errors import InputError
-from lim_gpu.progress import Reporter, counted
+from lim_gpu.progress import Reporter, counted, telling
 from lim_gpu.reduction.measure import borrow_hashes
 from lim_gpu.reduction.parts import UnitResult, load_part
 from lim_gpu.reduction.request import SIMILARITIES, Request
 from lim_gpu.reduction.share import Done, Finished
-from lim_gpu.reduction.unit import Unit, units_of
+from lim_gpu.reduction.unit import Unit, in_words, units_of
 from lim_gpu.selection import VolumeSelection
 from lim_gpu.store.slices import SliceStore
 
@@ -33,7 +33,13 @@ def reduced(
     units: Sequence[Unit], fill: Filler, store: SliceStore, request: Request, parts: Path | None, reporter: Reporter
 ) -> list[Done]:
     """The results of units in their order: those that stand in `parts`, and those that `fill` makes."""
-    with reporter.track(f"reduce {request.method}", sum(unit.slices for unit in units), "slices") as advance:
+    done: list[Done] = []
+
+    def how_far() -> str:
+        return f"{len(done):,} of {counted(len(units), in_words(request.scope))} done"
+
+    total = sum(unit.slices for unit in units)
+    with telling(how_far), reporter.track(f"reduce {request.method}", total, "slices") as advance:
         done, left = _standing_units(units, request, parts)
         if parts and request.method == "hash":
             borrow_hashes(left, request, parts)

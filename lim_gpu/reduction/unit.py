@@ -59,3 +59,8 @@ def units_of(entries: Sequence[VolumeEntry], scope: str) -> list[Unit]:
         name = {"volume": entry.key, "patient": f"patient-{entry.patient}", "dataset": "dataset"}[scope]
         groups.setdefault(name, []).append(entry)
     return [Unit(name, place, tuple(volumes)) for place, (name, volumes) in enumerate(groups.items())]
+
+
+def in_words(scope: str) -> str:
+    """What a unit of a scope is called."""
+    return "data set" if scope == "dataset" else scope

@@ -19,7 +19,7 @@ from lim_gpu.reduction.plan import make_plan
 from lim_gpu.reduction.request import PAPER_HASH_THRESHOLD, SIMILARITIES, Request
 from lim_gpu.reduction.run import check_units, parts_folder, standing_selection, write_selection
 from lim_gpu.reduction.shards import reduce_shard
-from lim_gpu.reduction.unit import units_of
+from lim_gpu.reduction.unit import in_words, units_of
 from lim_gpu.selection import Selection, selection_paths
 from lim_gpu.selection.files import kept_list, source_rows
 from lim_gpu.shard import Shard
@@ -175,7 +175,7 @@ def _decided(record: dict[str, Any]) -> list[str]:
         default = record["method"] == "hash" and threshold == PAPER_HASH_THRESHOLD and not found
         return [f"--threshold {threshold:g} bits decided, which hash takes where nothing is said"] if default else []
     by_budget = sum(unit["kept"] <= count_to_keep(unit["slices"], *budget) for unit in record["units"])
-    noun = {"dataset": "data set"}.get(asked["scope"], asked["scope"])
+    noun = in_words(asked["scope"])
     given = f"--keep {budget[0]:g}" if budget[0] is not None else f"--keep-count {budget[1]}"
     rest = len(record["units"]) - by_budget
     return [f"{given} decided in {counted(by_budget, noun)}, --threshold {threshold:g} in {rest:,}"]

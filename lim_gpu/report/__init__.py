@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from lim_gpu.errors import UsageError
@@ -12,9 +11,10 @@ from lim_gpu.outputs import check_file, made_otherwise
 from lim_gpu.progress import Outcome, Reporter
 from lim_gpu.reduction.parts import result_names
 from lim_gpu.reduction.run import parts_folder
-from lim_gpu.report.page import page_is_made_of
+from lim_gpu.report.page import made_by, page_is_made_of
 from lim_gpu.selection import selection_paths
 
+MAKERS = ("*.py", "templates/*")
 OF_A_RUN = (
     "config.json",
     "plan.txt",
@@ -86,7 +86,7 @@ def _made_of_runs(folders: Sequence[Path]) -> str:
         check_run(folder)
     files = [folder / name for folder in folders for name in (*OF_A_RUN, *PICTURES.values())]
     told = [[path.parent.name, path.name, file_sha256(path)] for path in files if path.is_file()]
-    return fingerprint([version("lim-gpu"), told])
+    return fingerprint([made_by(*MAKERS), told])
 
 
 def _made_of_selections(paths: Sequence[Path], store: Path | None, window: str | None) -> str:
@@ -98,4 +98,4 @@ def _made_of_selections(paths: Sequence[Path], store: Path | None, window: str |
     with open_store(shown[0], store):
         told = [[one.selection.record["fingerprint"], one.selection.record["csv_sha256"]] for one in shown]
     parts = [result_names(parts_folder(selection_paths(path)[0])) for path in paths]
-    return fingerprint([version("lim-gpu"), told, parts, window])
+    return fingerprint([made_by(*MAKERS), told, parts, window])

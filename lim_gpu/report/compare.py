@@ -15,7 +15,6 @@ slices as the paper does, each from its own minimum to its maximum, whatever int
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from lim_gpu.reduction.run import standing_selection, write_selection
 from lim_gpu.report.compare_picture import comparison_picture
 from lim_gpu.report.compare_table import table
 from lim_gpu.report.compared import FIGURES, Compared, Kept, overlap
+from lim_gpu.report.page import made_by
 from lim_gpu.selection import Selection
 from lim_gpu.store.slices import SliceStore
 from lim_gpu.store.volume import Volume
@@ -107,7 +107,7 @@ def _made_of(
     store: SliceStore, loaded: dict[str, Selection], requests: Sequence[Request], seed: int, weights: Path | None
 ) -> str:
     told = [[name, one.record["csv_sha256"]] for name, one in loaded.items()]
-    asked = [version("lim-gpu"), store.fingerprint, told, [request.parameters() for request in requests]]
+    asked = [made_by("compare*.py"), store.fingerprint, told, [request.parameters() for request in requests]]
     return fingerprint([*asked, seed, weights_identity(weights) if weights else None])
 
 

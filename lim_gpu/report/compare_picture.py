@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lim_gpu.reduction.request import HASH_BITS
+from lim_gpu.reduction.request import HASH_BITS, SCALES
 from lim_gpu.report.compared import Compared, overlap
 from lim_gpu.report.figures import INK
-from lim_gpu.report.shown import SCALES
 
 SELECTION, BASELINE = "o", "s"
 MARKERS = {SELECTION: "circle: a selection", BASELINE: "square: every-n or random with as many slices"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lim_gpu.reduction.request import HASH_BITS
-from lim_gpu.report.shown import SCALES
+from lim_gpu.reduction.request import HASH_BITS, SCALES
 
 COLUMNS = 80  # of a terminal
 LONGEST = 40  # name of a selection

@@ -5,10 +5,24 @@ from __future__ import annotations
 import base64
 import io
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lim_gpu.files import write_text
+from lim_gpu.files import file_sha256, fingerprint, write_text
+
+HERE = Path(__file__).parent
+
+
+def made_by(*patterns: str) -> str:
+    """Changes with the version, and with the files of this folder that `patterns` name: they may within a version."""
+    files = sorted({path for pattern in patterns for path in HERE.glob(pattern)})
+    return fingerprint([version("lim-gpu"), [[path.name, file_sha256(path)] for path in files]])
+
+
+def made_with(template: str) -> str:
+    """`made_by` of a page that is filled in elsewhere."""
+    return made_by("page.py", "templates/page.html", f"templates/{template}")
 
 
 def write_page(path: Path, template: str, *, made_of: str = "", **values: Any) -> None:

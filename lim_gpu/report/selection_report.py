@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.intensity import Intensity
 from lim_gpu.progress import Reporter
+from lim_gpu.reduction.request import SCALES
 from lim_gpu.report import figures
 from lim_gpu.report.page import svg_text, write_page
 from lim_gpu.report.selected_volume import in_a_row, in_full, to_edit
-from lim_gpu.report.shown import SCALES, Shown, in_a_word, read_selections
+from lim_gpu.report.shown import Shown, in_a_word, read_selections
 from lim_gpu.report.slider import slider
 from lim_gpu.spread import spread_evenly
 from lim_gpu.store.slices import SliceStore

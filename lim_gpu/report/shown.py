@@ -10,11 +10,10 @@ from typing import Any
 
 from lim_gpu.intensity import Intensity
 from lim_gpu.reduction.parts import UnitResult, load_part
-from lim_gpu.reduction.request import HASH_BITS
+from lim_gpu.reduction.request import SCALES, in_own_unit
+from lim_gpu.reduction.unit import in_words
 from lim_gpu.report.figures import SERIES
 from lim_gpu.selection import Selection, VolumeSelection, selection_paths
-
-SCALES = {"ssim": "SSIM", "mi": "NMI", "deepnet": "cosine", "hash": "bits apart"}
 
 
 def in_a_word(value: Any) -> Any:
@@ -41,8 +40,7 @@ class Shown:
     @property
     def unit(self) -> str:
         """What was reduced together: a volume, a patient, or the data set."""
-        scope = str(self.selection.record["parameters"]["scope"])
-        return {"dataset": "data set"}.get(scope, scope)
+        return in_words(str(self.selection.record["parameters"]["scope"]))
 
     @property
     def compared_by(self) -> str:
@@ -67,7 +65,7 @@ class Shown:
 
     def in_own_unit(self, similarities: Any) -> Any:
         """Similarities, a number or an array, in the unit of the method's threshold: bits for HASH."""
-        return HASH_BITS * (1 - similarities) if self.compared_by == "hash" else similarities
+        return in_own_unit(self.compared_by, similarities)
 
     def told(self, similarity: float) -> str:
         """A similarity with its unit."""

@@ -74,6 +74,7 @@ def apply_selection(
 ) -> Outcome:
     """Bring the kept slices to `folder`; see `lim_gpu.Selection.apply`."""
     _check(how, form)
+    reporter = reporter or Reporter(quiet=True)
     with SliceStore(store_path) as store:
         selection.check_store(store)
         asked = fingerprint([store.fingerprint, selection.kept(), how, form, _intensity(selection).describe()])
@@ -81,11 +82,13 @@ def apply_selection(
         pieces = _pieces(selection, store, how, form)
         former = [] if standing else _former(folder, pieces)
         missing = [piece for piece in pieces if piece.missing]
+        uneven = [piece.name for piece in pieces if form == "nifti" and _is_uneven(piece)]
+        _warn_of_uneven(uneven, reporter)  # before there are files that do not say it
         record = {"format": FORMAT, "version": VERSION, "how": how, "as": form, "fingerprint": asked}
-        done = 0 if dry_run else _make(pieces, folder, record, standing, former, reporter or Reporter(quiet=True))
+        done = 0 if dry_run else _make(pieces, folder, record, standing, former, reporter)
     values = {"folder": str(folder), "how": how, "as": form, "dry_run": dry_run, "files": len(pieces) - len(missing)}
     values |= {"slices": sum(len(piece.rows) for piece in pieces if not piece.missing), "written": done}
-    values |= {"missing": [piece.source for piece in missing], "unchanged": standing and not done}
+    values |= {"missing": [piece.source for piece in missing], "uneven": uneven, "unchanged": standing and not done}
     return Outcome(values, _lines(values, pieces, missing), bool(missing))
 
 
@@ -272,10 +275,18 @@ def _lines(values: dict[str, Any], pieces: Sequence[Piece], missing: Sequence[Pi
     if shared := sum(piece.dropped > 0 for piece in pieces):
         holds = f"{counted(shared, 'file')} {'holds' if shared == 1 else 'hold'} dropped slices as well"
         lines.append(f"{holds}. Form nifti or png leaves them out")
-    if values["as"] == "nifti" and (uneven := sum(map(_is_uneven, pieces))):
-        what = f"{counted(uneven, 'file')} of slices that lie unevenly: NIfTI has one step, here their median"
-        lines.append(f"{what}. Where each slice lies is in files.csv")
+    if uneven := len(values["uneven"]):
+        lines.append(
+            f"of slices that lie unevenly: {uneven} of {counted(len(pieces), 'file')}. Their z_mm is in files.csv"
+        )
     return lines
+
+
+def _warn_of_uneven(names: Sequence[str], reporter: Reporter) -> None:
+    if names:
+        example = names[0] if len(names) == 1 else f"{len(names)} files such as {names[0]}"
+        one_step = "NIfTI has one step, here their median"
+        reporter.warn(f"{example}: slices that lie unevenly. {one_step}; files.csv says where each lies, in z_mm")
 
 
 def _is_uneven(piece: Piece) -> bool:

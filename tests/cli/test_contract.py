@@ -16,6 +16,7 @@ pytest.importorskip("pydicom")
 import lim_gpu
 from dicom_files import series
 from labelled_folders import picture
+from lim_gpu.cli.command import Verb
 from lim_gpu.cli.program import cli
 from lim_gpu.ingest import ingest
 from stores import make_store
@@ -66,6 +67,11 @@ def options(command: click.Command) -> set[str]:
 @pytest.mark.parametrize("verb", cli.commands)
 def test_every_verb_has_the_options_of_all(verb):
     assert options(cli.commands[verb]) >= EVERYWHERE
+
+
+@pytest.mark.parametrize("verb", cli.commands)
+def test_every_verb_tells_in_our_words_which_argument_is_too_many(verb):
+    assert isinstance(cli.commands[verb], Verb)
 
 
 @pytest.mark.parametrize("verb", WRITING)

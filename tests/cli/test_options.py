@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,22 @@ def test_what_is_said_of_an_interruption_is_what_the_verb_can_do(monkeypatch, ve
     monkeypatch.setitem(command._asked, "verb", verb)
     assert text in command._how_to_go_on()
     assert ("go on" in command._how_to_go_on()) == (verb != "similarity")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("demo d", "demo takes no argument: 'd' is too many. Did you mean -o d?"),
+        ("reduce s a.csv --method all", "reduce takes [STORE] alone: 'a.csv' is too many. Did you mean -o a.csv?"),
+        ("reduce s a.csv --method all -o b.csv", "reduce takes [STORE] alone: 'a.csv' is too many. Leave out"),
+        ("info a.csv b.csv c.csv", "info takes FILE alone: 'b.csv' and 1 other are too many. Leave out"),
+        ("select a.csv b.csv -o c.csv", "select takes SELECTION alone: 'b.csv' is too many. Leave out"),
+        ("doctor all", "doctor takes no argument: 'all' is too many. Leave out what is too many, or quote a name"),
+    ],
+)
+def test_an_argument_too_many_is_named_with_what_it_may_have_been_meant_for(arguments, text):
+    with pytest.raises(UsageError, match=f"^{re.escape(text)}"):
+        cli.main(arguments.split(), standalone_mode=False)
 
 
 def test_what_the_system_does_not_allow_is_one_line_with_its_cause(capsys):

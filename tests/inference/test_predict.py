@@ -43,6 +43,8 @@ def test_probabilities_are_the_fine_tunings_own_at_its_temperature(finetuned, tm
     new = {row["file"]: row for row in table(tmp_path / "p.csv")}
     temperature = json.loads(sidecar(checkpoint(run)).read_text())["temperature"]
     assert outcome.values["temperature"] == temperature != 1
+    assert outcome.values["calibrated"] is True
+    assert f"; probabilities calibrated by temperature {temperature:g} -> " in outcome.lines[0]
     assert len(new) == outcome.values["images"] == 36
     for file, row in own.items():  # softmax(l / T) is softmax(l) to the power 1 / T, rescaled
         powers = [float(row[name]) ** (1 / temperature) for name in ("p_disc", "p_none")]
@@ -113,5 +115,6 @@ def test_a_network_that_classifies_nothing_or_is_not_calibrated_says_so(finetune
     del content["lim_gpu"]["temperature"]
     torch.save(content, tmp_path / "old.ckpt")
     outcome = predict(data / "i00.png", tmp_path / "old.ckpt", tmp_path / "p.csv", device="cpu", reporter=Reporter())
-    assert outcome.values["temperature"] == 1
+    assert (outcome.values["temperature"], outcome.values["calibrated"]) == (1, False)
+    assert "; probabilities not calibrated -> " in outcome.lines[0]
     assert "not calibrated" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from lim_gpu.ingest import ingest
 from lim_gpu.ingest.packed import PackedList
 from lim_gpu.ingest.records import Counted, Found, Scanned
 from lim_gpu.ingest.scan import CHUNK, read_headers, walk
+from lim_gpu.progress import Reporter
 from lim_gpu.workers import TaskResult
 
 
@@ -121,8 +122,6 @@ def test_the_store_may_lie_inside_the_source(tmp_path):
 
 
 def test_a_name_with_control_characters_stays_one_line(tmp_path, capfd):
-    from lim_gpu.progress import Reporter
-
     bad = tmp_path / "in" / "a\x1b[31m\nforged: line.png"
     bad.parent.mkdir()
     bad.write_bytes(b"no picture")
@@ -204,3 +203,26 @@ def test_a_tree_of_junk_is_one_line_with_the_counts(tmp_path):
     counts = r"1 MR: .*/mr, 3 not an image such as .*/0\.txt"
     with pytest.raises(InputError, match=rf"in: no volume in it \({counts}\)\. Give .* another --modality$"):
         ingest([tmp_path / "in"], tmp_path / "out", workers=1)
+
+
+def test_what_is_given_twice_or_within_another_is_said_in_one_line(tmp_path, capsys):
+    series(tmp_path / "data" / "a", 3)
+    (tmp_path / "data-2").mkdir()  # no part of data
+    (tmp_path / "data-2" / "x").write_text("")
+    data, inner, other = tmp_path / "data", tmp_path / "data" / "a", tmp_path / "data-2"
+    for sources, said in (
+        ([data, other], None),
+        ([data, data], f"{data}: given twice, read once"),
+        ([inner, other, data], f"{inner}: lies in {data}, read once"),
+        ([data, inner, data], f"{data}: given twice, read once, and 1 source more"),
+    ):
+        report = ingest(sources, tmp_path / "out", workers=1, dry_run=True, reporter=Reporter())
+        assert report.slices == 3
+        assert capsys.readouterr().err == (f"warning: {said}\n" if said else "")
+
+
+def test_a_store_that_stands_among_the_sources_is_named(tmp_path):
+    series(tmp_path / "data", 3)
+    ingest([tmp_path / "data"], tmp_path / "out", workers=1)
+    with pytest.raises(InputError, match=r"out: is a store, not images\. Leave it out, or give it as -o "):
+        ingest([tmp_path / "data", tmp_path / "out"], tmp_path / "out", workers=1)

@@ -216,6 +216,13 @@ def test_again_it_is_unchanged_until_something_is(data_set, tmp_path):
         leaks([data_set], tmp_path / "p.csv", RULE, dry_run=True, **how)
 
 
+def test_with_a_new_template_it_is_another_page(data_set, tmp_path, make_newer):
+    leaks([data_set], tmp_path / "p.csv", RULE, reporter=QUIET)
+    make_newer("templates/leaks.html")
+    with pytest.raises(UsageError, match="made otherwise"):
+        leaks([data_set], tmp_path / "p.csv", RULE, reporter=QUIET)
+
+
 def test_the_record_has_its_keys_in_the_order_that_is_documented(data_set, tmp_path):
     leaks([data_set], tmp_path / "pairs.csv", RULE, reporter=QUIET)
     text = (Path(__file__).parents[2] / "docs" / "files.md").read_text().split("`pairs.json` has, in this order:")[1]

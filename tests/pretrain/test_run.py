@@ -173,4 +173,19 @@ def test_the_plan_and_the_warnings_are_said_first(store, tmp_path, capsys):
     assert any("learning rate (lars, cosine): first 0.5, peak 0.5, last" in line for line in lines)
     assert any(line.startswith("warning: batch 8 + queue 0 is less than twice") for line in lines)
     assert any("images a second" in line for line in lines)
+    under_way = "epoch 1 of 1 is under way on cpu: 4 steps of 8 slices"
+    assert lines.index(under_way) < next(place for place, line in enumerate(lines) if line.startswith("speed: "))
     assert rank() == 0
+
+
+def test_the_plan_is_said_before_what_takes_long_begins(store, tmp_path, capsys, monkeypatch):
+    def train(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "lim_gpu.pretrain.training", SimpleNamespace(train=train))  # loads torch
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(store, "swav", output=tmp_path / "run", **arguments("swav", epochs=1, reporter=Reporter()))
+    said = capsys.readouterr().err
+    assert "data: 35 slices of" in said
+    assert "steps: 1 epochs of 4 steps of 8 slices" in said
+    assert "warning: 4 steps are few" in said

@@ -40,3 +40,13 @@ def test_the_picture_is_a_png(tmp_path, kept):
     save_matrix_picture(tmp_path / "m.png", matrix, "ssim", "SSIM", indices, images)
     assert Image.open(tmp_path / "m.png").size[0] > 500
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("distances", [False, True])
+def test_what_is_more_alike_is_brighter(tmp_path, distances):
+    matrix = np.where(np.arange(20)[:, None] // 10 == np.arange(20) // 10, 0.0 if distances else 64.0, 32.0)
+    save_matrix_picture(tmp_path / "m.png", matrix, "hash", "bits", distances=distances)
+    drawn = np.asarray(Image.open(tmp_path / "m.png").convert("L")).astype(float)
+    height, width = drawn.shape
+    alike, apart = (drawn[int(height * y), int(width * 0.3)] for y in (0.3, 0.65))
+    assert alike > apart + 100

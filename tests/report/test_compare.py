@@ -192,6 +192,14 @@ def test_again_it_is_unchanged_until_something_is(folder, tmp_path):
         compare(paths, tmp_path / "c.csv", **options)
 
 
+def test_with_a_program_that_draws_otherwise_it_is_another_comparison(folder, tmp_path, make_newer):
+    options = {"device": "cpu", "reporter": QUIET}
+    compare([folder / "ssim.csv"], tmp_path / "c.csv", **options)
+    make_newer("compare_picture.py")
+    with pytest.raises(UsageError, match="made otherwise"):
+        compare([folder / "ssim.csv"], tmp_path / "c.csv", **options)
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_the_call_and_the_input_come_before_the_output(folder, tmp_path, dry_run):
     (tmp_path / "c.csv").write_text("mine")

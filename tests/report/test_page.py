@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from lim_gpu.report.page import svg_text
+from lim_gpu.report.page import made_with, svg_text
 
 
 def test_a_drawing_is_text_without_links_and_always_the_same():
@@ -18,3 +18,14 @@ def test_a_drawing_is_text_without_links_and_always_the_same():
     assert "http" not in text
     assert "<metadata" not in text
     assert draw() == text
+
+
+def test_a_page_is_made_by_its_own_template_and_by_that_of_all(make_newer):
+    names = ("leaks.html", "study.html", "evaluation.html")
+    first = {name: made_with(name) for name in names}
+    assert len(set(first.values())) == 3
+    make_newer("templates/leaks.html")
+    second = {name: made_with(name) for name in names}
+    assert [name for name in names if first[name] != second[name]] == ["leaks.html"]
+    make_newer("templates/page.html")
+    assert all(made_with(name) != second[name] for name in names)

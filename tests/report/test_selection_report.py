@@ -221,6 +221,14 @@ def test_again_it_is_unchanged_until_something_is(reduced, tmp_path):
         write_report([tmp_path / "ssim.csv"], tmp_path / "r.html", **how)
 
 
+def test_with_a_new_template_it_is_another_page(reduced, tmp_path, make_newer):
+    how = {"store": reduced / "slices"}
+    write_report([reduced / "ssim.csv"], tmp_path / "r.html", **how)
+    make_newer("templates/selection.html")
+    with pytest.raises(UsageError, match="made otherwise"):
+        write_report([reduced / "ssim.csv"], tmp_path / "r.html", **how)
+
+
 def test_a_table_of_something_else_is_named(tmp_path):
     (tmp_path / "pairs.csv").write_text("a,b,collection_a\n")
     (tmp_path / "pairs.json").write_text("{}")

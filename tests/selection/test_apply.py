@@ -19,7 +19,8 @@ import lim_gpu
 from dicom_files import series
 from lim_gpu.errors import InputError, UsageError
 from lim_gpu.ingest import ingest
-from lim_gpu.selection import Selection
+from lim_gpu.progress import Reporter
+from lim_gpu.selection import Selection, apply
 from lim_gpu.selection.files import kept_list
 from stores import make_store
 from volumes import pixels, write_store
@@ -207,12 +208,27 @@ def test_nifti_holds_the_voxels_at_their_places(voxels, tmp_path):
 
 
 @pytest.mark.parametrize(("kept", "said"), [([0, 2, 4], False), ([0, 1, 5], True), ([3], False)])
-def test_slices_that_lie_unevenly_in_a_nifti_are_said(voxels, tmp_path, kept, said):
+def test_slices_that_lie_unevenly_in_a_nifti_are_said(voxels, tmp_path, capsys, monkeypatch, kept, said):
     selection = reduced(tmp_path / "slices", keep_count=4)
     (volume,) = selection.volumes
     chosen = replace(volume, kept=np.isin(np.arange(len(volume.kept)), kept))
-    outcome = replace(selection, volumes=(chosen,)).apply(tmp_path / "kept", form="nifti")
-    assert any("unevenly: NIfTI has one step, here their median" in line for line in outcome.lines) == said
+    selection, how = replace(selection, volumes=(chosen,)), {"form": "nifti", "reporter": Reporter()}
+    warning = f"warning: {volume.key}.nii.gz: slices that lie unevenly. NIfTI has one step, here their median"
+    plan = selection.apply(tmp_path / "kept", dry_run=True, **how)
+    assert (warning in capsys.readouterr().err) == said
+    said_before: list[bool] = []
+    write = apply.write_nifti
+
+    def noted(*arguments):
+        said_before.append(warning in capsys.readouterr().err)
+        write(*arguments)
+
+    monkeypatch.setattr(apply, "write_nifti", noted)
+    outcome = selection.apply(tmp_path / "kept", **how)
+    assert said_before == [said]
+    for found in (plan, outcome):
+        assert found.values["uneven"] == ([f"{volume.key}.nii.gz"] if said else [])
+        assert ("of slices that lie unevenly: 1 of 1 file. Their z_mm is in files.csv" in found.lines) == said
 
 
 def test_a_volume_without_a_place_becomes_nifti_without_one(pictures, tmp_path):
