@@ -22,7 +22,7 @@ def made_by(*patterns: str) -> str:
 
 def made_with(template: str) -> str:
     """`made_by` of a page that is filled in elsewhere."""
-    return made_by("page.py", "templates/page.html", f"templates/{template}")
+    return made_by("page.py", "templates/page.html", "templates/table.html", f"templates/{template}")
 
 
 def write_page(path: Path, template: str, *, made_of: str = "", **values: Any) -> None:
