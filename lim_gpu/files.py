@@ -30,14 +30,13 @@ LARGE_JSON = 1 << 30  # bytes, of what has an entry a volume: four million of th
 
 
 @contextmanager
-def replacing(path: Path, mode: int = 0o644, *, lasting: bool = True) -> Iterator[Path]:
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
 
     When the block fails the temporary file is removed and `path` is as it was. A kill leaves it, and `remove_stale`
-    clears it. lasting: False for what is made again where a power failure damaged it, which its reader then has to see:
-    it is not synced. Nor is what lies in a `temporary_folder`: nobody looks for it after a power failure.
+    clears it. What lies in a `temporary_folder` is not synced: nobody looks for it after a power failure.
     """
-    temporary, lasting = temporary_of(path), lasting and not is_temporary(path.parent)
+    temporary, lasting = temporary_of(path), not is_temporary(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode))

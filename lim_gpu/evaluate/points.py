@@ -92,14 +92,14 @@ def over_seeds(found: Sequence[dict[str, Any]]) -> list[float] | None:
     """95 % interval of the mean of several pre-trainings, each a mean with its own interval over runs and test images.
 
     These are the same of every seed, so that no number of seeds makes them certain: half of the interval of the seeds'
-    means and half of the seeds' own, on average, add up in quadrature.
+    means and half of the seeds' own, on average of those that have one, add up in quadrature. None where none has.
     """
     means = [one["mean"] for one in found]
     seeds = interval_of_means(means)
-    if seeds is None or any(one["interval"] is None for one in found):
-        return seeds
-    own = np.array([one["interval"] for one in found]) - np.array(means)[:, None]
-    low, high = np.hypot(own.mean(axis=0), seeds[1] - np.mean(means)).tolist()
+    own = [np.array(one["interval"]) - one["mean"] for one in found if one["interval"] is not None]
+    if seeds is None or not own:
+        return None
+    low, high = np.hypot(np.mean(own, axis=0), seeds[1] - np.mean(means)).tolist()
     return [float(np.mean(means)) - low, float(np.mean(means)) + high]
 
 

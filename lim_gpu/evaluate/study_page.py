@@ -19,7 +19,7 @@ def write_study(path: Path, parts: Sequence[Part], values: dict[str, Any]) -> No
                 part.figure.savefig(temporary, format="png", dpi=110)
     write_page(
         path,
-        "study.html",
+        "pretext.html",
         parts=[(part, part.figure and svg_text(part.figure), _images(path, part)) for part in parts],
         caveats=values["caveats"],
         failures=values["failures"],

@@ -21,7 +21,7 @@ from lim_gpu.evaluate.study_file import read_study
 from lim_gpu.evaluate.study_page import write_study
 from lim_gpu.evaluate.study_work import StudyWorker, request, with_absolute_paths
 from lim_gpu.finetune.data import read_data
-from lim_gpu.finetune.splits import DEFAULT_RUNS, make_splits
+from lim_gpu.finetune.splits import DEFAULT_RUNS, splits_of
 from lim_gpu.pretrain.pairs import paired
 from lim_gpu.progress import Reporter
 from lim_gpu.selection.selected import open_selected
@@ -73,7 +73,7 @@ class Tariq2024(Paper):
         for job in {(job.task, job.target): job for job in asked if job.start == RANDOM}.values():
             wanted = request(self.study, job, (), seed)
             table = read_data(wanted, Reporter(quiet=True))
-            make_splits(table, wanted.runs, wanted.folds, seed, table.groups())
+            splits_of(wanted, table, table.groups())
 
     def jobs(self) -> list[Job]:
         """Pretext tasks, and behind each what is made of it."""

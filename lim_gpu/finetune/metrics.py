@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 MAIN = ("auc", "f1", "acc")
 RESAMPLES = 2000
 BLOCK = 2**22  # weights held at a time
+ROUNDING = 1e-24  # variance that equal scores have, which are summed in another order
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def student_interval(runs: Floats, resampled: Floats, groups: int, low: float) -
     centre, total = float(runs.mean()), sum(variance for variance, _ in variances)
     if not variances or not math.isfinite(centre + total):
         return None
-    if total == 0:  # of a difference: both sides are the same
+    if total < ROUNDING:  # of a difference: both sides are the same
         return [0.0, 0.0] if low < 0 and centre == 0 else None
     freedom = total**2 / sum(variance**2 / freedom for variance, freedom in variances)
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(total)

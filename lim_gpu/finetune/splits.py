@@ -22,7 +22,7 @@ VALIDATION_PARTS = 10  # one of ten parts of what is left for training chooses t
 RANDOM_TEST_PARTS = 5  # one of five parts tests, where runs draw their own split
 DEFAULT_RUNS = 5
 FEWEST = 3  # groups of a class that folds can be drawn from: one trains, one chooses, one tests
-VALIDATION = "validation"
+VALIDATION, RANDOM = "validation", "a random split"
 ROUNDING = 1e-9  # a fraction of a whole number of patients is no patient more
 
 Places = NDArray[np.int64]
@@ -74,7 +74,7 @@ def make_splits(table: Table, runs: int | None, folds: int | None, seed: int, gr
         splits = [_around(table, groups, np.flatnonzero(fold == run), run, seed + run) for run in range(number)]
     else:
         tests = [
-            np.flatnonzero(_deal(table, groups, everything, RANDOM_TEST_PARTS, seed + run, "a random split") == 0)
+            np.flatnonzero(_deal(table, groups, everything, RANDOM_TEST_PARTS, seed + run, RANDOM) == 0)
             for run in range(runs)
         ]
         splits = [_around(table, groups, test, run, seed + run) for run, test in enumerate(tests)]
@@ -131,7 +131,8 @@ def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, w
     for c, name in enumerate(table.classes):
         count = len(set(groups[places][table.labels[places] == c].tolist()))
         if count < parts:
-            raise _too_few(table, name, count, parts, what)
+            every = len(set(groups[table.labels == c].tolist()))
+            raise _too_few(table, f"{name} has {counted(count, _unit(table))}", every, parts, what)
     totals = np.bincount(table.labels[places], minlength=len(table.classes))
     images: dict[int, list[int]] = {}
     for place, image in enumerate(places):
@@ -148,15 +149,21 @@ def _deal(table: Table, groups: Places, places: Places, parts: int, seed: int, w
     return fold
 
 
-def _too_few(table: Table, name: str, count: int, parts: int, what: str) -> InputError:
-    """The error for a class of `count` groups that cannot be dealt to so many parts."""
-    of = "patient" if table.patients is not None else "image"
-    if what == VALIDATION:
-        remedy = "Give more --folds, a split with val"
+def _too_few(table: Table, has: str, every: int, parts: int, what: str) -> InputError:
+    """The error for a class of `every` groups in all, of which there are too few to deal to so many parts."""
+    if table.split is not None:
+        remedy = "Give a split with val"
+    elif every >= FEWEST:
+        remedy = f"Give --folds {every}" + (" in place of --runs" if what == RANDOM else "")
     else:
-        remedy = f"Give --folds {count}" if count >= FEWEST else "Leave its rows out"
-    few = f"class {name} has {counted(count, of)}, too few for {parts} parts ({what})"
-    return InputError(f"{table.path}: {few}. {remedy}, or add {of}s")
+        remedy = "Leave its rows out"
+    return InputError(
+        f"{table.path}: class {has}, too few for {parts} parts ({what}). {remedy}, or add {_unit(table)}s"
+    )
+
+
+def _unit(table: Table) -> str:
+    return "patient" if table.patients is not None else "image"
 
 
 def _check_validation(table: Table, splits: Sequence[Split]) -> None:

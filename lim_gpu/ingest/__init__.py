@@ -36,7 +36,7 @@ from lim_gpu.ingest.settings import Settings, default_workers
 from lim_gpu.ingest.slices import pixel_digests
 from lim_gpu.ingest.thickness import of_thin_slices
 from lim_gpu.ingest.volume_plan import Keys, SliceSource, VolumePlan
-from lim_gpu.progress import Reporter, counted
+from lim_gpu.progress import Reporter
 from lim_gpu.shard import Shard
 from lim_gpu.sharing import sign_in
 from lim_gpu.store.private import private_key
@@ -158,7 +158,7 @@ def _read(sources: Sequence[str | Path], settings: Settings, reporter: Reporter,
             raise InputError(f"{source}: is a store, not images. Leave it out, or give it as -o {source}")
     walked = walk(sources, leave_out=[settings.store, private])
     if again := walked.read_once:
-        reporter.warn(again[0] + (f", and {counted(len(again) - 1, 'source')} more" if len(again) > 1 else ""))
+        reporter.warn(again[0] + (f", and {len(again) - 1:,} more like it" if len(again) > 1 else ""))
     with reporter.track("read headers", walked.count, "files") as advance:
         scanned = read_headers(walked.files, settings.modality, settings.assume_hu, settings.workers, advance, run)
     planned = plan_volumes(scanned, settings, partial(_digests, settings=settings, run=run))

@@ -100,11 +100,12 @@ class Plan:
         warmup = config.warmup(self.steps_per_epoch)
         pairs = f" with a next one within {config.reconstruct.max_mm:g} mm" if config.method == "next-slice" else ""
         lines = [
-            f"{config.method} ({config.preset}) of {config.backbone}, {config.channels} channels, seed {config.seed}",
+            f"{config.method} ({config.preset}) of {config.backbone}, {counted(config.channels, 'channel')}, "
+            f"seed {config.seed}",
             f"begins with: {self.init or 'random weights'}",
             f"data: {counted(self.slices, 'slice')}{pairs} of {counted(self.volumes, 'volume')} in {of}",
-            f"steps: {config.epochs} epochs of {self.steps_per_epoch:,} steps of {config.batch_size} slices: "
-            f"{self.total_steps:,} steps",
+            f"steps: {counted(config.epochs, 'epoch')} of {self.steps_per_epoch:,} steps of {config.batch_size} "
+            f"slices: {self.total_steps:,} steps",
             f"learning rate ({config.optimizer}, {config.schedule}): first {rates['first']:.3g}, "
             f"peak {rates['peak']:.3g}, last {rates['last']:.3g}, warm-up {warmup:,} steps",
         ]

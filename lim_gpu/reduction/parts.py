@@ -181,7 +181,7 @@ def measure_stands(folder: Path, unit: str, measure_fingerprint: str) -> bool:
 
 
 def _save(path: Path, digest: bytes, **arrays: NDArray[Any]) -> None:
-    with replacing(path, lasting=False) as temporary, open(temporary, "wb") as handle:
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, sha256=np.frombuffer(digest, np.uint8), **arrays)  # type: ignore[arg-type]  # in their order
 
 

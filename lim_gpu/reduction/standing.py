@@ -36,7 +36,7 @@ def reduced(
     done: list[Done] = []
 
     def how_far() -> str:
-        return f"{len(done):,} of {counted(len(units), in_words(request.scope))} done"
+        return f"{len(done):,} of {counted(len(units), in_words(request.scope))} done by {request.method}"
 
     total = sum(unit.slices for unit in units)
     with telling(how_far), reporter.track(f"reduce {request.method}", total, "slices") as advance:

@@ -15,9 +15,18 @@ HERE = Path(__file__).parent
 
 
 def made_by(*patterns: str) -> str:
-    """Changes with the version, and with the files of this folder that `patterns` name: they may within a version."""
-    files = sorted({path for pattern in patterns for path in HERE.glob(pattern)})
+    """Changes with the version, and with the files of this folder that `patterns` name: they may within a version.
+
+    Raises FileNotFoundError for a pattern that names none.
+    """
+    files = sorted({path for pattern in patterns for path in _named(pattern)})
     return fingerprint([version("lim-gpu"), [[path.name, file_sha256(path)] for path in files]])
+
+
+def _named(pattern: str) -> list[Path]:
+    if not (found := list(HERE.glob(pattern))):
+        raise FileNotFoundError(HERE / pattern)
+    return found
 
 
 def made_with(template: str) -> str:

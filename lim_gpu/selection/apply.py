@@ -276,9 +276,7 @@ def _lines(values: dict[str, Any], pieces: Sequence[Piece], missing: Sequence[Pi
         holds = f"{counted(shared, 'file')} {'holds' if shared == 1 else 'hold'} dropped slices as well"
         lines.append(f"{holds}. Form nifti or png leaves them out")
     if uneven := len(values["uneven"]):
-        lines.append(
-            f"of slices that lie unevenly: {uneven} of {counted(len(pieces), 'file')}. Their z_mm is in files.csv"
-        )
+        lines.append(f"slices lie unevenly in {uneven:,} of {counted(len(pieces), 'file')}. Their z_mm is in files.csv")
     return lines
 
 

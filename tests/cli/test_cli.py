@@ -219,7 +219,7 @@ def test_an_interrupted_run_says_so_and_goes_on(folder, tmp_path, preloaded, sig
     done = child.wait()
     assert done.returncode == code, done.stderr
     how = "interrupted" if code == 130 else "terminated"
-    told = rf"^error: {how}, [2-4] of 5 volumes done\. Run the same command again to go on$"
+    told = rf"^error: {how}, [0-4] of 5 volumes done by \S+\. Run the same command again to go on$"
     assert re.search(told, done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "s.csv").exists()

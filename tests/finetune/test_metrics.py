@@ -128,6 +128,8 @@ def test_a_score_that_no_draw_changes_has_no_interval():
     assert alone["acc"] is None
     assert bootstrap(perfect, 1, 0, minus=wrong, resamples=20)["acc"] is None
     assert bootstrap(perfect, 1, 0, minus=perfect, resamples=20)["acc"] == [0, 0]
+    for same in (0.1, 1 / 3, 0.7, -0.3):  # of which sums are no multiples
+        assert student_interval(np.full(3, same), np.full(20, same), 6, -1.0) is None
 
 
 def test_images_of_one_patient_are_drawn_together():

@@ -124,10 +124,15 @@ def test_what_cannot_be_split():
     ("rare", "asked", "remedy"),
     [
         (3, {}, r"3 patients, too few for 5 parts \(--folds 5\). Give --folds 3, or add patients"),
-        (3, {"runs": 2}, r"3 patients, too few for 5 parts \(a random split\). Give --folds 3, or add patients"),
+        (
+            3,
+            {"runs": 2},
+            r"3 patients, too few for 5 parts \(a random split\). Give --folds 3 in place of --runs, or add patients",
+        ),
         (2, {}, r"2 patients, too few for 5 parts \(--folds 5\). Leave its rows out, or add patients"),
         (1, {}, r"1 patient, too few for 5 parts \(--folds 5\). Leave its rows out, or add patients"),
-        (3, {"folds": 2}, r"1 patient, too few for 2 parts \(validation\). Give more --folds, .*, or add patients"),
+        (3, {"folds": 2}, r"1 patient, too few for 2 parts \(validation\). Give --folds 3, or add patients"),
+        (2, {"folds": 2}, r"1 patient, too few for 2 parts \(validation\). Leave its rows out, or add patients"),
     ],
 )
 def test_a_class_of_few_patients_is_told_what_would_do(rare, asked, remedy):
@@ -137,6 +142,13 @@ def test_a_class_of_few_patients_is_told_what_would_do(rare, asked, remedy):
         splits(few, **asked)
     if rare == 3:
         assert len(splits(few, folds=3)) == 3
+
+
+def test_a_fixed_split_without_a_part_to_choose_by_is_told_to_have_one():
+    with pytest.raises(
+        InputError, match=r"class 1 has 1 image, too few for 2 parts \(validation\). Give a split with val"
+    ):
+        splits(table([0] * 20 + [1] * 5, split=[0] * 21 + [2] * 4))
 
 
 def test_what_is_too_few_are_images_where_no_patient_is_known():

@@ -214,7 +214,7 @@ def test_what_is_given_twice_or_within_another_is_said_in_one_line(tmp_path, cap
         ([data, other], None),
         ([data, data], f"{data}: given twice, read once"),
         ([inner, other, data], f"{inner}: lies in {data}, read once"),
-        ([data, inner, data], f"{data}: given twice, read once, and 1 source more"),
+        ([data, inner, data], f"{data}: given twice, read once, and 1 more like it"),
     ):
         report = ingest(sources, tmp_path / "out", workers=1, dry_run=True, reporter=Reporter())
         assert report.slices == 3

@@ -187,5 +187,5 @@ def test_the_plan_is_said_before_what_takes_long_begins(store, tmp_path, capsys,
         pretrain(store, "swav", output=tmp_path / "run", **arguments("swav", epochs=1, reporter=Reporter()))
     said = capsys.readouterr().err
     assert "data: 35 slices of" in said
-    assert "steps: 1 epochs of 4 steps of 8 slices" in said
+    assert "steps: 1 epoch of 4 steps of 8 slices" in said
     assert "warning: 4 steps are few" in said

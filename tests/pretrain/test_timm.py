@@ -164,6 +164,6 @@ def test_no_weights_are_downloaded(store, tmp_path, monkeypatch, backbone):
 
 def test_the_plan_names_the_network(store, tmp_path):
     outcome = pretrain(store, "moco", output=tmp_path / "run", dry_run=True, **options("moco"))
-    assert outcome.lines[0].startswith("moco (recommended) of timm:test_byobnet, 1 channels")
+    assert outcome.lines[0].startswith("moco (recommended) of timm:test_byobnet, 1 channel,")
     assert json.loads(json.dumps(outcome.values))["config"]["backbone"] == NAME
     assert set(TINY["moco"]) <= {f"moco.{key}" for key in outcome.values["config"]["moco"]} | {"lr"}

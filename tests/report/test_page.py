@@ -21,7 +21,7 @@ def test_a_drawing_is_text_without_links_and_always_the_same():
 
 
 def test_a_page_is_made_by_its_own_template_and_by_that_of_all(make_newer):
-    names = ("leaks.html", "study.html", "evaluation.html")
+    names = ("leaks.html", "pretext.html", "evaluation.html")
     first = {name: made_with(name) for name in names}
     assert len(set(first.values())) == 3
     make_newer("templates/leaks.html")

@@ -228,7 +228,7 @@ def test_slices_that_lie_unevenly_in_a_nifti_are_said(voxels, tmp_path, capsys, 
     assert said_before == [said]
     for found in (plan, outcome):
         assert found.values["uneven"] == ([f"{volume.key}.nii.gz"] if said else [])
-        assert ("of slices that lie unevenly: 1 of 1 file. Their z_mm is in files.csv" in found.lines) == said
+        assert ("slices lie unevenly in 1 of 1 file. Their z_mm is in files.csv" in found.lines) == said
 
 
 def test_a_volume_without_a_place_becomes_nifti_without_one(pictures, tmp_path):
