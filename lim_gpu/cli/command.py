@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from lim_gpu.errors import EXIT_SKIPPED, LimGpuError, UsageError, as_options
 from lim_gpu.files import read_toml
@@ -56,35 +55,27 @@ class Run:
 
 
 class Verb(click.Command):
-    """A verb that tells which argument is too many, and what it may have been meant for."""
-
-    allow_extra_args = True  # refused here, in place of click's own words
+    """A verb that tells which argument is too many, and what it may have been meant for, before what is missing."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:  # noqa: D102  (click's own)
-        more = super().parse_args(ctx, args)
-        if more and not ctx.resilient_parsing:
-            raise _too_many(ctx, more)
-        return more
+        given, more, _order = self.make_parser(ctx).parse_args(list(args))
+        if more and "help" not in given and not ctx.resilient_parsing:
+            raise _too_many(ctx, more, "output" in given)
+        return super().parse_args(ctx, args)
 
 
-def _too_many(context: click.Context, more: Sequence[str]) -> UsageError:
+def _too_many(context: click.Context, more: Sequence[str], has_output: bool) -> UsageError:
     """The error for arguments that a verb has no place for; a single one is its output, where that was not given."""
     arguments = [parameter.make_metavar(context) for parameter in context.command.params if _is_argument(parameter)]
     takes = f"takes {' '.join(arguments)} alone" if arguments else "takes no argument"
     others = f" and {counted(len(more) - 1, 'other')} are" if len(more) > 1 else " is"
-    free = len(more) == 1 and _takes_output(context)
+    free = len(more) == 1 and not has_output and any(one.name == "output" for one in context.command.params)
     remedy = f"Did you mean -o {more[0]}?" if free else "Leave out what is too many, or quote a name with spaces"
     return UsageError(f"{context.info_name} {takes}: {more[0]!r}{others} too many. {remedy}")
 
 
 def _is_argument(parameter: click.Parameter) -> bool:
     return isinstance(parameter, click.Argument)
-
-
-def _takes_output(context: click.Context) -> bool:
-    """Whether the verb has -o, and it was not given."""
-    given = context.get_parameter_source("output")
-    return given in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
 def common(function: Function, *, config: bool = True) -> Function:

@@ -139,6 +139,10 @@ def test_what_is_said_of_an_interruption_is_what_the_verb_can_do(monkeypatch, ve
         ("reduce s a.csv --method all -o b.csv", "reduce takes [STORE] alone: 'a.csv' is too many. Leave out"),
         ("info a.csv b.csv c.csv", "info takes FILE alone: 'b.csv' and 1 other are too many. Leave out"),
         ("select a.csv b.csv -o c.csv", "select takes SELECTION alone: 'b.csv' is too many. Leave out"),
+        (
+            "similarity s v out.npy --method hash",
+            "similarity takes STORE VOLUME alone: 'out.npy' is too many. Did you mean -o",
+        ),
         ("doctor all", "doctor takes no argument: 'all' is too many. Leave out what is too many, or quote a name"),
     ],
 )
