@@ -11,6 +11,11 @@ from torch.nn.functional import cross_entropy
 LOWEST, HIGHEST = 0.05, 20.0  # where validation images are all right or all alike, the fit would go on for ever
 
 
+def at_bound(temperature: float) -> bool:
+    """Whether the fit would have gone on: the validation images are all right, or the network tells them nothing."""
+    return not 1.01 * LOWEST < temperature < HIGHEST / 1.01
+
+
 def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T within LOWEST..HIGHEST of least cross entropy of softmax(logits / T).
 

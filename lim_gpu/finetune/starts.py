@@ -83,7 +83,7 @@ def _of_checkpoint(file: CheckpointFile, expected: str | None, reporter: Reporte
         backbone = find_backbone(file, file.read(), expected)
     normalisation = _stated_normalisation(file.path, backbone.preprocess, backbone.channels)
     count = len(backbone.state)
-    reporter.note(f"{file.path} ({backbone.source}): {backbone.name}, {count} of {count} tensors")
+    reporter.note(f"{file.path} ({backbone.origin}): {backbone.name}, {count} of {count} tensors")
     return Start(str(file.path), backbone.name, backbone.channels, backbone.state, False, normalisation)
 
 

@@ -17,6 +17,7 @@ import lim_gpu
 from lim_gpu.errors import LimGpuError
 from lim_gpu.files import replacing, write_json
 from lim_gpu.finetune import training
+from lim_gpu.finetune.calibration import at_bound
 from lim_gpu.finetune.data import load_data
 from lim_gpu.finetune.folder import RunFolder, predictions_path
 from lim_gpu.finetune.metrics import Predictions
@@ -136,6 +137,8 @@ class Worker:
         record = self.folder.write_part(path, values)
         score = decisive(self.request)
         best = f"best epoch {found.epoch}, validation {SCORES[score]} {found.scores[score]:.4f}"
+        if at_bound(found.temperature):
+            best += f"; its probabilities are not to be trusted: temperature {found.temperature:g} ends the search"
         self.reporter.note(f"run {split.run}, seed {split.seed}, {start.name}: {best}")
         return record
 

@@ -32,7 +32,7 @@ from lim_gpu.pretrain.presets import TURNS
 from lim_gpu.pretrain.request import NO_WANDB, Request
 from lim_gpu.pretrain.start import begin
 from lim_gpu.pretrain.synchronised import SynchronisedBatchNorm
-from lim_gpu.progress import Reporter
+from lim_gpu.progress import Reporter, counted
 from lim_gpu.selection.selected import SelectedSlices
 from lim_gpu.weights.backbone import has_bfloat16, training_device
 
@@ -78,7 +78,7 @@ def train(
             for _, close in writers:
                 close()
     if stopper.caught is not None:
-        reporter.note(f"saved after {trainer.global_step} steps: {folder.last}. Go on with --resume")
+        reporter.note(f"saved after {counted(trainer.global_step, 'step')}: {folder.last}. Go on with --resume")
         signal.raise_signal(stopper.caught)
     return {"loss": recorder.loss, "seconds": round(time.perf_counter() - begun, 3), "device": str(place)}
 

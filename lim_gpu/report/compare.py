@@ -226,7 +226,7 @@ def _values(compared: list[Compared], metrics: Sequence[str], seed: int) -> dict
                 values = getattr(one, what).get(metric, [])
                 row[f"{metric}_{what}"] = round(float(np.mean(values)), 6) if values else None
         rows.append(row)
-    shared = [[round(overlap(a.kept, b.kept), 4) for b in compared] for a in compared]
+    shared = [[round(overlap(a.kept, b.kept), 6) for b in compared] for a in compared]
     volumes = len(compared[0].kept)
     return {
         "format": "lim-gpu-compare",

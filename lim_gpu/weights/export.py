@@ -37,7 +37,7 @@ def export(path: Path, output: Path, *, trust: bool = False, overwrite: bool = F
         backbone = find_backbone(file, file.read())
     record = _write(backbone, path, output)
     after = f", after {backbone.prefix!r}" if backbone.prefix else ""
-    first = f"{record['tensors']} tensors of {backbone.name} ({backbone.source}{after}) -> {output}"
+    first = f"{record['tensors']} tensors of {backbone.name} ({backbone.origin}{after}) -> {output}"
     lines = [first, *_of_head(backbone), f"preprocess: {as_text(backbone.preprocess)}", *loading_lines(record, output)]
     return Outcome(plan | record, lines)
 

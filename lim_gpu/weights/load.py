@@ -85,7 +85,8 @@ class Backbone:
     `source` says what the file was taken for, `prefix` what stood before its names, `preprocess` how its images were
     made (`preprocess["stated"]` False: as its maker is known to do, the file does not say), `sha256` is of the file.
     `head`: the last layer of a fine-tuned network of ours, "fc.weight" and "fc.bias" of its `classes`; else empty.
-    `left_out`: tensors of the file that look like another maker's last layer.
+    `left_out`: tensors of the file that look like another maker's last layer. `unfinished`: how far a pre-training of
+    ours is that has not ended, "" of all others.
     """
 
     state: dict[str, Tensor]
@@ -98,6 +99,12 @@ class Backbone:
     head: dict[str, Tensor] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    unfinished: str = ""
+
+    @property
+    def origin(self) -> str:
+        """What the file was taken for, and how far it is."""
+        return ", ".join(filter(None, (self.source, self.unfinished)))
 
 
 def preprocess(
@@ -163,7 +170,15 @@ def find_backbone(file: CheckpointFile, content: dict[str, Any], expected: str |
     prepared = stated or preprocess(*layout.normalisation, channels, stated=False)
     head, classes = _own_head(content)
     left_out = () if head else _last_layer(content)
-    return Backbone(state, name, channels, layout.source, prepared, file.sha256, layout.prefix, head, classes, left_out)
+    made = (prepared, file.sha256, layout.prefix, head, classes, left_out, _unfinished(file.path))
+    return Backbone(state, name, channels, layout.source, *made)
+
+
+def _unfinished(path: Path) -> str:
+    told = told_beside(path)
+    if told.get("finished", True):
+        return ""
+    return f"of step {told['global_step']:,} of {told['total_steps']:,}, not finished"
 
 
 def own_name(path: Path, content: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from lim_gpu.finetune.calibration import HIGHEST, LOWEST, fitted_temperature
+from lim_gpu.finetune.calibration import HIGHEST, LOWEST, at_bound, fitted_temperature
 
 
 def drawn(n, classes, sharpness, seed=0):
@@ -35,5 +35,6 @@ def test_no_other_temperature_is_better():
 
 def test_what_is_always_right_or_says_nothing_ends_at_the_bounds():
     logits = torch.eye(3)
-    assert fitted_temperature(logits, torch.arange(3)) == pytest.approx(LOWEST, rel=0.01)
-    assert fitted_temperature(logits, torch.tensor([1, 2, 0])) == pytest.approx(HIGHEST, rel=0.01)
+    right, wrong = (fitted_temperature(logits, torch.tensor(labels)) for labels in ([0, 1, 2], [1, 2, 0]))
+    assert (right, wrong) == (pytest.approx(LOWEST, rel=0.01), pytest.approx(HIGHEST, rel=0.01))
+    assert [at_bound(found) for found in (right, wrong, 1.0, 19.0, 0.06)] == [True, True, False, False, False]

@@ -166,6 +166,7 @@ def test_a_hundred_volumes_stay_below_twenty_megabytes(tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert all(f'data-open="{key}"' in text for key in keys)
     assert text.count('<section class="volume">') == 8
+    assert "<h2>A sample of the volumes, 8 of 100</h2>" in text
     assert len(text) < 20e6
 
 

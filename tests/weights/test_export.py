@@ -18,7 +18,7 @@ from lim_gpu.pretrain.config import resolve
 from lim_gpu.pretrain.reconstruct import Denoise
 from lim_gpu.weights.backbone import resnet
 from lim_gpu.weights.export import export
-from lim_gpu.weights.load import load_backbone, preprocess
+from lim_gpu.weights.load import load_backbone, preprocess, sidecar
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,17 @@ def test_a_classifier_of_another_maker_is_named(tmp_path, state):
     torch.save(state | {"fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "c.pth")
     outcome = export(tmp_path / "c.pth", tmp_path / "w.safetensors")
     assert "left out, a classifier: fc.bias, fc.weight" in outcome.lines
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [(8, "(torchvision names, of step 8 of 12, not finished)"), (12, "(torchvision names)")]
+)
+def test_a_pre_training_that_has_not_ended_is_said_to(tmp_path, state, step, said):
+    torch.save(state, tmp_path / "last.ckpt")
+    told = {"format": "lim-gpu-checkpoint", "global_step": step, "total_steps": 12, "finished": step == 12}
+    sidecar(tmp_path / "last.ckpt").write_text(json.dumps(told))
+    plain = export(tmp_path / "last.ckpt", tmp_path / "w.safetensors").lines[0]
+    assert plain.startswith(f"120 tensors of resnet18 {said} -> ")
 
 
 def test_a_plan_refuses_what_is_no_checkpoint(tmp_path, state):
