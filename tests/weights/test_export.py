@@ -118,7 +118,7 @@ def test_a_pre_training_that_has_not_ended_is_said_to(tmp_path, state, step, sai
     told = {"format": "lim-gpu-checkpoint", "global_step": step, "total_steps": 12, "finished": step == 12}
     sidecar(tmp_path / "last.ckpt").write_text(json.dumps(told))
     plain = export(tmp_path / "last.ckpt", tmp_path / "w.safetensors").lines[0]
-    assert plain.startswith(f"120 tensors of resnet18 {said} -> ")
+    assert plain.startswith(f"120 tensors of resnet18 (torchvision names{said}) -> ")
 
 
 def test_a_plan_refuses_what_is_no_checkpoint(tmp_path, state):
