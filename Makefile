@@ -19,6 +19,7 @@ help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml
+	@echo "installing into $(VENV), once: about 7 GB, some minutes"
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
@@ -29,7 +30,7 @@ installed-editable:
 	|| { echo "no lim_gpu in $(PYTHON): installing this checkout, editable"; \
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .; }
 
-demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and a report; under a minute
+demo: $(SETUP) ## procedural CT volumes ingested, reduced with every method, and a report; under a minute once it is set up
 	$(PYTHON) -m lim_gpu.cli demo -o demo
 
 test: $(SETUP) ## all tests that need no GPU
