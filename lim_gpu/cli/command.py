@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -62,6 +63,9 @@ class Verb(click.Command):
         if more and "help" not in given and not ctx.resilient_parsing:
             raise _too_many(ctx, more, "output" in given)
         return super().parse_args(ctx, args)
+
+
+verb = partial(click.command, cls=Verb)
 
 
 def _too_many(context: click.Context, more: Sequence[str], has_output: bool) -> UsageError:

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH, SHARD, OneOf, cluster_options
 
 
-@click.command(cls=Verb, short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
+@verb(short_help="DICOM trees, NIfTI files, PNG/JPEG folders into a store.")
 @click.argument("sources", nargs=-1, required=True, type=PATH, metavar="SRC...")
 @click.option(
     "-o",
@@ -87,7 +87,7 @@ def ingest(run: Run, sources: tuple[Path, ...], output: Path, **options: Any) ->
     run.done(report.outcome())
 
 
-@click.command(cls=Verb, short_help="What a store, a selection or a checkpoint holds.")
+@verb(short_help="What a store, a selection or a checkpoint holds.")
 @click.argument("path", type=PATH, metavar="FILE")
 @click.option("--verify", is_flag=True, help="Read every slice of a store and compare its SHA-256.")
 @click.option("--trust", is_flag=True, help="Unpickle a checkpoint that is more than tensors: runs what it holds.")
@@ -103,7 +103,7 @@ def info(run: Run, path: Path, verify: bool, trust: bool) -> None:
     run.done(describe(path, verify, run.reporter, trust))
 
 
-@click.command(cls=Verb, short_help="Near-duplicates within and between data sets.")
+@verb(short_help="Near-duplicates within and between data sets.")
 @click.argument("sources", nargs=-1, required=True, type=PATH, metavar="A [B ...]")
 @click.option(
     "-o", "--output", type=PATH, default="pairs.csv", show_default=True, help="A row a pair; .json and .html beside it."

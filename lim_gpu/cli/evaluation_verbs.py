@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH, SHARD, cluster_options, comparison_options, pretext_options
 
 
-@click.command(cls=Verb, short_help="CKA, t-SNE, Grad-CAM and probes of two checkpoints; scores of a pretext task.")
+@verb(short_help="CKA, t-SNE, Grad-CAM and probes of two checkpoints; scores of a pretext task.")
 @click.argument("kind", type=click.Choice(["cka", "tsne", "gradcam", "probe", "pretext"]))
 @click.argument("first", type=PATH, metavar="CHECKPOINT")
 @click.argument("second", type=PATH, metavar="SECOND|STORE")
@@ -75,7 +75,7 @@ def analyse(run: Run, kind: str, first: Path, second: Path, output: Path | None,
     run.done(compare_networks(kind, first, second, data, output, **options, **where))
 
 
-@click.command(cls=Verb, short_help="The papers' evaluations 0, A to F and T2 to T6; is less more?")
+@verb(short_help="The papers' evaluations 0, A to F and T2 to T6; is less more?")
 @click.argument("evaluations", nargs=-1, required=True, metavar="0|A|B|C|D|E|F|claim|T2|T3|T4|T5|T6...")
 @click.option("--config", type=PATH, metavar="grid.toml", help="Stores, tasks and options; the help above shows one.")
 @click.option(

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH, stated_intensity
 
 OPTIONS = (
@@ -33,7 +33,7 @@ def _options(function: Any) -> Any:
     return function
 
 
-@click.command(cls=Verb, short_help="Features of a store or of images by a checkpoint.")
+@verb(short_help="Features of a store or of images by a checkpoint.")
 @click.argument("data", type=PATH, metavar="STORE|FOLDER")
 @click.option("--checkpoint", type=PATH, required=True, metavar="C", help="Ours, or another maker's as for finetune.")
 @click.option(
@@ -61,7 +61,7 @@ def embed(run: Run, data: Path, checkpoint: Path, output: Path, **options: Any) 
     run.done(embed_images(data, checkpoint, output, device=run.device, reporter=run.reporter, intensity=how, **options))
 
 
-@click.command(cls=Verb, short_help="Classes of new images by a fine-tuned network.")
+@verb(short_help="Classes of new images by a fine-tuned network.")
 @click.argument("data", type=PATH, metavar="DATA")
 @click.option("--checkpoint", type=PATH, required=True, metavar="FT", help="Of finetune: RUN/runs/*/*/best.ckpt.")
 @click.option(

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH, one_folder
 
 
-@click.command(cls=Verb, short_help="Correct a selection by hand.")
+@verb(short_help="Correct a selection by hand.")
 @click.argument("selection", type=PATH)
 @click.option("--add", multiple=True, metavar="VOLUME:SLICES", help="Keep these slices as well, such as 3c30:3,5-9.")
 @click.option("--drop", multiple=True, metavar="VOLUME:SLICES", help="Do not keep these.")
@@ -56,7 +56,7 @@ def select(
     run.done(select_verb(selection, add, drop, edits, output, store=store, **how))
 
 
-@click.command(cls=Verb, short_help="The kept slices' original files, or NIfTI and PNG of them.")
+@verb(short_help="The kept slices' original files, or NIfTI and PNG of them.")
 @click.argument("selection", type=PATH)
 @click.option("--copy", type=PATH, metavar="DIR", help="Copy the source files, or write NIfTI or PNG files, into DIR.")
 @click.option("--link", type=PATH, metavar="DIR", help="Symbolic links to the source files in DIR.")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH, OneOf
 
 
-@click.command(cls=Verb, short_help="Labels, masks and attributes as a table over a store.")
+@verb(short_help="Labels, masks and attributes as a table over a store.")
 @click.argument("kind", type=OneOf("lim_gpu.labels.make", "KINDS"))
 @click.argument("source", type=PATH)
 @click.argument("store", type=PATH)

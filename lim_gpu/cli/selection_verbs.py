@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import (
     METHOD,
     METHOD_HELP,
@@ -28,7 +28,7 @@ from lim_gpu.cli.options import (
 )
 
 
-@click.command(cls=Verb, short_help="Select the slices that stay.")
+@verb(short_help="Select the slices that stay.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--method", type=METHOD, required=True, metavar="METHOD", help=METHOD_HELP)
 @click.option("--keep", type=Fraction(), metavar="F", help="Fraction kept of each volume, 0 < F <= 1 (1.0 for all).")
@@ -123,7 +123,7 @@ def reduce(
     run.done(reduce_verb(store, request, targets, automatic=automatic, **how))
 
 
-@click.command(cls=Verb, short_help="The matrix of one volume as an array or a picture.")
+@verb(short_help="The matrix of one volume as an array or a picture.")
 @click.argument("store", type=PATH)
 @click.argument("volume")
 @click.option("--method", type=SIMILARITY, required=True, metavar="METHOD", help="ssim, mi, deepnet or hash.")
@@ -156,7 +156,7 @@ def similarity(run: Run, store: Path, volume: str, output: Path, **options: Any)
     run.done(similarity_verb(store, volume, criterion_of(options), output, **how, **options))
 
 
-@click.command(cls=Verb, short_help="Selections or a run as one offline page with pictures.")
+@verb(short_help="Selections or a run as one offline page with pictures.")
 @click.argument("paths", nargs=-1, required=True, type=PATH, metavar="SELECTION...|RUN...")
 @click.option(
     "-o",
@@ -201,7 +201,7 @@ def report(
     run.done(write_report(paths, output, **how, reporter=run.reporter))
 
 
-@click.command(cls=Verb, short_help="Methods or selections of one store beside each other.")
+@verb(short_help="Methods or selections of one store beside each other.")
 @click.argument("paths", nargs=-1, type=PATH, metavar="SELECTION...|STORE")
 @click.option(
     "--method",

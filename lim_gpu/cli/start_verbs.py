@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH
 from lim_gpu.errors import InputError, NoGpuError
 from lim_gpu.progress import Outcome
 
 
-@click.command(cls=Verb, short_help="Make procedural CT, ingest it, reduce it with every method.")
+@verb(short_help="Make procedural CT, ingest it, reduce it with every method.")
 @click.option(
     "-o", "--output", type=PATH, default="demo", show_default=True, help="Folder for all that the demo makes."
 )
@@ -40,7 +40,7 @@ def demo(run: Run, output: Path, angiograms: bool, dry_run: bool, overwrite: boo
     run.done(result)
 
 
-@click.command(cls=Verb, short_help="Is this machine ready? If not, what to do.")
+@verb(short_help="Is this machine ready? If not, what to do.")
 @click.option(
     "--ray", is_flag=False, flag_value="auto", metavar="[ADDRESS]", help="Also ask every host of a Ray cluster."
 )

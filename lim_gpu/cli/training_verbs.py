@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from lim_gpu.cli.command import Run, Verb, common
+from lim_gpu.cli.command import Run, common, verb
 from lim_gpu.cli.options import PATH, OneOf, finetuning_request, intensity_options, pretraining_options
 
 
-@click.command(cls=Verb, short_help="Pre-train a backbone on the slices of a store.")
+@verb(short_help="Pre-train a backbone on the slices of a store.")
 @click.argument("store", type=PATH, default="slices", metavar="[STORE]")
 @click.option("--selection", type=PATH, metavar="FILE", help="NAME.csv of lim-gpu reduce; default: every slice.")
 @click.option(
@@ -119,7 +119,7 @@ def pretrain(run: Run, store: Path, method: str, output: Path, **options: Any) -
         run.done(outcome)
 
 
-@click.command(cls=Verb, short_help="Fine-tune on labelled images, and evaluate.")
+@verb(short_help="Fine-tune on labelled images, and evaluate.")
 @click.argument("data", type=PATH, metavar="DATA")
 @click.option(
     "--split",
@@ -232,7 +232,7 @@ def finetune(run: Run, output: Path, against: Path | None, dry_run: bool, overwr
     run.done(run_finetuning(asked, output, run.device, run.reporter, against=against, **how))
 
 
-@click.command(cls=Verb, short_help="The backbone of a checkpoint for torchvision, timm and MONAI.")
+@verb(short_help="The backbone of a checkpoint for torchvision, timm and MONAI.")
 @click.argument("checkpoint", type=PATH)
 @click.option(
     "-o",
